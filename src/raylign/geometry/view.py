@@ -1,0 +1,261 @@
+"""One exposure's geometry: four vectors in world millimetres and an image shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.errors import InputError
+from raylign.geometry import se3
+
+_VECTORS = ("source", "origin", "column_step", "row_step")
+
+
+def _vector(value: Any, name: str) -> Tensor:
+    v = torch.as_tensor(value, dtype=torch.float64)
+    if v.shape != (3,):
+        raise InputError(f"expected three numbers, got shape {tuple(v.shape)}", field=name)
+    return v
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The geometry of one X-ray exposure in world millimetres (float64).
+
+    Pixel centres lie at integers: the centre of pixel (row ``r``, column ``c``) is
+    ``origin + c * column_step + r * row_step``; its ray runs from ``source`` to that point. Nothing else is stored; there is no
+    rotation, no reflection flag and no half pixel anywhere.
+
+    Parameters
+    ----------
+    source: position of the X-ray focal spot, mm.
+    origin: centre of pixel row 0, column 0 (the first stored pixel), mm.
+    column_step: from one pixel centre to the next in its row, mm.
+    row_step: from one pixel centre to the one below, mm.
+    shape: (rows, columns).
+
+    Raises
+    ------
+    InputError: vectors that are not finite, a detector without area, a source in the detector plane, an empty shape.
+    """
+
+    source: Float[Tensor, 3]
+    origin: Float[Tensor, 3]
+    column_step: Float[Tensor, 3]
+    row_step: Float[Tensor, 3]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for name in _VECTORS:
+            object.__setattr__(self, name, _vector(getattr(self, name), name))
+        h, w = (int(n) for n in self.shape)
+        object.__setattr__(self, "shape", (h, w))
+        if h < 1 or w < 1:
+            raise InputError(f"an image of {h} rows and {w} columns has no pixels", field="shape")
+        with torch.no_grad():
+            vectors = torch.stack([getattr(self, name).detach() for name in _VECTORS])
+            if not bool(torch.isfinite(vectors).all()):
+                raise InputError("the view has a coordinate that is not a finite number", field="View")
+            s, o, c, r = vectors
+            area = torch.linalg.cross(c, r).norm()
+            if area <= 1e-9 * max(float(c.norm() * r.norm()), 1e-300):
+                raise InputError("column_step and row_step are parallel or zero", field="View")
+            if abs(float((s - o) @ torch.linalg.cross(c, r))) <= 1e-9 * float(area):
+                raise InputError("the source lies in the detector plane", field="View")
+
+    # -- how a view is made ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_carm(
+        *,
+        primary: Any = 0.0,
+        secondary: Any = 0.0,
+        sid: Any,
+        sod: Any,
+        pixel_spacing: Any,
+        shape: tuple[int, int],
+    ) -> View:
+        """View of a C-arm in DICOM XA terms: see ``raylign.geometry.carm.from_carm``."""
+        from raylign.geometry import carm
+
+        return carm.from_carm(primary=primary, secondary=secondary, sid=sid, sod=sod, pixel_spacing=pixel_spacing, shape=shape)
+
+    @staticmethod
+    def from_opencv(K: Any, R: Any, t: Any, shape: tuple[int, int], *, sdd: float | None = None) -> View:
+        """View of a calibrated pinhole camera: see ``raylign.geometry.convert.from_opencv``."""
+        from raylign.geometry import convert
+
+        return convert.from_opencv(K, R, t, shape, sdd=sdd)
+
+    @staticmethod
+    def from_dicom(dataset: Any, frame: int = 0) -> View:
+        """View that a DICOM X-ray header describes: see ``raylign.geometry.xa.view_from_header``."""
+        from raylign.geometry import xa
+
+        return xa.view_from_header(dataset, frame=frame)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> View:
+        """View from the mapping that ``to_dict`` gives (the content of a ``view.json``)."""
+        missing = [name for name in (*_VECTORS, "shape") if name not in values]
+        if missing:
+            raise InputError(
+                f"missing {', '.join(missing)}", field="view", remedy="a view has source, origin, column_step, row_step, shape"
+            )
+        try:
+            h, w = (int(n) for n in values["shape"])
+            vectors = {name: torch.tensor([float(x) for x in values[name]], dtype=torch.float64) for name in _VECTORS}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"not numbers ({error})", field="view", remedy="give lists of numbers in mm") from None
+        return View(**vectors, shape=(h, w))
+
+    # -- what it says ------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, list[float] | list[int]]:
+        """Plain lists of numbers, for JSON."""
+        out: dict[str, Any] = {name: getattr(self, name).detach().tolist() for name in _VECTORS}
+        out["shape"] = list(self.shape)
+        return out
+
+    def __repr__(self) -> str:
+        lists = ", ".join(f"{name}=[{', '.join(f'{x:.6g}' for x in getattr(self, name).detach().tolist())}]" for name in _VECTORS)
+        return f"View({lists}, shape={self.shape})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, View):
+            return NotImplemented
+        return self.shape == other.shape and all(torch.equal(getattr(self, name), getattr(other, name)) for name in _VECTORS)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def isclose(self, other: View, tolerance: float = 1e-6) -> bool:
+        """Whether two views agree in every vector to ``tolerance`` mm and in shape."""
+        return self.shape == other.shape and all(
+            bool((getattr(self, name) - getattr(other, name)).abs().max() <= tolerance) for name in _VECTORS
+        )
+
+    @property
+    def vectors(self) -> Float[Tensor, "4 3"]:
+        """source, origin, column_step, row_step, stacked."""
+        return torch.stack([self.source, self.origin, self.column_step, self.row_step])
+
+    @property
+    def pixel_spacing(self) -> tuple[float, float]:
+        """(row, column) pitch of the detector in mm, DICOM's order."""
+        return float(self.row_step.detach().norm()), float(self.column_step.detach().norm())
+
+    @property
+    def normal(self) -> Float[Tensor, 3]:
+        """Unit normal of the detector, from the source towards it."""
+        n = torch.linalg.cross(self.column_step, self.row_step)
+        n = n / n.norm()
+        return torch.where((self.origin - self.source) @ n < 0, -n, n)
+
+    @property
+    def sid(self) -> Float[Tensor, ""]:
+        """Source-to-detector distance along the normal, mm."""
+        return (self.origin - self.source) @ self.normal
+
+    @property
+    def principal_point(self) -> Float[Tensor, 2]:
+        """(column, row) of the foot of the perpendicular from the source to the detector."""
+        return self._pixel(self.source + self.sid * self.normal)
+
+    @property
+    def camera(self) -> Float[Tensor, "3 4"]:
+        """Projection matrix: ``camera @ (x, y, z, 1)`` is a positive multiple of ``(column, row, 1)`` before the source."""
+        inverse = torch.linalg.inv(torch.stack([self.column_step, self.row_step, self.origin - self.source], 1))
+        return torch.cat([inverse, -(inverse @ self.source)[:, None]], 1)
+
+    def project(self, points: Any) -> Float[Tensor, "*batch n 2"]:
+        """Pixel coordinates (column, row) of world points in mm, differentiable by both.
+
+        A point in the plane through the source parallel to the detector has no image: NaN or infinity. One behind the source
+        is mapped through it, as any central projection does.
+        """
+        p = torch.as_tensor(points, dtype=torch.float64)
+        homogeneous = p @ self.camera[:, :3].T + self.camera[:, 3]
+        return homogeneous[..., :2] / homogeneous[..., 2:]
+
+    def _pixel(self, point: Tensor) -> Tensor:
+        return self.project(point[None])[0]
+
+    def pixel_centres(self) -> Float[Tensor, "H W 3"]:
+        """World mm of every pixel's centre."""
+        h, w = self.shape
+        c = torch.arange(w, dtype=torch.float64, device=self.origin.device)
+        r = torch.arange(h, dtype=torch.float64, device=self.origin.device)
+        return self.origin + c[None, :, None] * self.column_step + r[:, None, None] * self.row_step
+
+    def rays(self) -> tuple[Float[Tensor, 3], Float[Tensor, "H W 3"]]:
+        """The source and, for each pixel, the vector from the source to its centre, mm."""
+        return self.source, self.pixel_centres() - self.source
+
+    # -- the same exposure, seen otherwise ---------------------------------------------------------------------------
+
+    def transformed(self, matrix: Float[Tensor, "4 4"]) -> View:
+        """The view moved by a 4x4 matrix (rigid, or affine: into the voxel frame of a volume, say)."""
+        m = torch.as_tensor(matrix, dtype=torch.float64)
+        points = se3.transform(m, torch.stack([self.source, self.origin]))
+        steps = torch.stack([self.column_step, self.row_step]) @ m[:3, :3].T
+        return View(points[0], points[1], steps[0], steps[1], self.shape)
+
+    def crop(self, rows: slice, columns: slice) -> View:
+        """The view of ``image[rows, columns]``; plain slices with step 1, negative ends as in Python."""
+        (r0, r1, rs), (c0, c1, cs) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
+        if rs != 1 or cs != 1:
+            raise InputError("crop takes slices of step 1", remedy="use View.resample to change the scale", field="crop")
+        origin = self.origin + c0 * self.column_step + r0 * self.row_step
+        return replace(self, origin=origin, shape=(max(r1 - r0, 0), max(c1 - c0, 0)))
+
+    def resample(self, shape: tuple[int, int]) -> View:
+        """The same detector area divided into ``shape`` pixels; a landmark stays under its pixel at every scale.
+
+        Pixel edges coincide, not centres: the first pixel's centre moves by half the change of pitch.
+        """
+        (h, w), (nh, nw) = self.shape, shape
+        fr, fc = h / nh, w / nw
+        origin = self.origin + (fc - 1) / 2 * self.column_step + (fr - 1) / 2 * self.row_step
+        return View(self.source, origin, self.column_step * fc, self.row_step * fr, (nh, nw))
+
+    def flip(self, *, columns: bool = False, rows: bool = False) -> View:
+        """The view of the image mirrored left to right (``columns``) or top to bottom (``rows``)."""
+        origin, c, r = self.origin, self.column_step, self.row_step
+        if columns:
+            origin, c = origin + (self.shape[1] - 1) * c, -c
+        if rows:
+            origin, r = origin + (self.shape[0] - 1) * r, -r
+        return View(self.source, origin, c, r, self.shape)
+
+    def rotate(self, quarter_turns: int = 1) -> View:
+        """The view of ``torch.rot90(image, quarter_turns)``: counter-clockwise quarter turns as displayed."""
+        view = self
+        for _ in range(quarter_turns % 4):
+            h, w = view.shape
+            # rot90 once: new[i, j] = old[j, w - 1 - i]
+            view = View(view.source, view.origin + (w - 1) * view.column_step, view.row_step, -view.column_step, (w, h))
+        return view
+
+
+def as_views(views: View | Sequence[View]) -> tuple[View, ...]:
+    """One view or several as a tuple; all must share a shape.
+
+    Raises
+    ------
+    InputError: no view, or views of different shapes.
+    """
+    many = (views,) if isinstance(views, View) else tuple(views)
+    if not many:
+        raise InputError("no view was given", field="views")
+    if len({v.shape for v in many}) > 1:
+        raise InputError(
+            f"views of different shapes {sorted({v.shape for v in many})} cannot share one image batch",
+            remedy="project them one by one, or resample them to one shape",
+            field="views",
+        )
+    return many
