@@ -13,7 +13,8 @@ from torch import Tensor
 from raylign.data import grid
 from raylign.errors import InputError
 
-# Linear attenuation, 1/mm, by photon energy in keV, computed with xraydb 4.5 (Elam tables): water, and cortical bone (ICRU-44, 1.92 g/cm3).
+# Linear attenuation, 1/mm, by photon energy in keV, computed with xraydb 4.5 (Elam tables): water, and cortical bone
+# (ICRU-44, 1.92 g/cm3).
 _WATER = {40: 0.02683, 50: 0.02269, 60: 0.02059, 70: 0.01929, 80: 0.01837, 100: 0.01707}
 _BONE = {40: 0.12778, 50: 0.08145, 60: 0.06045, 70: 0.04935, 80: 0.04279, 100: 0.03562}
 _BONE_HU = 1000 * (_BONE[70] / _WATER[70] - 1)  # what that bone measures in a scanner of 70 keV effective energy (about 120 kV)

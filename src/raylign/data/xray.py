@@ -25,8 +25,8 @@ class XRay:
     image: [H, W] float32; larger means more attenuation on the ray, always.
     view: its geometry in world mm; same shape.
     mask: [H, W], True where the pixel says something about the patient (inside the collimator, not saturated, no burnt-in text).
-    scale: "line-integral" where the values are ``-log(I/I0)`` up to a factor and an offset; "monotone" where they only grow with it
-        (display values).
+    scale: "line-integral" where the values are ``-log(I/I0)`` up to a factor and an offset; "monotone" where they only grow
+        with it (display values).
     name: file name or other handle used in messages and reports.
     meta: what the file said.
 

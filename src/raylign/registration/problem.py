@@ -1,0 +1,62 @@
+"""What a registration is asked: a model, the exposures that show it, and where to begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from raylign.data import Volume, XRay
+from raylign.errors import InputError
+from raylign.geometry import Rigid
+from raylign.registration.result import Result
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A rigid 2D/3D registration problem.
+
+    Parameters
+    ----------
+    model: the volume whose pose is sought (restricted to a structure beforehand where only that one moves).
+    xrays: one exposure or several of one and the same pose.
+    start: a rough ``T_world_from_volume``.
+    """
+
+    model: Volume
+    xrays: tuple[XRay, ...]
+    start: Rigid
+
+    def __post_init__(self) -> None:
+        xrays = (self.xrays,) if isinstance(self.xrays, XRay) else tuple(self.xrays)
+        if not xrays:
+            raise InputError("no X-ray was given", field="xrays", remedy="give at least one exposure")
+        object.__setattr__(self, "xrays", xrays)
+
+
+class Registrar(Protocol):
+    """Anything that solves a problem: the classical methods, the learned ones, and pipelines of them."""
+
+    def register(self, problem: Problem) -> Result:
+        """The pose under which the model explains the exposures."""
+        ...
+
+
+def centred(model: Volume) -> Rigid:
+    """The "center" start: a pure translation that puts the volume's centre at the isocentre."""
+    matrix = torch.eye(4, dtype=torch.float64)
+    matrix[:3, 3] = -model.centre
+    return Rigid(matrix)
+
+
+def as_tuple(xrays: XRay | Sequence[XRay]) -> tuple[XRay, ...]:
+    """One exposure or several, as a tuple."""
+    return (xrays,) if isinstance(xrays, XRay) else tuple(xrays)
+
+
+def pose_tensor(pose: Rigid | Tensor) -> Tensor:
+    """A pose's 4x4 matrix, whatever it came as."""
+    return pose.matrix if isinstance(pose, Rigid) else torch.as_tensor(pose, dtype=torch.float64)
