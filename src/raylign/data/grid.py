@@ -35,7 +35,7 @@ def spacing(affine: Float[Tensor, "4 4"]) -> tuple[float, float, float]:
     return x, y, z
 
 
-def centre(affine: Float[Tensor, "4 4"], shape: torch.Size) -> Float[Tensor, 3]:
+def centre(affine: Float[Tensor, "4 4"], shape: torch.Size) -> Float[Tensor, "3"]:
     """LPS mm of the middle of the voxel grid (of its outermost voxel centres)."""
     d, h, w = shape[-3:]
     middle = torch.tensor([(w - 1) / 2, (h - 1) / 2, (d - 1) / 2, 1.0], dtype=torch.float64)

@@ -71,7 +71,7 @@ class Volume:
         return grid.spacing(self.affine)
 
     @property
-    def centre(self) -> Float[Tensor, 3]:
+    def centre(self) -> Float[Tensor, "3"]:
         """LPS mm of the middle of the grid."""
         return grid.centre(self.affine, self.data.shape)
 

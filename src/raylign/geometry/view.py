@@ -44,10 +44,10 @@ class View:
     InputError: vectors that are not finite, a detector without area, a source in the detector plane, an empty shape.
     """
 
-    source: Float[Tensor, 3]
-    origin: Float[Tensor, 3]
-    column_step: Float[Tensor, 3]
-    row_step: Float[Tensor, 3]
+    source: Float[Tensor, "3"]
+    origin: Float[Tensor, "3"]
+    column_step: Float[Tensor, "3"]
+    row_step: Float[Tensor, "3"]
     shape: tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class View:
         return float(self.row_step.detach().norm()), float(self.column_step.detach().norm())
 
     @property
-    def normal(self) -> Float[Tensor, 3]:
+    def normal(self) -> Float[Tensor, "3"]:
         """Unit normal of the detector, from the source towards it."""
         n = torch.linalg.cross(self.column_step, self.row_step)
         n = n / n.norm()
@@ -162,7 +162,7 @@ class View:
         return (self.origin - self.source) @ self.normal
 
     @property
-    def principal_point(self) -> Float[Tensor, 2]:
+    def principal_point(self) -> Float[Tensor, "2"]:
         """(column, row) of the foot of the perpendicular from the source to the detector."""
         return self._pixel(self.source + self.sid * self.normal)
 
@@ -192,7 +192,7 @@ class View:
         r = torch.arange(h, dtype=torch.float64, device=self.origin.device)
         return self.origin + c[None, :, None] * self.column_step + r[:, None, None] * self.row_step
 
-    def rays(self) -> tuple[Float[Tensor, 3], Float[Tensor, "H W 3"]]:
+    def rays(self) -> tuple[Float[Tensor, "3"], Float[Tensor, "H W 3"]]:
         """The source and, for each pixel, the vector from the source to its centre, mm."""
         return self.source, self.pixel_centres() - self.source
 

@@ -100,7 +100,7 @@ class Result:
             "method": self.method,
             "pose": {
                 "matrix": self.transform.matrix.tolist(),
-                "meaning": "T_world_from_volume: p_world = matrix @ p_volume; patient LPS mm to world mm (origin at the isocentre)",
+                "meaning": "T_world_from_volume: p_world = matrix @ p_volume; patient LPS mm to world mm (isocentre)",
                 "twist": se3.log(self.transform.matrix).tolist(),
             },
             "start": {"matrix": self.start.matrix.tolist()},
