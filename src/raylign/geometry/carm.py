@@ -73,11 +73,11 @@ def from_carm(
         raise InputError("pixel_spacing takes one number or (row, column)", field="pixel_spacing")
     row_pitch, column_pitch = spacing[0], spacing[-1]
     for name, value in (("sid", sid), ("sod", sod), ("pixel_spacing", row_pitch), ("pixel_spacing", column_pitch)):
-        if not (math.isfinite(float(value)) and float(value) > 0):
-            raise InputError(f"{float(value):g} mm is not a positive length", field=name, remedy="give it in mm")
-    if float(sod) >= float(sid):
+        if not (math.isfinite(float(value.detach())) and float(value.detach()) > 0):
+            raise InputError(f"{float(value.detach()):g} mm is not a positive length", field=name, remedy="give it in mm")
+    if float(sod.detach()) >= float(sid.detach()):
         raise InputError(
-            f"the source-to-isocentre distance {float(sod):g} mm is not below the source-to-detector distance {float(sid):g} mm",
+            f"the source-to-isocentre distance {float(sod.detach()):g} mm is not below the source-to-detector distance {float(sid.detach()):g} mm",
             field="sod",
             remedy="check SOD (0018,1111) and SID (0018,1110)",
         )
