@@ -1,0 +1,120 @@
+"""How far a pose is from the truth, in the field's own measures.
+
+Definitions as in van de Kraats, Penney, Tomaževič, van Walsum and Niessen, "Standardized evaluation methodology for 2-D-3-D
+registration" (IEEE TMI 2005), and Markelj et al., "A review of 3D/2D registration methods" (Medical Image Analysis 2012).
+
+Every function takes estimated poses with any leading batch shape and one gold pose, both ``T_world_from_volume``, and target
+points in volume LPS mm; it returns one number in mm for each estimate. All are differentiable by the poses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.errors import InputError
+from raylign.geometry import Rigid, View, se3
+
+Pose = Rigid | Tensor
+
+
+@dataclass(frozen=True)
+class PoseError:
+    """One pose's error split along the directions of one view.
+
+    Parameters
+    ----------
+    in_plane: mm, in the plane through the targets' centroid at a right angle to its ray.
+    depth: mm along that ray, positive away from the source.
+    rotation: degrees about the image's horizontal, its vertical and the ray, each turning as a right-handed rotation about the
+        direction of the columns, of the rows and away from the source.
+    angle: degrees of the whole rotation.
+    """
+
+    in_plane: float
+    depth: float
+    rotation: tuple[float, float, float]
+    angle: float
+
+
+def _matrix(pose: Pose) -> Tensor:
+    matrix = pose.matrix if isinstance(pose, Rigid) else torch.as_tensor(pose, dtype=torch.float64)
+    if matrix.shape[-2:] != (4, 4):
+        raise InputError(f"a pose is a 4x4 matrix, got shape {tuple(matrix.shape)}", field="pose")
+    return matrix
+
+
+def _points(points: Tensor) -> Tensor:
+    p = torch.as_tensor(points, dtype=torch.float64)
+    if p.ndim != 2 or p.shape[1] != 3 or p.shape[0] == 0:
+        raise InputError(f"targets are points [N, 3] with N > 0, got shape {tuple(p.shape)}", field="points")
+    return p
+
+
+def _views(views: View | Sequence[View]) -> tuple[View, ...]:
+    many = (views,) if isinstance(views, View) else tuple(views)
+    if not many:
+        raise InputError("no view was given", field="views", remedy="projected distances need at least one")
+    return many
+
+
+def mtre(poses: Pose, gold: Pose, points: Float[Tensor, "n 3"]) -> Float[Tensor, "*batch"]:
+    """Mean target registration error: mean over the targets of ``|T p - T_gold p|``, mm in three dimensions."""
+    p = _points(points)
+    return (se3.transform(_matrix(poses), p) - se3.transform(_matrix(gold), p)).norm(dim=-1).mean(-1)
+
+
+def mpd(poses: Pose, gold: Pose, points: Float[Tensor, "n 3"], views: View | Sequence[View]) -> Float[Tensor, "*batch"]:
+    """Mean projection distance: between the targets' images under both poses, mm on the detector; mean over views."""
+    p = _points(points)
+    estimate, truth = se3.transform(_matrix(poses), p), se3.transform(_matrix(gold), p)
+    total = []
+    for view in _views(views):
+        steps = torch.stack([view.column_step, view.row_step])
+        total.append(((view.project(estimate) - view.project(truth)) @ steps).norm(dim=-1).mean(-1))
+    return torch.stack(total).mean(0)
+
+
+def mrpd(poses: Pose, gold: Pose, points: Float[Tensor, "n 3"], views: View | Sequence[View]) -> Float[Tensor, "*batch"]:
+    """Mean reprojection distance: from each gold target to the ray through its estimate, mm; mean over views.
+
+    The standard measure with a single view: it does not see an error in depth along the ray.
+    """
+    p = _points(points)
+    estimate, truth = se3.transform(_matrix(poses), p), se3.transform(_matrix(gold), p)
+    total = []
+    for view in _views(views):
+        ray = torch.nn.functional.normalize(estimate - view.source, dim=-1)
+        to_truth = (truth - view.source).expand_as(ray)
+        total.append(torch.linalg.cross(ray, to_truth).norm(dim=-1).mean(-1))
+    return torch.stack(total).mean(0)
+
+
+def view_axes(view: View, point: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """Unit vectors as rows: image horizontal, image vertical, and depth (away from the source), for a world point in mm.
+
+    Depth is the direction of the ray through the point. The horizontal is that of the columns made perpendicular to the ray, and
+    the vertical completes them on the side of the rows, so the frame is orthonormal whatever the pixel grid; it is left-handed
+    in the usual display, which looks from the detector towards the source.
+    """
+    depth = torch.nn.functional.normalize(torch.as_tensor(point, dtype=torch.float64) - view.source, dim=0)
+    across = view.column_step - (view.column_step @ depth) * depth
+    across = across / across.norm()
+    down = torch.linalg.cross(depth, across)
+    return torch.stack([across, torch.where(down @ view.row_step < 0, -down, down), depth])
+
+
+def pose_error(pose: Pose, gold: Pose, points: Float[Tensor, "n 3"], view: View) -> PoseError:
+    """The error of one pose split into in-plane, depth and rotations, as one view sees it, about the targets' centroid."""
+    centroid = _points(points).mean(0, keepdim=True)
+    a, b = _matrix(pose), _matrix(gold)
+    at, gold_at = se3.transform(a, centroid)[0], se3.transform(b, centroid)[0]
+    axes = view_axes(view, gold_at)
+    shift = axes @ (at - gold_at)
+    turn = torch.rad2deg(axes @ se3.log_rotation(a[:3, :3] @ b[:3, :3].T))
+    x, y, z = turn.tolist()
+    return PoseError(float(shift[:2].norm()), float(shift[2]), (x, y, z), float(turn.norm()))
