@@ -8,8 +8,8 @@ of the field of view where nothing else is stated).
 What the rules come to
 ----------------------
 - Positioner angles are relative to the patient, whatever the patient's position on the table: LAO 90 has the detector at the
-  patient's left, supine or prone, head or feet first. World axes are the patient's L, P, S; so source and detector do not depend on
-  PatientPosition.
+  patient's left, supine or prone, head or feet first. World axes are the patient's L, P, S; so source and detector do not
+  depend on PatientPosition.
 - PatientPosition matters in two places. A detector is fixed in its C-arm, so a patient lying feet first appears upside down
   unless the system turned the image: without PatientOrientation the image axes of FF* are turned by half a turn. And isocentre
   angles (0018,9463/9464) are relative to the equipment: they are turned into the patient's frame.
@@ -18,7 +18,8 @@ What the rules come to
   degrees off its letter, as the display at angles 0/0.
 
 Unverified against a scanner: the signs of the isocentre angles (their text, "from -Y to +X is positive", with Y from isocentre
-to source at zero, agrees with LAO for a head-first supine patient), and field-of-view rotation and flip without PatientOrientation.
+to source at zero, agrees with LAO for a head-first supine patient), and field-of-view rotation and flip without
+PatientOrientation.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _CLEAR = 0.64  # cosine of 50 degrees
 
 @dataclass(frozen=True)
 class Overrides:
-    """Numbers that beat the header's; ``None`` leaves them to it. Degrees and mm; ``pixel_spacing`` at the detector, (row, column)."""
+    """Numbers that beat the header's; ``None`` leaves them to it. Degrees, mm, and (row, column) pitch at the detector."""
 
     sid: float | None = None
     sod: float | None = None

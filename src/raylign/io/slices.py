@@ -15,7 +15,10 @@ import numpy as np
 from raylign.errors import InputError
 from raylign.io import dicomfile as df
 
-_POSITIONS = "HFS HFP FFS FFP HFDR HFDL FFDR FFDL LFP LFS RFP RFS AFDR AFDL PFDR PFDL".split()
+_POSITIONS = {
+    *("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL"),
+    *("LFS", "LFP", "RFS", "RFP", "AFDR", "AFDL", "PFDR", "PFDL"),
+}
 _EXPORT = "export the series again with this field"
 # Where an attribute lives in a multi-frame file's functional groups
 _GROUPS = {

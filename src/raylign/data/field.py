@@ -1,0 +1,235 @@
+"""Which pixels of an exposure say something about the patient: inside the collimator, not clipped, not written over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from torch import Tensor
+
+from raylign.data.exposure import Encoding, brightness, check_not_blank
+
+_GRID = 176  # pixels along the longer side on which the collimator is looked for: its edge is long, so little suffices
+_RANGE = 4.0  # the span that display values and logarithms are given, as if they were natural logarithms of counts
+_LOWEST = 9.0  # natural logarithm below the brightest, under which counts are nothing but noise
+_STEP = 0.35  # least median drop of the logarithm from the field into the shadow
+_REACH = 16  # grid-independent pixels over which the blurred edge is followed
+
+
+def validity_mask(stored: Float[Tensor, "H W"], encoding: Encoding) -> Bool[Tensor, "H W"]:
+    """Pixels inside the collimated field, neither clipped (metal, direct exposure) nor part of burnt-in text.
+
+    The field is looked for as a convex region around the image's middle whose border drops sharply into a shadow that reaches
+    the image's border: a round or a rectangular collimator, an image intensifier's circle, single blades. The blurred edge is
+    left out. An image without a collimator keeps all its pixels.
+
+    Raises
+    ------
+    InputError: a blank image, values that are not finite.
+    """
+    check_not_blank(stored)
+    bright = brightness(stored, encoding).numpy()
+    valid = ~_clipped(bright, encoding)
+    level = _logarithm(bright, encoding)
+    field = collimated(level)
+    if field is not None:
+        valid &= field
+    return torch.from_numpy(valid)
+
+
+def _logarithm(bright: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Something like the natural logarithm of the intensity, bounded below."""
+    high = float(np.percentile(bright[::4, ::4], 99))
+    if encoding.relationship == "LIN":
+        high = high if high > 0 else float(bright.max())
+        return np.log(np.maximum(bright, high * np.float32(np.exp(-_LOWEST)))).astype(np.float32)
+    low = float(bright.min())
+    return ((bright - low) * np.float32(_RANGE / max(high - low, 1e-12))).astype(np.float32)
+
+
+# -- clipped values and text ------------------------------------------------------------------------------------------
+
+
+def _clipped(bright: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """Values at the ends of the range, and a crowd of pixels of one value that lies apart from all others (text)."""
+    low, high = float(bright.min()), float(bright.max())
+    bad = np.zeros(bright.shape, bool)
+    if low <= 0:
+        bad |= bright <= 0
+    top = encoding.top
+    if (top is not None and high >= top) or _stands_apart(bright, high, 1):
+        bad |= bright >= high
+    if low > 0 and _stands_apart(bright, low, -1):
+        bad |= bright <= low
+    if not bad.any():
+        return bad
+    # A single noisy pixel is just itself; what belongs to metal or to a letter has a blurred rim around it.
+    crowd = bad & (ndimage.uniform_filter(bad.astype(np.float32), 3) > 0.3)
+    return bad | ndimage.binary_dilation(crowd, iterations=2) if crowd.any() else bad
+
+
+def _stands_apart(bright: np.ndarray, extreme: float, side: int) -> bool:
+    """Whether many pixels share the extreme value and a gap lies between it and the rest of the histogram."""
+    count = int((bright == extreme).sum())
+    if count < 12 or count == bright.size:
+        return False
+    rest = bright[bright != extreme]
+    nearest = float(rest.max() if side > 0 else rest.min())
+    spread = float(np.percentile(rest[::7], 99.5) - np.percentile(rest[::7], 0.5))
+    return abs(extreme - nearest) > max(0.05 * spread, 2.0 if spread > 50 else 0.0)
+
+
+# -- the collimator ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Polygon:
+    """A convex region ``normals @ (x, y) <= offsets`` in (column, row) of the full image."""
+
+    normals: np.ndarray
+    offsets: np.ndarray
+
+    def shrunk(self, margin: float) -> _Polygon:
+        return _Polygon(self.normals, self.offsets - margin)
+
+    def fill(self, shape: tuple[int, int]) -> np.ndarray:
+        """[H, W] True inside: for each row the interval of columns that every half-plane leaves."""
+        y = np.arange(shape[0])[:, None]
+        low, high = np.full(shape[0], -np.inf), np.full(shape[0], np.inf)
+        a, b = self.normals.T
+        for sense in (1, -1):
+            pick = a * sense > 1e-9
+            if pick.any():
+                ends = (self.offsets[pick] - b[pick] * y) / a[pick]
+                if sense > 0:
+                    high = ends.min(1)
+                else:
+                    low = ends.max(1)
+        flat = np.abs(a) <= 1e-9
+        inside = (b[flat] * y <= self.offsets[flat]).all(1)
+        x = np.arange(shape[1])
+        return inside[:, None] & (x >= low[:, None]) & (x <= high[:, None])
+
+
+def collimated(level: np.ndarray) -> np.ndarray | None:
+    """[H, W] True inside the collimator's sharp part, or ``None`` where there is no collimator.
+
+    ``level`` is the logarithm of the intensity. Every brightness between the darkest part of the image's border and its middle
+    is tried as the threshold between shadow and field; the region whose edge is the sharpest wins.
+    """
+    h, w = level.shape
+    factor = max(1, -(-max(h, w) // _GRID))
+    if min(h, w) // factor < 16:
+        return None
+    small = level[: h // factor * factor, : w // factor * factor].reshape(h // factor, factor, w // factor, factor).mean((1, 3))
+    small = np.pad(small, 1, mode="edge")[1:-1, 1:-1] if factor > 2 else ndimage.uniform_filter(small, 3, mode="nearest")
+    ring = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+    dark, usual = float(np.percentile(ring, 3)), float(np.median(small[small.shape[0] // 4 : -small.shape[0] // 4]))
+    if usual - dark < _STEP:
+        usual = float(np.percentile(small, 90))
+    if usual - dark < _STEP:
+        return None
+    best: tuple[float, _Polygon] | None = None
+    for share in (0.08, 0.16, 0.25, 0.35, 0.46, 0.58, 0.7, 0.85):
+        polygon = _lit_polygon(small, dark + share * (usual - dark), factor)
+        if polygon is None:
+            continue
+        score = _edge_score(level, polygon, factor)
+        if score is not None and (best is None or score > best[0]):
+            best = score, polygon
+    if best is None:
+        return None
+    polygon = best[1]
+    return polygon.shrunk(_blur_margin(level, polygon)).fill((h, w))
+
+
+def _lit_polygon(small: np.ndarray, threshold: float, factor: int) -> _Polygon | None:
+    """Convex hull of the region around the middle that is brighter than a shadow touching the image's border."""
+    shape = small.shape
+    labels, count = ndimage.label(small < threshold)
+    if not count:
+        return None
+    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    touching = np.zeros(count + 1, bool)
+    touching[edge] = True
+    touching[0] = False
+    shadow = touching[labels]
+    if not 0.002 < shadow.mean() < 0.9:
+        return None
+    lit, _ = ndimage.label(~shadow)
+    middle = lit[shape[0] // 3 : -(shape[0] // 3), shape[1] // 3 : -(shape[1] // 3)]
+    sizes = np.bincount(middle.ravel(), minlength=lit.max() + 1)
+    sizes[0] = 0
+    chosen = lit == sizes.argmax()
+    if sizes.max() < 0.5 * middle.size or chosen.mean() < 0.08:
+        return None
+    rows = np.flatnonzero(chosen.any(1))
+    first, last = chosen[rows].argmax(1), shape[1] - 1 - chosen[rows, ::-1].argmax(1)
+    # corners of the outermost pixels of every row, in the full image's pixel coordinates (centres at integers)
+    ends = [np.stack([x + dx, rows + dy], 1) for x, dx in ((first, -0.5), (last, 0.5)) for dy in (-0.5, 0.5)]
+    corners = (np.concatenate(ends) + 0.5) * factor - 0.5
+    try:
+        hull = ConvexHull(corners)
+    except QhullError:
+        return None
+    if chosen.sum() * factor**2 < 0.93 * hull.volume:
+        return None
+    normals, offsets = hull.equations[:, :2], -hull.equations[:, 2]
+    # edges on the image's own border are not the collimator's: move them out of the picture
+    h, w = shape[0] * factor, shape[1] * factor
+    for k in range(2):
+        far = (w, h)[k] - 0.5
+        on = ((normals[:, k] > 0.999) & (offsets > far - 0.6 * factor)) | ((normals[:, k] < -0.999) & (offsets > -0.6 * factor))
+        offsets = np.where(on, offsets + 1e6, offsets)
+    return _Polygon(normals, offsets)
+
+
+def _profiles(level: np.ndarray, polygon: _Polygon, distances: np.ndarray) -> np.ndarray | None:
+    """[points, distances] levels along the outward normals of the polygon's border, at points inside the picture."""
+    h, w = level.shape
+    centre = np.array([w / 2, h / 2])
+    theta = np.linspace(0, 2 * np.pi, 361)[:-1]
+    rays = np.stack([np.cos(theta), np.sin(theta)], 1)
+    rate = rays @ polygon.normals.T
+    with np.errstate(divide="ignore"):
+        reach = np.where(rate > 1e-9, (polygon.offsets - polygon.normals @ centre) / rate, np.inf)
+    edge = reach.argmin(1)
+    points = centre + rays * reach.min(1)[:, None]
+    at = points[:, None] + distances[:, None] * polygon.normals[edge][:, None]
+    inside = ((at >= 0) & (at <= [w - 1, h - 1])).all((1, 2))
+    if inside.sum() < 12:
+        return None
+    at = np.rint(at[inside]).astype(int)
+    return level[at[..., 1], at[..., 0]]
+
+
+def _edge_score(level: np.ndarray, polygon: _Polygon, factor: int) -> float | None:
+    """How sharply the level drops over the polygon's border; ``None`` where that is no collimator's edge."""
+    near, far = 1.5 * factor + 1.5, 4.5 * factor + 4.5
+    p = _profiles(level, polygon, np.array([-far, -far + factor, -near - factor, -near, near, near + factor, far]))
+    if p is None:
+        return None
+    inner_far, inner, outer, outer_far = (p[:, 0] + p[:, 1]) / 2, (p[:, 2] + p[:, 3]) / 2, (p[:, 4] + p[:, 5]) / 2, p[:, 6]
+    drop = inner - outer
+    # A collimator's edge is a step: level on both sides. The body's outline goes on falling.
+    slope = np.maximum(np.abs(inner_far - inner), np.abs(outer - outer_far))
+    if np.median(drop) < _STEP or np.median(drop) < 2.5 * np.median(slope) or (drop > _STEP / 2).mean() < 0.8:
+        return None
+    return float(np.median(drop) - np.median(slope))
+
+
+def _blur_margin(level: np.ndarray, polygon: _Polygon) -> float:
+    """Pixels by which to shrink the polygon so that the blurred edge is out, and two more."""
+    distances = np.arange(-_REACH, _REACH + 1.0)
+    p = _profiles(level, polygon, distances)
+    if p is None:
+        return 4.0
+    profile = np.median(p, 0)
+    plateau, floor = float(np.median(profile[:4])), float(np.median(profile[-4:]))
+    reached = profile < plateau - 0.08 * (plateau - floor)
+    first = int(reached.argmax()) if reached.any() else _REACH
+    return float(np.clip(-distances[first], 0, _REACH - 2)) + 2.0
