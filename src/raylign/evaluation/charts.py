@@ -13,7 +13,8 @@ from torch import Tensor
 from raylign.evaluation.markup import Markup, number, text
 
 _W, _H = 560, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 28, 40
+_NAMES = 20  # room above the curves for the names of the bands
 
 
 @dataclass(frozen=True)
@@ -58,40 +59,50 @@ def _nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _y_scale(chart: Chart) -> tuple[float, float, list[tuple[float, str]]]:
     """Low, high (in log10 where the chart is logarithmic) and ticks (position, label)."""
     values = [y for line in chart.lines for _, y in line.points if math.isfinite(y)]
+    values = values or [0.0]
     if chart.logarithmic:
-        low, high = math.floor(math.log10(max(min(values), chart.floor))), math.ceil(math.log10(max(max(values), chart.floor)) + 1e-9)
-        high = max(high, low + 1)
-        return low, high, [(k, f"{10.0**k:g}") for k in range(low, high + 1)]
+        bottom = math.floor(math.log10(max(min(values), chart.floor)))
+        top = max(bottom + 1, math.ceil(math.log10(max(max(values), chart.floor)) + 1e-9))
+        return bottom, top, [(k, f"{10.0**k:g}") for k in range(bottom, top + 1)]
     low, high = min(0.0, *values), max(values)
     high = high if high > low else low + 1
     return low, high * 1.05, [(t, f"{t:g}") for t in _nice_ticks(low, high * 1.05)]
 
 
 def line_chart(chart: Chart) -> Markup:
-    """A chart of ``chart.lines``; the group ``.cursor`` is moved by the page's script along x."""
+    """A chart of ``chart.lines``; the line ``.cursor`` is moved by the page's script along x."""
     last = max((x for line in chart.lines for x, _ in line.points), default=1) or 1
     low, high, ticks = _y_scale(chart)
+    top = _TOP + (_NAMES if chart.bands else 0)
 
     def px(x: float) -> float:
         return _LEFT + x / last * (_W - _LEFT - _RIGHT)
 
     def py(y: float) -> float:
         value = math.log10(max(y, 10.0**low)) if chart.logarithmic else y
-        return _TOP + (high - value) / (high - low) * (_H - _TOP - _BOTTOM)
+        return at(value)
+
+    def at(value: float) -> float:
+        return top + (high - value) / (high - low) * (_H - top - _BOTTOM)
 
     out = [
-        f'<svg class="chart" viewBox="0 0 {_W} {_H}" role="img" data-left="{_LEFT}" data-right="{_W - _RIGHT}" data-last="{last:g}">'
+        f'<svg class="chart" viewBox="0 0 {_W} {_H}" role="img" '
+        f'data-left="{_LEFT}" data-right="{_W - _RIGHT}" data-last="{last:g}">'
         f"<title>{text(chart.title)}</title>"
     ]
     for k, (a, b, name) in enumerate(chart.bands):
         out.append(
-            f'<rect class="band{k % 2}" x="{px(a):.1f}" y="{_TOP}" width="{max(px(b) - px(a), 0):.1f}" height="{_H - _TOP - _BOTTOM}"/>'
+            f'<rect class="band{k % 2}" x="{px(a):.1f}" y="{_TOP}" '
+            f'width="{max(px(b) - px(a), 0):.1f}" height="{_H - _TOP - _BOTTOM}"/>'
         )
-        # a name needs about 6.5 units a letter; a narrow band goes without
-        if px(b) - px(a) > 6.5 * len(name):
-            out.append(f'<text class="small" x="{(px(a) + px(b)) / 2:.1f}" y="{_TOP + 14}" text-anchor="middle">{text(name)}</text>')
+        # a name needs about seven units a letter; a narrow band shows the last word, or nothing
+        shown = next((n for n in (name, name.split()[-1]) if px(b) - px(a) > 7 * len(n)), "")
+        if shown:
+            out.append(
+                f'<text class="small" x="{(px(a) + px(b)) / 2:.1f}" y="{_TOP + 14}" text-anchor="middle">{text(shown)}</text>'
+            )
     for value, label in ticks:
-        y = _TOP + (high - value) / (high - low) * (_H - _TOP - _BOTTOM)
+        y = at(value)
         out.append(f'<line class="grid" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for x in _nice_ticks(0, last):
@@ -103,7 +114,9 @@ def line_chart(chart: Chart) -> Markup:
         if len(dots) <= 60:
             out.extend(f'<circle class="dot {line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in dots)
     out.append(_legend(chart))
-    out.append(f'<text class="small" x="{(_LEFT + _W - _RIGHT) / 2:.0f}" y="{_H - 4}" text-anchor="middle">{text(chart.x)}</text>')
+    out.append(
+        f'<text class="small" x="{(_LEFT + _W - _RIGHT) / 2:.0f}" y="{_H - 4}" text-anchor="middle">{text(chart.x)}</text>'
+    )
     out.append(f'<line class="cursor" x1="{px(last):.1f}" x2="{px(last):.1f}" y1="{_TOP}" y2="{_H - _BOTTOM}"/></svg>')
     return Markup("".join(out))
 
@@ -116,7 +129,7 @@ def _legend(chart: Chart) -> str:
     for style, name in names.items():
         out.append(f'<line class="line {style}" x1="{x:.0f}" x2="{x + 26:.0f}" y1="12" y2="12"/>')
         out.append(f'<text class="small" x="{x + 32:.0f}" y="16">{text(name)}</text>')
-        x += 48 + 6.2 * len(name)
+        x += 56 + 7 * len(name)
     return "".join(out)
 
 
@@ -160,7 +173,9 @@ def ellipse_chart(plot: Ellipse) -> Markup:
     out.append(f'<text class="small" x="{c - half}" y="{c + half + 14}" text-anchor="middle">−{edge}</text>')
     out.append(f'<text class="small" x="{c + half}" y="{c + half + 14}" text-anchor="middle">{edge} mm</text>')
     out.append(f'<text class="small" x="{c}" y="{c + half + 28}" text-anchor="middle">{text(plot.x)}</text>')
-    out.append(f'<text class="small" transform="translate({c - half - 10} {c}) rotate(-90)" text-anchor="middle">{text(plot.y)}</text>')
+    out.append(
+        f'<text class="small" transform="translate({c - half - 10} {c}) rotate(-90)" text-anchor="middle">{text(plot.y)}</text>'
+    )
     return Markup("".join(out) + "</svg>")
 
 

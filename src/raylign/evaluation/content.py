@@ -21,32 +21,35 @@ class Exposure:
     ----------
     name: file name or other handle.
     view: its geometry.
-    fixed, moving_at_start, moving_at_end: [H, W] of ``view.shape``, larger meaning more attenuation.
-    mask: True where the exposure is valid; ``None`` for everywhere.
+    fixed: [H, W] of ``view.shape``, larger meaning more attenuation.
+    moving_at_start, moving_at_end: the model's, of any shape that covers the same area (``view.resample``).
+    mask: [H, W], True where the exposure is valid; ``None`` for everywhere.
     covered_at_start, covered_at_end: True where the ray passes nothing but what the model shows, so that the images can be
         compared (False where it leaves the CT through a cut face); ``None`` for everywhere.
 
     Raises
     ------
-    InputError: an image whose shape is not the view's.
+    InputError: something that is no image, a fixed image or mask whose shape is not the view's.
     """
 
     name: str
     view: View
     fixed: Float[Tensor, "H W"]
-    moving_at_start: Float[Tensor, "H W"]
-    moving_at_end: Float[Tensor, "H W"]
+    moving_at_start: Float[Tensor, "h w"]
+    moving_at_end: Float[Tensor, "h w"]
     mask: Bool[Tensor, "H W"] | None = None
-    covered_at_start: Bool[Tensor, "H W"] | None = None
-    covered_at_end: Bool[Tensor, "H W"] | None = None
+    covered_at_start: Bool[Tensor, "h w"] | None = None
+    covered_at_end: Bool[Tensor, "h w"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("fixed", "moving_at_start", "moving_at_end", "mask", "covered_at_start", "covered_at_end"):
+        for name in ("fixed", "mask", "moving_at_start", "moving_at_end", "covered_at_start", "covered_at_end"):
             image = getattr(self, name)
-            if image is not None and tuple(image.shape) != self.view.shape:
-                raise InputError(
-                    f"shape {tuple(image.shape)} is not the view's {self.view.shape}", field=name, file=self.name
-                )
+            if image is None:
+                continue
+            if image.ndim != 2 or 0 in image.shape:
+                raise InputError(f"shape {tuple(image.shape)} is no image", field=name, file=self.name)
+            if name in ("fixed", "mask") and tuple(image.shape) != self.view.shape:
+                raise InputError(f"shape {tuple(image.shape)} is not the view's {self.view.shape}", field=name, file=self.name)
 
 
 @dataclass(frozen=True, eq=False)

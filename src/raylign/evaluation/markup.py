@@ -29,6 +29,8 @@ def number(value: float, digits: int = 2, *, signed: bool = False) -> str:
         return "not determined"
     if value != 0 and abs(value) < 0.5 * 10**-digits:
         digits = min(6, 1 - math.floor(math.log10(abs(value))))
+    if round(value, digits) == 0:
+        value = 0.0  # no sign on a zero
     shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return shown.replace("-", "−")
 
@@ -55,7 +57,9 @@ def pairs(values: Mapping[str, Any], head: tuple[str, str], caption: str) -> Mar
 
 def section(anchor: str, title: str, *parts: str) -> Markup:
     """A section with its heading."""
-    return Markup(f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{text(title)}</h2>{"".join(parts)}</section>')
+    return Markup(
+        f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{text(title)}</h2>{"".join(parts)}</section>'
+    )
 
 
 def code(content: str, label: str) -> Markup:

@@ -73,6 +73,25 @@ def resized_mask(mask: Any, shape: tuple[int, int]) -> Mask:
     return torch.nn.functional.interpolate(small, size=shape, mode="bilinear", antialias=True)[0, 0].numpy() >= 0.5
 
 
+def valid_mask(mask: Mask | None, covered: Any, shape: tuple[int, int]) -> Mask | None:
+    """Where both images are valid: ``mask`` (of ``shape`` already) and ``covered`` (of any shape), either of which
+    may be None.
+
+    Should nothing be left, the mask alone: a wrong pose is still to be looked at.
+    """
+    if covered is None:
+        return mask
+    both = resized_mask(covered, shape)
+    if mask is not None:
+        both = both & mask
+    return both if both.any() else mask
+
+
+def line_sigma(rendered: Sequence[int], shown: Sequence[int]) -> float:
+    """The smoothing, in pixels shown, under which contours do not trace the pixels that were rendered."""
+    return max(1.6, 0.9 * max(shown) / max(rendered))
+
+
 def window(image: Any, mask: Any = None, percentiles: tuple[float, float] = (0.5, 99.5)) -> tuple[float, float]:
     """(low, high) grey window: percentiles of the valid pixels; high is above low even for a flat image."""
     a = as_array(image)
@@ -114,11 +133,11 @@ def shaded(picture: Picture, mask: Any) -> Picture:
     """The picture with everything outside the mask darkened and tinted: still to be seen, plainly not in use."""
     m = as_mask(mask, picture.shape[:2])
     out = picture.copy()
-    out[~m] = np.rint(0.2 * picture[~m] + np.array([8, 11, 17])).astype(np.uint8)
+    out[~m] = np.rint(0.12 * picture[~m] + np.array([8, 11, 17])).astype(np.uint8)
     return out
 
 
-def contours(image: Any, mask: Any = None, *, width: float = 1.6, sigma: float = 1.6, detail: float = 0.5) -> Image:
+def contours(image: Any, mask: Any = None, *, width: float = 1.9, sigma: float = 1.6, detail: float = 0.5) -> Image:
     """Coverage (0 to 1) of thin, anti-aliased lines along the edges of an image: maxima of the gradient along its own direction.
 
     Edges are found to a fraction of a pixel as zero crossings of the second derivative along the gradient (Haralick, "Digital
@@ -145,7 +164,8 @@ def contours(image: Any, mask: Any = None, *, width: float = 1.6, sigma: float =
     second = (gx * gx * gxx + 2 * gx * gy * gyx + gy * gy * gyy) / safe**2  # along the gradient, zero on an edge
     sy, sx = np.gradient(second)
     third = (gx * sx + gy * sy) / safe  # negative at a maximum of the gradient, positive at a minimum
-    distance = np.abs(second) / np.maximum(-third, 1e-6 * top)
+    # Newton's step on second / strength, which is linear across a blurred step and so gives the distance exactly there
+    distance = np.abs(second) * safe / np.maximum(second**2 - third * safe, 1e-12 * top**2)
     # (running sums may dip below zero by rounding)
     around = np.sqrt(ndimage.uniform_filter(strength**2, max(3, max(a.shape) // 8), mode="nearest").clip(0))
     level = (detail * around + (1 - detail) * float(np.sqrt(np.mean(strength[valid] ** 2)))).clip(0.15 * top)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,7 +15,7 @@ from raylign.geometry import carm
 
 def longest_side(count: int) -> int:
     """Pixels of a panel's longer side, fewer where many exposures share one file."""
-    return 840 if count <= 2 else 600 if count <= 4 else 420
+    return 900 if count <= 2 else 640 if count <= 4 else 440
 
 
 def figures(exposure: Exposure, index: int, longest: int) -> Markup:
@@ -31,9 +28,10 @@ def figures(exposure: Exposure, index: int, longest: int) -> Markup:
         f'<image id="{key}-{name}" width="{shape[1]}" height="{shape[0]}" href="{pictures.data_uri(content)}"/>'
         for name, content in layers.items()
     )
+    extent = f'width="{shape[1] / 2:g}" height="{shape[0]}"'
     clip = (
-        f'<clipPath id="{key}-cl"><rect class="clip-left" width="{shape[1] / 2:g}" height="{shape[0]}"/></clipPath>'
-        f'<clipPath id="{key}-cr"><rect class="clip-right" x="{shape[1] / 2:g}" width="{shape[1] / 2:g}" height="{shape[0]}"/></clipPath>'
+        f'<clipPath id="{key}-cl"><rect {extent}/></clipPath>'
+        f'<clipPath id="{key}-cr"><rect x="{shape[1] / 2:g}" {extent}/></clipPath>'
     )
     name = exposure.name
     small = "".join(
@@ -42,7 +40,11 @@ def figures(exposure: Exposure, index: int, longest: int) -> Markup:
             (("fixed", "start"), "Before", "the exposure with the contours of the model at the starting pose"),
             (("fixed", "end"), "After", "the exposure with the contours of the model at the final pose"),
             (("board",), "Checkerboard", "exposure and model in turn; edges run on across the tiles where they agree"),
-            (("difference-start",), "Difference before", "black where they agree, orange where the exposure shows more, blue less"),
+            (
+                ("difference-start",),
+                "Difference before",
+                "black where they agree, orange where the exposure shows more, blue less",
+            ),
             (("difference-end",), "Difference after", "to the same scale as before"),
             (("model",), "Model at the final pose", "what the model alone would show"),
         )
@@ -58,11 +60,11 @@ def _layers(exposure: Exposure, shape: tuple[int, int]) -> dict[str, bytes]:
     """The pictures of one exposure, encoded."""
     mask = None if exposure.mask is None else overlay.resized_mask(exposure.mask, shape)
     fixed, start, end = (overlay.resized(i, shape) for i in (exposure.fixed, exposure.moving_at_start, exposure.moving_at_end))
-    at_start, at_end = (_both(mask, c, shape) for c in (exposure.covered_at_start, exposure.covered_at_end))
-    sigma = max(1.6, 0.9 * max(shape) / max(exposure.view.shape))  # never finer than the pixels that were rendered
+    at_start, at_end = (overlay.valid_mask(mask, c, shape) for c in (exposure.covered_at_start, exposure.covered_at_end))
+    sigmas = [overlay.line_sigma(i.shape, shape) for i in (exposure.moving_at_start, exposure.moving_at_end)]
     lines = {
-        "start": pictures.line_png(overlay.contours(start, at_start, sigma=sigma), overlay.START),
-        "end": pictures.line_png(overlay.contours(end, at_end, sigma=sigma), overlay.END),
+        "start": pictures.line_png(overlay.contours(start, at_start, sigma=sigmas[0]), overlay.START),
+        "end": pictures.line_png(overlay.contours(end, at_end, sigma=sigmas[1]), overlay.END),
     }
     # differences are smooth, and shown small
     half = (max(1, shape[0] // 2), max(1, shape[1] // 2))
@@ -79,14 +81,6 @@ def _layers(exposure: Exposure, shape: tuple[int, int]) -> dict[str, bytes]:
     }
 
 
-def _both(mask: np.ndarray | None, covered: Any, shape: tuple[int, int]) -> np.ndarray | None:
-    if covered is None:
-        return mask
-    c = overlay.resized_mask(covered, shape)
-    both = c if mask is None else c & mask
-    return both if both.any() else mask
-
-
 def _figure(key: str, size: str, layers: tuple[str, ...], title: str, label: str) -> str:
     uses = "".join(f'<use href="#{key}-{name}"/>' for name in layers)
     says = label.split(": ", 1)[-1]
@@ -101,13 +95,15 @@ def _stage(key: str, index: int, size: str, shape: tuple[int, int], name: str) -
     half = shape[1] / 2
     modes = (("contours", "Contours: before | after"), ("wipe", "X-ray | model"), ("replay", "Replay"))
     buttons = "".join(
-        f'<label><input type="radio" name="{key}-mode" value="{value}"{" checked" if value == "contours" else ""}> {title}</label>'
+        f'<label><input type="radio" name="{key}-mode" value="{value}"'
+        f"{' checked' if value == 'contours' else ''}> {title}</label>"
         for value, title in modes
     )
     return (
-        f'<div class="stage" data-exposure="{index}"><div class="modes" role="radiogroup" aria-label="What the large figure shows">{buttons}</div>'
-        f'<svg viewBox="{size}" role="img" aria-label="{text(name)} with the contours of the model: left of the slider at the starting '
-        f'pose, right of it at the final pose"><use href="#{key}-fixed"/>'
+        f'<div class="stage" data-exposure="{index}">'
+        f'<div class="modes" role="radiogroup" aria-label="What the large figure shows">{buttons}</div>'
+        f'<svg viewBox="{size}" role="img" aria-label="{text(name)} with the contours of the model: '
+        f'left of the slider at the starting pose, right of it at the final pose"><use href="#{key}-fixed"/>'
         f'<g class="m-contours"><g clip-path="url(#{key}-cl)"><use href="#{key}-start"/></g>'
         f'<g clip-path="url(#{key}-cr)"><use href="#{key}-end"/></g></g>'
         f'<g class="m-wipe" clip-path="url(#{key}-cr)" hidden><use href="#{key}-model"/></g>'
@@ -125,7 +121,9 @@ def display_camera(exposure: Exposure, longest: int) -> Float[Tensor, "3 4"]:
     h, w = exposure.view.shape
     rows, columns = overlay.display_shape((h, w), exposure.view.pixel_spacing, longest)
     # a figure's coordinates begin at the edge of its first pixel, a view's at the centre of its own
-    to_display = torch.tensor([[columns / w, 0, 0.5 * columns / w], [0, rows / h, 0.5 * rows / h], [0, 0, 1]], dtype=torch.float64)
+    to_display = torch.tensor(
+        [[columns / w, 0, 0.5 * columns / w], [0, rows / h, 0.5 * rows / h], [0, 0, 1]], dtype=torch.float64
+    )
     return to_display @ exposure.view.camera.detach()
 
 
@@ -133,17 +131,20 @@ def _geometry(exposure: Exposure) -> Markup:
     """The exposure's geometry in the words of its kind."""
     view = exposure.view
     row, column = view.pixel_spacing
-    rows: list[tuple[str, str]] = [("Image", f"{view.shape[0]} rows × {view.shape[1]} columns, pixels of {row:.4g} × {column:.4g} mm (row × column)")]
+    rows: list[tuple[str, str]] = [
+        ("Image", f"{view.shape[0]} rows × {view.shape[1]} columns, pixels of {row:.4g} × {column:.4g} mm (row × column)")
+    ]
     rows.append(("Source to detector", f"{float(view.sid):.1f} mm"))
     try:
         arm = carm.to_carm(view)
         side = "LAO" if arm.primary >= 0 else "RAO"
         tilt = "CRA" if arm.secondary >= 0 else "CAU"
-        rows.append(("C-arm", f"{number(abs(arm.primary), 1)}° {side}, {number(abs(arm.secondary), 1)}° {tilt}; source to isocentre {arm.sod:.1f} mm"))
+        angles = f"{number(abs(arm.primary), 1)}° {side}, {number(abs(arm.secondary), 1)}° {tilt}"
+        rows.append(("C-arm", f"{angles}; source to isocentre {arm.sod:.1f} mm"))
     except InputError:
         source = ", ".join(number(x, 1) for x in view.source.tolist())
         rows.append(("Source", f"at ({source}) mm in the world; not a centred C-arm"))
     if exposure.mask is not None:
         share = float(torch.as_tensor(exposure.mask).double().mean())
         rows.append(("Valid pixels", f"{100 * share:.0f} % of the image"))
-    return table(("Geometry", ""), rows, f"Geometry of {exposure.name}", numeric=False)
+    return table(("Geometry", "Value"), rows, f"Geometry of {exposure.name}", numeric=False)

@@ -28,7 +28,7 @@ def line_png(coverage: np.ndarray, colour: tuple[int, int, int]) -> bytes:
     return stream.getvalue()
 
 
-def jpeg(picture: UInt8[np.ndarray, "H W 3"], quality: int = 84) -> bytes:
+def jpeg(picture: UInt8[np.ndarray, "H W 3"], quality: int = 88) -> bytes:
     """A picture as JPEG; a grey one as a grey JPEG, which is smaller."""
     flat = bool((picture[..., 0] == picture[..., 1]).all() and (picture[..., 1] == picture[..., 2]).all())
     return _encoded(np.ascontiguousarray(picture[..., 0]) if flat else picture, "JPEG", quality=quality)

@@ -83,7 +83,12 @@ def _replay(content: ReportContent, longest: int) -> dict[str, Any]:
         "cameras": [[float(f"{x:.9g}") for x in panels.display_camera(e, longest).flatten().tolist()] for e in content.exposures],
         "points": [[round(x, 2) for x in p] for p in points.tolist()],
         "steps": [
-            {"level": level, "iteration": iteration, "cost": float(f"{cost:.6g}"), "pose": [round(x, 7) for x in m[:3].flatten().tolist()]}
+            {
+                "level": level,
+                "iteration": iteration,
+                "cost": float(f"{cost:.6g}"),
+                "pose": [round(x, 7) for x in m[:3].flatten().tolist()],
+            }
             for level, iteration, cost, m in poses
         ],
     }

@@ -27,11 +27,14 @@ def verdict(result: Result, exposures: tuple[Exposure, ...]) -> str:
         parts.append("Its uncertainty could not be determined.")
     elif len(seen) == 1:
         parts.append(
-            f"One standard deviation is {number(seen[0].in_plane, 1)} mm in the image plane and {number(seen[0].depth, 1)} mm along the ray."
+            f"One standard deviation is {number(seen[0].in_plane, 1)} mm in the image plane "
+            f"and {number(seen[0].depth, 1)} mm along the ray."
         )
     else:
         worst = float(torch.linalg.eigvalsh(seen[0].covariance)[-1].clamp_min(0).sqrt())
-        parts.append(f"One standard deviation is {number(worst, 1)} mm in the least certain direction, the {len(seen)} exposures together.")
+        parts.append(
+            f"One standard deviation is {number(worst, 1)} mm in the least certain direction, the {len(seen)} exposures together."
+        )
     return " ".join(parts)
 
 
@@ -47,7 +50,10 @@ def headline(content: ReportContent) -> Markup:
     facts = [
         ("Probability that the pose is right", _percent(result.confidence.probability)),
         ("Moved", f"{number(mm, 1)} mm, {number(degrees, 1)}°"),
-        ("Rotation, one standard deviation", f"{number(float(rotation.max()), 2)}°" if bool(torch.isfinite(rotation).all()) else "not determined"),
+        (
+            "Rotation, one standard deviation",
+            f"{number(float(rotation.max()), 2)}°" if bool(torch.isfinite(rotation).all()) else "not determined",
+        ),
         ("Similarity (1 is a perfect match)", number(result.score, 3)),
         ("Registration took", f"{number(result.seconds, 2)} s"),
     ]
@@ -56,7 +62,8 @@ def headline(content: ReportContent) -> Markup:
         facts.insert(1, ("True error (mTRE)", f"{number(error, 2)} mm"))
     tiles = "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in facts)
     return Markup(
-        f'<div class="verdict {"ok" if trusted else "bad"}"><p class="chip"><svg viewBox="0 0 24 24" aria-hidden="true">{icon}</svg>{word}</p>'
+        f'<div class="verdict {"ok" if trusted else "bad"}">'
+        f'<p class="chip"><svg viewBox="0 0 24 24" aria-hidden="true">{icon}</svg>{word}</p>'
         f'<p class="says">{text(verdict(result, content.exposures))}</p>'
         + (f"<h2>What lowers the confidence</h2><ul>{reasons}</ul>" if reasons else "")
         + f'<dl class="facts">{tiles}</dl></div>'
@@ -80,19 +87,20 @@ def convergence(result: Result) -> Markup:
         if k == 0 or step.level != steps[k - 1].level:
             runs.append((k, k))
         runs[-1] = (runs[-1][0], k)
-    lines = []
-    for a, b in runs:
-        first = steps[a].cost if steps[a].cost else 1.0
-        lines.append(charts.Line([(k, steps[k].cost / first) for k in range(a, b + 1)], "", "a"))
-    bands = tuple((max(a - 0.5, 0), min(b + 0.5, len(steps) - 1), _level(steps[a].level)) for a, b in runs)
+    costs = [s.cost for s in steps]
+    # a ratio says nothing of costs that may be negative or zero
+    positive = all(c > 0 for c in costs)
+    says = "relative to the first of each level" if positive else "change since the first of each level"
+    lines = [
+        charts.Line([(k, costs[k] / costs[a] if positive else costs[k] - costs[a]) for k in range(a, b + 1)], "") for a, b in runs
+    ]
+    bands = tuple((max(a - 0.5, 0), min(b + 0.5, len(steps) - 1), f"level {steps[a].level}") for a, b in runs)
     end = result.transform.matrix
     centre = result.transform.inverse().apply(result.centre[None])
     matrices = torch.stack([s.matrix.to(torch.float64) for s in steps])
     mm = (se3.transform(matrices, centre)[:, 0] - result.centre).norm(dim=-1).tolist()
     turn = torch.rad2deg(se3.log_rotation(matrices[:, :3, :3] @ end[:3, :3].T).norm(dim=-1)).tolist()
-    cost = charts.Chart(
-        "Cost by iteration, relative to the first of each pyramid level", "iteration", "cost, relative to each level's first", tuple(lines), bands
-    )
+    cost = charts.Chart(f"Cost by iteration, {says}", "iteration", f"cost, {says}", tuple(lines), bands)
     distance = charts.Chart(
         "Distance to the final pose by iteration, on a logarithmic scale",
         "iteration",
@@ -105,15 +113,15 @@ def convergence(result: Result) -> Markup:
         "convergence",
         "Convergence",
         f"<p>{len(steps)} accepted iterates. A cost compares only within its level; level 0 is the finest.</p>",
-        f'<div class="two"><figure>{charts.line_chart(cost)}<figcaption><b>Cost</b> relative to the first of each level</figcaption></figure>'
-        f"<figure>{charts.line_chart(distance)}<figcaption><b>Distance to the final pose</b>, logarithmic</figcaption></figure></div>",
+        f'<div class="two">{_captioned(charts.line_chart(cost), "Cost", says)}'
+        f"{_captioned(charts.line_chart(distance), 'Distance to the final pose', 'on a logarithmic scale')}</div>",
         f'<p class="scrub"><label for="scrub">Iterate</label><input id="scrub" type="range" min="0" max="{len(steps) - 1}" '
         f'value="{len(steps) - 1}"><output id="scrub-says" for="scrub"></output></p>',
     )
 
 
-def _level(level: int) -> str:
-    return "level 0 (finest)" if level == 0 else f"level {level}"
+def _captioned(picture: Markup, title: str, says: str = "") -> Markup:
+    return Markup(f"<figure>{picture}<figcaption><b>{text(title)}</b> {text(says)}</figcaption></figure>")
 
 
 def pose(result: Result) -> Markup:
@@ -144,7 +152,8 @@ def pose(result: Result) -> Markup:
         "<p>World axes are parallel to those of a supine, head-first patient. The matrix takes a point of the model, in its own "
         "patient coordinates (LPS, mm), to the world.</p>",
         f'<div class="two">{places}{turns}</div>',
-        f'<div class="two"><div><h3>End: T_world_from_volume</h3>{code(matrix_text(result.transform.matrix), "final pose matrix")}</div>'
+        f'<div class="two"><div><h3>End: T_world_from_volume</h3>'
+        f"{code(matrix_text(result.transform.matrix), 'final pose matrix')}</div>"
         f"<div><h3>Start</h3>{code(matrix_text(result.start.matrix), 'starting pose matrix')}</div></div>",
     )
 
@@ -160,8 +169,8 @@ def uncertainty(content: ReportContent) -> Markup:
     result = content.result
     turn, move = result.standard_deviations
     parts = [
-        "<p>One standard deviation as the fit sees it: noise in the image and what the model cannot explain. It knows nothing of a wrong "
-        "geometry or of a wrong optimum; the probability above judges those.</p>",
+        "<p>One standard deviation as the fit sees it: noise in the image and what the model cannot explain. "
+        "It knows nothing of a wrong geometry or of a wrong optimum; the probability above judges those.</p>",
         table(
             ("World axis", "Shift, mm", "Turn, degrees"),
             [(n, number(t, 3), number(r, 3)) for n, t, r in zip(_WORLD, move.tolist(), turn.tolist(), strict=True)],
@@ -179,22 +188,25 @@ def _seen(content: ReportContent, exposure: Exposure, seen: ViewUncertainty) -> 
     out = table(("Direction", "Shift, mm", "Turn, degrees"), rows, f"As {exposure.name} sees it, one standard deviation")
     if not bool(torch.isfinite(seen.covariance).all()):
         return out
-    truth = None
+    truth: tuple[float, float, float] | None = None
     if content.truth is not None:
         result = content.result
         centre = result.transform.inverse().apply(result.centre[None])
         axes = metrics.view_axes(exposure.view, result.centre)
-        truth = (axes @ (content.truth.pose.apply(centre)[0] - result.centre)).tolist()
+        x, y, z = (axes @ (content.truth.pose.apply(centre)[0] - result.centre)).tolist()
+        truth = (x, y, z)
     reach = charts.ellipse_reach(seen.covariance, truth)
     c = seen.covariance
+    face = None if truth is None else (truth[0], truth[1])
+    side = None if truth is None else (truth[2], truth[1])
     plots = (
-        charts.Ellipse("Error ellipses in the image plane", c[:2, :2], "horizontal", "vertical", reach, truth and (truth[0], truth[1])),
+        charts.Ellipse("Error ellipses in the image plane", c[:2, :2], "horizontal", "vertical", reach, face),
         charts.Ellipse(
-            "Error ellipses seen from the side, depth to the right", c[[2, 1]][:, [2, 1]], "depth", "vertical", reach, truth and (truth[2], truth[1])
+            "Error ellipses from the side, depth to the right", c[[2, 1]][:, [2, 1]], "depth", "vertical", reach, side
         ),
     )
     figures = "".join(
-        f"<figure>{charts.ellipse_chart(p)}<figcaption><b>{title}</b></figcaption></figure>"
+        _captioned(charts.ellipse_chart(p), title)
         for p, title in zip(plots, ("In the image plane", "From the side"), strict=True)
     )
     key = "Filled: one standard deviation. Outline: 95 %." + (" Cross: the truth." if truth else "")
@@ -218,20 +230,36 @@ def truth(content: ReportContent, known: Truth) -> Markup:
     for e in content.exposures:
         a, b = (metrics.pose_error(p, known.pose, known.targets, e.view) for p in both)
         for label, error in ((f"{e.name}, start", a), (f"{e.name}, end", b)):
-            split.append((label, number(error.in_plane, 2), number(error.depth, 2, signed=True), *(number(r, 2) for r in error.rotation)))
-    head = ("", "In plane, mm", "Depth, mm", "About horizontal, °", "About vertical, °", "About the ray, °")
+            split.append(
+                (label, number(error.in_plane, 2), number(error.depth, 2, signed=True), *(number(r, 2) for r in error.rotation))
+            )
+    head = ("Exposure", "In plane, mm", "Depth, mm", "About horizontal, °", "About vertical, °", "About the ray, °")
     parts.append(table(head, split, "The error as each exposure sees it"))
     away = mahalanobis(result, known.pose)
     if math.isfinite(away):
-        parts.append(f"<p>The truth lies {number(away, 1)} standard deviations away over all six parameters; an honest covariance gives about 2.3.</p>")
+        parts.append(
+            Markup(
+                f"<p>The truth lies {number(away, 1)} standard deviations away over all six parameters; "
+                "an honest covariance gives about 2.3.</p>"
+            )
+        )
     return section("truth", "Against the truth", *parts)
 
 
 def timings(result: Result) -> Markup:
     """Seconds by stage."""
     rows = [(str(k), float(v)) for k, v in result.timings.items()]
-    drawn = charts.bars(rows, "s", "Seconds by stage: " + ", ".join(f"{k} {v:.2f}" for k, v in rows)) if rows else "<p>Not recorded.</p>"
-    return section("timings", "Timings", f"<p>{number(result.seconds, 2)} s in all, without reading files and without this report.</p>", drawn)
+    drawn = (
+        charts.bars(rows, "s", "Seconds by stage: " + ", ".join(f"{k} {v:.2f}" for k, v in rows))
+        if rows
+        else "<p>Not recorded.</p>"
+    )
+    return section(
+        "timings",
+        "Timings",
+        f"<p>{number(result.seconds, 2)} s in all, without reading files and without this report.</p>",
+        drawn,
+    )
 
 
 def use() -> Markup:
@@ -249,14 +277,15 @@ def use() -> Markup:
     return section(
         "use",
         "Use the pose",
-        f'<div class="two"><div><h3>Python</h3>{code(python, "Python")}</div><div><h3>3D Slicer</h3>{code(slicer, "3D Slicer")}</div></div>',
+        f'<div class="two"><div><h3>Python</h3>{code(python, "Python")}</div>'
+        f"<div><h3>3D Slicer</h3>{code(slicer, '3D Slicer')}</div></div>",
     )
 
 
 def again(content: ReportContent) -> Markup:
     """What went in, and what is needed to run it again."""
     result = content.result
-    parts = []
+    parts: list[str] = []
     if content.inputs:
         parts.append(pairs(content.inputs, ("Input", "What it is"), "Inputs"))
     if content.command:

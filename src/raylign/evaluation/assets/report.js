@@ -58,7 +58,7 @@
       slider.dispatchEvent(new Event("input"));
     };
     svg.addEventListener("pointerdown", drag); svg.addEventListener("pointermove", drag);
-    return { draw, follow: () => { if (mode() === "replay") { slider.value = shown; draw(); } } };
+    return { start: () => { range(); draw(); }, follow: () => { if (mode() === "replay") { slider.value = shown; draw(); } } };
   });
 
   function go(k) {
@@ -73,7 +73,7 @@
     });
   }
   if (scrub) scrub.addEventListener("input", () => go(+scrub.value));
-  stages.forEach(s => s.draw());
+  stages.forEach(s => s.start());
   go(last);
 
   document.querySelectorAll(".copy").forEach(button => button.addEventListener("click", async () => {
