@@ -26,6 +26,8 @@ class ExposureOptions:
     primary, secondary: C-arm angles in degrees, + = LAO and + = CRA.
     pixel_spacing: (row, column) pitch at the detector, mm.
     patient_position: HFS, HFP, FFS, FFP, HFDR, HFDL, FFDR or FFDL, DICOM (0018,5100).
+    bright: what bright pixels of a picture (PNG, TIFF, npy, ...) show, "air" as on a fluoroscope or "bone" as on a radiograph.
+        ``None``: air, except where the values are line integrals ("LOG"). DICOM files state it themselves.
     """
 
     frame: int = 0
@@ -38,3 +40,4 @@ class ExposureOptions:
     secondary: float | None = None
     pixel_spacing: tuple[float, float] | None = None
     patient_position: str | None = None
+    bright: Literal["air", "bone"] | None = None
