@@ -139,12 +139,12 @@ def pose(result: Result) -> Markup:
         "Where the model's centre lies (world millimetres from the isocentre)",
     )
     turns = table(
-        ("About the axis", "Start, degrees", "End, degrees", "Change, degrees"),
+        ("World axis", "Start, °", "End, °", "Change, °"),
         [
             (name[0], number(a, 2), number(b, 2), number(c, 2, signed=True))
             for name, a, b, c in zip(_WORLD, *(t.tolist() for t in (*rotations, change)), strict=True)
         ],
-        "How it is turned (rotation vector; the change turns from the start to the end)",
+        "How it is turned about the world axes (rotation vector in degrees; the change turns the start into the end)",
     )
     return section(
         "pose",
