@@ -23,6 +23,16 @@ def _vector(value: Any, name: str) -> Tensor:
     return v
 
 
+def _shape(shape: Any) -> tuple[int, int]:
+    try:
+        h, w = (float(n) for n in shape)
+    except (TypeError, ValueError):
+        raise InputError(f"expected (rows, columns), got {shape!r}", field="shape") from None
+    if not (h.is_integer() and w.is_integer()):
+        raise InputError(f"rows and columns are whole numbers, got {shape!r}", field="shape")
+    return int(h), int(w)
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """The geometry of one X-ray exposure in world millimetres (float64).
@@ -53,7 +63,7 @@ class View:
     def __post_init__(self) -> None:
         for name in _VECTORS:
             object.__setattr__(self, name, _vector(getattr(self, name), name))
-        h, w = (int(n) for n in self.shape)
+        h, w = _shape(self.shape)
         object.__setattr__(self, "shape", (h, w))
         if h < 1 or w < 1:
             raise InputError(f"an image of {h} rows and {w} columns has no pixels", field="shape")
@@ -218,7 +228,9 @@ class View:
 
         Pixel edges coincide, not centres: the first pixel's centre moves by half the change of pitch.
         """
-        (h, w), (nh, nw) = self.shape, shape
+        (h, w), (nh, nw) = self.shape, _shape(shape)
+        if nh < 1 or nw < 1:
+            raise InputError(f"an image of {nh} rows and {nw} columns has no pixels", field="shape")
         fr, fc = h / nh, w / nw
         origin = self.origin + (fc - 1) / 2 * self.column_step + (fr - 1) / 2 * self.row_step
         return View(self.source, origin, self.column_step * fc, self.row_step * fr, (nh, nw))

@@ -149,7 +149,7 @@ def rtk_matrix(projection: RTKProjection) -> Float[Tensor, "3 4"]:
     d = p.source_to_detector_distance
     magnify = torch.tensor([[-d, 0, 0, 0], [0, -d, 0, 0], [0, 0, 1, 0]], dtype=torch.float64)
     shift = torch.eye(3, dtype=torch.float64)
-    shift[:2, 2] = torch.tensor([p.source_offset_x - p.projection_offset_x, p.source_offset_y - p.projection_offset_y])
+    shift[0, 2], shift[1, 2] = p.source_offset_x - p.projection_offset_x, p.source_offset_y - p.projection_offset_y
     return shift @ magnify @ at_source
 
 

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from raylign import InputError, View
+from raylign.geometry import se3
+from raylign.geometry.view import as_views
+
+D = torch.float64
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    """C-arm views at any angle, moved anywhere, cropped (so that the principal point is off centre), flipped or not."""
+    angle = st.floats(-180, 180)
+    view = View.from_carm(
+        primary=draw(angle),
+        secondary=draw(st.floats(-90, 90)),
+        sid=draw(st.floats(900, 1300)),
+        sod=draw(st.floats(500, 800)),
+        pixel_spacing=(draw(st.floats(0.1, 2)), draw(st.floats(0.1, 2))),
+        shape=(draw(st.integers(8, 40)), draw(st.integers(8, 40))),
+    )
+    twist = [draw(st.floats(-1, 1)) for _ in range(3)] + [draw(st.floats(-100, 100)) for _ in range(3)]
+    view = view.transformed(se3.exp(torch.tensor(twist, dtype=D)))
+    return view.crop(slice(draw(st.integers(0, 4)), None), slice(draw(st.integers(0, 4)), None)).flip(columns=draw(st.booleans()))
+
+
+def grid(view: View) -> Tensor:
+    """[H, W, 2]: (column, row) of every pixel."""
+    h, w = view.shape
+    rows, columns = torch.meshgrid(torch.arange(h, dtype=D), torch.arange(w, dtype=D), indexing="ij")
+    return torch.stack([columns, rows], -1)
+
+
+def points(n: int = 20) -> Tensor:
+    return (torch.rand(n, 3, dtype=D, generator=torch.Generator().manual_seed(5)) - 0.5) * 200
+
+
+@settings(max_examples=50, deadline=None)
+@given(views())
+def test_pixel_centres_project_to_integers(view: View) -> None:
+    assert float((view.project(view.pixel_centres()) - grid(view)).abs().max()) < 1e-8
+
+
+@settings(max_examples=30, deadline=None)
+@given(views(), st.floats(0.05, 1.5))
+def test_every_point_of_a_ray_projects_to_its_pixel(view: View, along: float) -> None:
+    source, rays = view.rays()
+    assert float((view.project(source + along * rays) - grid(view)).abs().max()) < 1e-7
+
+
+@settings(max_examples=30, deadline=None)
+@given(views())
+def test_what_a_view_says_of_itself(view: View) -> None:
+    p = torch.cat([points(), torch.ones(20, 1, dtype=D)], 1)
+    homogeneous = p @ view.camera.T
+    assert torch.allclose(homogeneous[:, :2] / homogeneous[:, 2:], view.project(points()), atol=1e-7)
+    assert bool((homogeneous[:, 2] > 0).all())  # these points lie before the source
+    foot = view.source + view.sid * view.normal
+    assert torch.allclose(view.project(foot[None])[0], view.principal_point, atol=1e-7)
+    assert abs(float(view.normal @ view.column_step)) < 1e-9 and abs(float(view.normal @ view.row_step)) < 1e-9
+    assert View.from_dict(json.loads(json.dumps(view.to_dict()))) == view
+
+
+@settings(max_examples=30, deadline=None)
+@given(views(), st.integers(0, 5), st.integers(1, 6), st.integers(0, 5), st.integers(1, 6))
+def test_a_crop_shifts_pixels(view: View, r0: int, r1: int, c0: int, c1: int) -> None:
+    h, w = view.shape
+    if r0 >= h - r1 or c0 >= w - c1:
+        return
+    cropped = view.crop(slice(r0, -r1), slice(c0, w - c1))
+    assert cropped.shape == tuple(torch.empty(h, w)[r0:-r1, c0 : w - c1].shape)
+    shift = torch.tensor([c0, r0], dtype=D)
+    assert float((cropped.project(points()) - (view.project(points()) - shift)).abs().max()) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("shape", "small"), [((110, 132), (10, 12)), ((128, 96), (64, 48)), ((100, 90), (33, 47)), ((10, 10), (110, 30))]
+)
+def test_a_landmark_stays_under_its_pixel_at_every_scale(shape: tuple[int, int], small: tuple[int, int]) -> None:
+    view = View.from_carm(primary=31, secondary=-12, sid=1000, sod=700, pixel_spacing=(0.9, 1.1), shape=shape)
+    resampled = view.resample(small)
+    scale = torch.tensor([shape[1] / small[1], shape[0] / small[0]], dtype=D)
+    # pixel edges coincide: (x + 1/2) is what scales, not x
+    expected = (view.project(points()) + 0.5) / scale - 0.5
+    assert float((resampled.project(points()) - expected).abs().max()) < 1e-9
+    if all(a % b == 0 for a, b in zip(shape, small, strict=True)):
+        # averaging an image of places gives the places of the averaged image
+        blocks = view.pixel_centres().reshape(small[0], shape[0] // small[0], small[1], shape[1] // small[1], 3)
+        assert torch.allclose(blocks.mean((1, 3)), resampled.pixel_centres(), atol=1e-10)
+    assert resampled.resample(shape).isclose(view, 1e-9)
+
+
+def test_flips_and_turns_follow_the_image() -> None:
+    view = View.from_carm(primary=-40, secondary=20, sid=1000, sod=700, pixel_spacing=(0.9, 1.1), shape=(5, 8))
+    centres = view.pixel_centres()  # an image whose values are the places they are taken at
+    for columns in (False, True):
+        for rows in (False, True):
+            dims = [d for d, on in ((0, rows), (1, columns)) if on]
+            assert torch.allclose(view.flip(columns=columns, rows=rows).pixel_centres(), centres.flip(dims), atol=1e-10)
+    for turns in range(-1, 6):
+        turned = view.rotate(turns)
+        expected = torch.rot90(centres, turns, (0, 1))
+        assert turned.shape == tuple(expected.shape[:2])
+        assert torch.allclose(turned.pixel_centres(), expected, atol=1e-10)
+    assert view.rotate(4) == view.rotate(0) == view
+
+
+@settings(max_examples=30, deadline=None)
+@given(views(), st.lists(st.floats(-1, 1), min_size=6, max_size=6))
+def test_moving_both_changes_nothing(view: View, twist: list[float]) -> None:
+    motion = se3.exp(torch.tensor(twist, dtype=D) * torch.tensor([1, 1, 1, 100, 100, 100]))
+    affine = motion @ torch.diag(torch.tensor([0.7, 2.0, -1.5, 1.0], dtype=D))  # voxel frames are not rigid
+    for m in (motion, affine):
+        moved = view.transformed(m)
+        assert float((moved.project(se3.transform(m, points())) - view.project(points())).abs().max()) < 1e-6
+
+
+def test_gradients_reach_points_and_every_number_of_the_view() -> None:
+    def pixel(p: Tensor, primary: Tensor, secondary: Tensor, sid: Tensor, sod: Tensor, spacing: Tensor) -> Tensor:
+        view = View.from_carm(primary=primary, secondary=secondary, sid=sid, sod=sod, pixel_spacing=spacing, shape=(20, 30))
+        return view.resample((10, 10)).crop(slice(1, 9), slice(2, 8)).flip(columns=True).project(p)
+
+    numbers = [torch.tensor(x, dtype=D, requires_grad=True) for x in (12.0, -7.0, 1000.0, 700.0, [0.9, 1.1])]
+    assert torch.autograd.gradcheck(pixel, (points(3).requires_grad_(), *numbers), eps=1e-4, atol=1e-6)
+
+
+def test_a_view_is_compared_by_value() -> None:
+    a = View.from_carm(sid=1000, sod=700, pixel_spacing=1, shape=(10, 12))
+    b = View.from_dict(a.to_dict())
+    assert a == b and a.isclose(b)
+    assert a != a.flip(rows=True) and not a.isclose(a.crop(slice(0, 9), slice(0, 12)))
+    assert a != 3
+    assert eval(repr(a), {"View": View}).isclose(a, 1e-3)  # it prints as the call that makes it
+
+
+BAD = {
+    "finite": dict(source=[0, 0, math.nan], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
+    "parallel": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[-2, 0, 0], shape=(2, 2)),
+    "parallel or zero": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[0, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
+    "detector plane": dict(source=[5, 5, 1], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
+    "no pixels": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(0, 2)),
+    "three numbers": dict(source=[0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
+    "rows, columns": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2,)),
+    "whole numbers": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2.5, 2)),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_view_that_cannot_be_is_refused(message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        View(**BAD[message])  # type: ignore[arg-type]
+
+
+def test_asking_a_view_for_nonsense_is_refused() -> None:
+    view = View.from_carm(sid=1000, sod=700, pixel_spacing=1, shape=(10, 12))
+    with pytest.raises(InputError, match="step 1"):
+        view.crop(slice(0, 10, 2), slice(None))
+    with pytest.raises(InputError, match="no pixels"):
+        view.crop(slice(8, 3), slice(None))
+    with pytest.raises(InputError, match="no pixels"):
+        view.resample((0, 5))
+    with pytest.raises(InputError, match="missing origin"):
+        View.from_dict({k: v for k, v in view.to_dict().items() if k != "origin"})
+    with pytest.raises(InputError, match="not numbers"):
+        View.from_dict({**view.to_dict(), "source": ["a", 0, 0]})
+    with pytest.raises(InputError, match="no view"):
+        as_views([])
+    with pytest.raises(InputError, match="different shapes"):
+        as_views([view, view.resample((5, 6))])
