@@ -83,9 +83,12 @@ class Volume:
         """
         if self.unit != "HU":
             return self
-        if energy_kev not in _WATER:
-            raise InputError(f"no table at {energy_kev} keV", field="energy_kev", remedy=f"use one of {sorted(_WATER)}")
-        water = _WATER[energy_kev]
-        slope = (_BONE[energy_kev] - water) / _BONE_HU
+        water, slope = self.attenuation_coefficients(energy_kev)
         mu = torch.where(self.data > 0, water + slope * self.data, water * (1 + self.data / 1000)).clamp_min(0)
         return replace(self, data=mu, unit="1/mm")
+
+    def attenuation_coefficients(self, energy_kev: int = 70) -> tuple[float, float]:
+        """(attenuation of water, slope per HU above water), 1/mm, of the conversion in ``attenuation``."""
+        if energy_kev not in _WATER:
+            raise InputError(f"no table at {energy_kev} keV", field="energy_kev", remedy=f"use one of {sorted(_WATER)}")
+        return _WATER[energy_kev], (_BONE[energy_kev] - _WATER[energy_kev]) / _BONE_HU

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -214,6 +215,7 @@ def forward(
     samples: NDArray[np.int64],
     mask: NDArray[np.bool_] | None = None,
     gradients: bool = False,
+    threaded: bool = True,
 ) -> NDArray[np.float32]:
     """Integrals over ``t`` in [0, 1] along the rays of a batch of views.
 
@@ -225,6 +227,7 @@ def forward(
     samples: [B], samples per unit of t.
     mask: [B, rows, columns]; pixels that are False are not computed and are 0.
     gradients: whether to return the derivatives too.
+    threaded: whether to spread the rays over all threads; a caller that runs many renderings side by side does not want that.
 
     Returns
     -------
@@ -238,7 +241,10 @@ def forward(
     out = np.empty((total, 7) if gradients else total, np.float32)
     kernel = _integrals_and_gradients if gradients else _integrals
     arguments = (padded, np.ascontiguousarray(rays), w, h, np.ascontiguousarray(samples, np.int64), valid, out)
-    run_chunks(lambda first, last: kernel(*arguments, first, last), total)
+    if threaded:
+        run_chunks(lambda first, last: kernel(*arguments, first, last), total)
+    else:
+        kernel(*arguments, 0, total)
     return out.reshape(batch, h, w, 7) if gradients else out.reshape(batch, h, w)
 
 
@@ -250,5 +256,5 @@ def run_chunks(work, total: int, smallest: int = 512) -> None:  # type: ignore[n
         work(0, total)
         return
     edges = [total * i // pieces for i in range(pieces + 1)]
-    for future in [pool(count).submit(work, a, b) for a, b in zip(edges, edges[1:], strict=False)]:
+    for future in [pool(count).submit(work, a, b) for a, b in pairwise(edges)]:
         future.result()

@@ -1,0 +1,277 @@
+"""Direct registration: coarse-to-fine Levenberg-Marquardt on locally normalised gradient images, from many starts at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+
+from raylign.data import XRay
+from raylign.geometry import Rigid
+from raylign.projection import cpu
+from raylign.registration.confidence import Evidence, judge
+from raylign.registration.content import content
+from raylign.registration.matching import MatchConfig, Normal, answered, normal_equations, render
+from raylign.registration.problem import Problem
+from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel, image_level, model_pyramid, region_of_interest
+from raylign.registration.result import Result, Step
+from raylign.registration.search import camera_axes, moved, separation, spread
+from raylign.registration.versions import versions
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What the start leaves open, and how densely it is searched.
+
+    Parameters
+    ----------
+    degrees, mm: half widths, about each axis of the first view and along it, of the box that the starts fill.
+    hypotheses: starts compared at the coarsest level; 1 for the given start alone.
+    refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
+    """
+
+    degrees: float = 20.0
+    mm: float = 35.0
+    hypotheses: int = 128
+    refined: int = 24
+    kept: int = 6
+    finalists: int = 2
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """Settings of the direct method.
+
+    Parameters
+    ----------
+    search: what the start leaves open.
+    match: how images are compared.
+    pixels: length in pixels of the longer side of the region of interest at the finest level.
+    coarsest: the same at the coarsest level, at least.
+    iterations: accepted steps per level, at most.
+    tolerance: a level ends when the predicted decrease of the cost (mean log variance ratio a pixel) is below this.
+    trust: probability of success from which a result is called trustworthy.
+    seed: of the spread of starts.
+    """
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    pixels: int = 256
+    coarsest: int = 28
+    iterations: int = 12
+    tolerance: float = 2e-5
+    trust: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """One level of the pyramid: the model and every exposure at matching resolution."""
+
+    index: int
+    model: ModelLevel
+    images: list[ImageLevel]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A refined pose, its system, and how it got there."""
+
+    matrix: Array64
+    normal: Normal
+    steps: tuple[Step, ...] = ()
+    renders: int = 0
+
+
+def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
+    """The pyramid of a problem, finest level first."""
+    model, corners = content(problem.model)
+    start = problem.start.matrix.numpy()
+    world = corners @ start[:3, :3].T + start[:3, 3]
+    regions = [region_of_interest(x, world, config.search.mm) for x in problem.xrays]
+    sides = [max(r.stop - r.start, c.stop - c.start) for r, c in regions]
+    factors = [max(1, round(side / config.pixels)) for side in sides]
+    depths = [float((torch.from_numpy(world.mean(0)) - x.view.source) @ x.view.normal) for x in problem.xrays]
+    pitches = [
+        max(x.view.pixel_spacing) * max(depth, 1.0) / float(x.view.sid) * factor
+        for x, depth, factor in zip(problem.xrays, depths, factors, strict=True)
+    ]
+    count = 1
+    while min(side / (f * 2**count) for side, f in zip(sides, factors, strict=True)) >= config.coarsest:
+        count += 1
+    models = model_pyramid(model, [1.25 * min(pitches) * 2**i for i in range(count)])
+    return [
+        Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
+        for i in range(count)
+    ]
+
+
+def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
+    """Cost of one pose without derivatives, at the floor of the residual variance that the level allows."""
+    rendering = render(scale.model, scale.images, matrix, config, jacobian=False, threaded=False)
+    masks = answered(scale.model, scale.images, matrix)
+    return normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), config)
+
+
+def refine(scale: Scale, start: Array64, axes: Array64, config: DirectConfig, *, threaded: bool) -> Candidate:
+    """Levenberg-Marquardt from one pose at one level.
+
+    The floor ``sigma2`` of the residual variance starts at the mean residual and follows it down, so that the cost is convex where the
+    pose is far off and close to the likelihood where it is near (graduated non-convexity). The rays that the model does not answer for
+    are fixed while a step is judged and looked up again after each step of more than a third of a pixel: a cost over a changing set
+    of pixels is not a cost.
+    """
+    basis = np.zeros((6, 6))
+    basis[:3, :3] = basis[3:, 3:] = axes
+    match = config.match
+    none = np.zeros(len(scale.images))
+
+    def system(rendering, masks, floor):  # type: ignore[no-untyped-def]
+        return normal_equations(scale.model, scale.images, rendering, masks, floor, match)
+
+    matrix = start
+    masks = answered(scale.model, scale.images, matrix)
+    rendering = render(scale.model, scale.images, matrix, match, threaded=threaded)
+    floor = system(rendering, masks, none).noise
+    now = system(rendering, masks, floor)
+    steps = [Step(scale.index, 0, now.cost, torch.from_numpy(matrix.copy()))]
+    renders, damping = 1, 1e-4
+    radius = float(np.linalg.norm(scale.model.size * scale.model.spacing)) / 4
+    for iteration in range(1, config.iterations + 1):
+        usable = max(1, sum(image.usable for image in scale.images))
+        accepted = False
+        for _ in range(5):
+            h = basis.T @ now.hessian @ basis
+            damped = h + damping * np.diag(np.diag(h)) + 1e-9 * max(np.trace(h), 1e-12) * np.eye(6)
+            twist = basis @ np.linalg.solve(damped, basis.T @ now.gradient)
+            if twist @ now.gradient / usable < config.tolerance:
+                break
+            trial_matrix = moved(matrix, twist, now.centre)
+            trial_rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
+            trial = system(trial_rendering, masks, floor)
+            renders += 1
+            if trial.cost < now.cost:
+                accepted = True
+                break
+            damping = max(damping, 1e-4) * 10
+        if not accepted:
+            break
+        matrix, rendering = trial_matrix, trial_rendering
+        damping /= 10
+        floor = np.minimum(floor, trial.noise)
+        if np.abs(twist[3:]).max() + radius * np.abs(twist[:3]).max() > 0.3 * scale.model.spacing:
+            masks = answered(scale.model, scale.images, matrix)
+        now = system(rendering, masks, floor)
+        steps.append(Step(scale.index, iteration, now.cost, torch.from_numpy(matrix.copy())))
+    # all candidates are compared at the same floor
+    final = system(rendering, answered(scale.model, scale.images, matrix), none)
+    judged = Normal(final.cost, now.hessian, now.gradient, now.scores, final.explained, final.pixels, final.noise, final.centre)
+    return Candidate(matrix, judged, tuple(steps), renders)
+
+
+def distinct(candidates: Sequence[Candidate], nearer_than: float, radius: float) -> list[Candidate]:
+    """The candidates best first, those within ``nearer_than`` mm of a better one left out."""
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: c.normal.cost):
+        if all(separation(k.matrix, candidate.matrix, k.normal.centre, radius) > nearer_than for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The direct method as a Registrar.
+
+    From ``config.search.hypotheses`` starts spread about the given one, the best are refined level by level and thinned out; the
+    last one is refined at full resolution. Deterministic: same input, same seed, same result, whatever the number of threads.
+    """
+
+    config: DirectConfig = field(default_factory=DirectConfig)
+    progress: Progress | None = None
+
+    def register(self, problem: Problem) -> Result:
+        """The pose under which the model explains the exposures, with its covariance and the confidence in it."""
+        config, search = self.config, self.config.search
+        clock = [time.perf_counter()]
+        scales = build_scales(problem, config)
+        clock.append(time.perf_counter())
+        self._tell("pyramids", 0.1)
+        axes = camera_axes(problem.xrays[0].view)
+        start = problem.start.matrix.numpy()
+        top = scales[-1]
+        centre = evaluate(top, start, config.match).centre
+        twists = spread(search.hypotheses, search.degrees, search.mm, axes, config.seed)
+        starts = [moved(start, twist, centre) for twist in twists]
+        pool = cpu.pool(cpu.threads())
+        if len(starts) > search.refined:
+            costs = list(pool.map(lambda m: evaluate(top, m, config.match).cost, starts))
+            starts = [starts[i] for i in np.argsort(costs, kind="stable")[: search.refined]]
+        self._tell("search", 0.3)
+        radius = float(np.linalg.norm(top.model.size * top.model.spacing)) / 4
+        candidates = [Candidate(m, evaluate(top, m, config.match)) for m in starts[:0]]
+        seeds = starts
+        rivals: list[Candidate] = []
+        history: tuple[Step, ...] = ()
+        stages = {len(scales) - 1: search.refined, len(scales) - 2: search.kept, len(scales) - 3: search.finalists}
+        for scale in reversed(scales):
+            seeds = seeds[: stages.get(scale.index, 1)]
+            if len(seeds) > 1:
+                candidates = list(pool.map(lambda m, s=scale: refine(s, m, axes, config, threaded=False), seeds))  # type: ignore[misc]
+            else:
+                candidates = [refine(scale, m, axes, config, threaded=True) for m in seeds]
+            candidates = distinct(candidates, 1.5 * scale.model.spacing, radius)
+            if len(candidates) > 1 or not rivals:
+                rivals = candidates
+            seeds = [c.matrix for c in candidates]
+            history += candidates[0].steps
+            self._tell(f"level {scale.index}", 0.3 + 0.7 * (len(scales) - scale.index) / len(scales))
+        best = candidates[0]
+        clock.append(time.perf_counter())
+        covariance = covariance_of(best.normal)
+        evidence = Evidence.gather(problem, best, rivals, covariance, scales[0].images, start)
+        return Result(
+            transform=Rigid(torch.from_numpy(best.matrix)),
+            start=problem.start,
+            covariance=torch.from_numpy(covariance),
+            centre=torch.from_numpy(best.normal.centre),
+            score=best.normal.explained,
+            confidence=judge(evidence, config.trust),
+            trajectory=history,
+            timings={"pyramids": clock[1] - clock[0], "registration": clock[2] - clock[1]},
+            method="direct",
+            seed=config.seed,
+            versions=versions(),
+            settings=asdict(config),
+        )
+
+    def _tell(self, stage: str, share: float) -> None:
+        if self.progress is not None:
+            self.progress(stage, share)
+
+
+def covariance_of(normal: Normal) -> Array64:
+    """Covariance of the twist about the centre: ``H^-1 S H^-1`` (Huber-White), S from the scores of image blocks.
+
+    The Gauss-Newton Hessian alone would take neighbouring residuals for independent; they are not (noise is blurred, anatomy that does
+    not match has extent). Blocks as large as the comparison window carry that correlation into S.
+    """
+    h = normal.hessian
+    inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)
+    scores = normal.scores[np.abs(normal.scores).sum(1) > 0]
+    scores = scores - scores.mean(0) if len(scores) else scores
+    return inverse @ (scores.T @ scores) @ inverse
+
+
+def default_search(start_is_a_guess: bool) -> SearchConfig:
+    """Wide about the centre start, which knows nothing of the patient; narrower about a pose that somebody gave."""
+    return SearchConfig() if start_is_a_guess else SearchConfig(degrees=15.0, mm=15.0)
+
+
+def xray_names(xrays: Sequence[XRay]) -> list[str]:
+    """Names of the exposures, for messages."""
+    return [x.name for x in xrays]

@@ -1,0 +1,203 @@
+"""Coarse-to-fine copies of the model and of the exposures, built once per registration.
+
+Both are reduced by block means over whole voxels and whole pixels, which moves nothing: the affine and the view of every level
+say where its samples lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+
+from raylign.data import Volume, XRay
+from raylign.errors import InputError
+from raylign.geometry import View
+from raylign.projection import cpu
+
+Array32 = NDArray[np.float32]
+Array64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelLevel:
+    """The model at one resolution: attenuation, zero-padded for the projector, and the faces where the object was cut.
+
+    ``faces[2 * axis + side]`` is a 2D map over the other two axes (the slower one first), True where something was cut off that
+    the exposure may still show; an empty map where nothing was. Axes are x, y, z of the voxel grid.
+    """
+
+    padded: Array32
+    affine: Array64
+    faces: tuple[NDArray[np.bool_], ...]
+    spacing: float
+
+    @property
+    def size(self) -> Array64:
+        """Voxels along x, y, z."""
+        return np.array(self.padded.shape[::-1], float) - 2
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLevel:
+    """An exposure at one resolution: its gradient (per pixel, columns then rows) where it is valid."""
+
+    view: View
+    source: Array64
+    steps: Array64  # [3, 3]: first pixel minus source, column step, row step
+    lengths: Array32  # [H, W] mm from the source to each pixel
+    gradient: Array32  # [2, H, W]
+    valid: NDArray[np.bool_]  # [H, W]: the pixel itself is valid
+    energy: float  # mean squared gradient over pixels with a gradient
+    usable: int  # how many pixels have a gradient
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.view.shape
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _block_means(source, out, fx, fy, fz, first, water, bone_slope, is_hu, z0, z1):  # type: ignore[no-untyped-def]
+    """Block means of attenuation, HU converted on the way; slices z0..z1-1 of ``out``. ``first``: first voxel used, x, y, z."""
+    n = np.float32(1.0 / (fx * fy * fz))
+    for k in range(z0, z1):
+        for j in range(out.shape[1]):
+            for i in range(out.shape[2]):
+                total = np.float32(0.0)
+                for c in range(fz):
+                    for b in range(fy):
+                        for a in range(fx):
+                            v = source[first[2] + k * fz + c, first[1] + j * fy + b, first[0] + i * fx + a]
+                            if is_hu:
+                                v = water + bone_slope * v if v > 0 else water * (np.float32(1.0) + np.float32(0.001) * v)
+                                v = max(v, np.float32(0.0))
+                            total += v
+                out[k, j, i] = total * n
+
+
+def _reduced(source: Array32, affine: Array64, factors: Sequence[int], hu: tuple[float, float] | None) -> tuple[Array32, Array64]:
+    """``source`` averaged over blocks of ``factors`` (x, y, z) voxels; a remainder is shared by both ends."""
+    size = np.array(source.shape[::-1])
+    counts = size // factors
+    first = (size - counts * factors) // 2
+    out = np.empty(tuple(counts[::-1]), np.float32)
+    water, slope = (np.float32(n) for n in hu or (0.0, 0.0))
+    arguments = (*(int(f) for f in factors), first, water, slope, hu is not None)
+    cpu.run_chunks(lambda a, b: _block_means(source, out, *arguments, a, b), int(counts[2]), smallest=1)
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ (first + (np.asarray(factors) - 1) / 2)
+    moved[:3, :3] = affine[:3, :3] * factors
+    return out, moved
+
+
+def _faces(volume: Array32, spacing: float, threshold: float, cut: Sequence[Sequence[bool]] | None) -> tuple[NDArray, ...]:
+    """For each of the six faces, where content reaches it, widened by 10 mm (the rest of the body is no prism)."""
+    from scipy.ndimage import binary_dilation, binary_opening
+
+    maps = []
+    for axis in range(3):
+        array_axis = 2 - axis
+        for side in range(2):
+            if cut is not None and not cut[axis][side]:
+                maps.append(np.zeros((0, 0), np.bool_))
+                continue
+            # the layer next to the outermost: some scanners leave the outermost one partly empty
+            layer = np.take(volume, 0 if side == 0 else -1, array_axis) > threshold
+            layer |= np.take(volume, 1 if side == 0 else -2, array_axis) > threshold
+            layer = binary_opening(layer)
+            if layer.mean() < 0.005:
+                maps.append(np.zeros((0, 0), np.bool_))
+                continue
+            maps.append(np.ascontiguousarray(binary_dilation(layer, iterations=max(1, round(10 / spacing)))))
+    return tuple(maps)
+
+
+def model_pyramid(model: Volume, spacings: Sequence[float]) -> list[ModelLevel]:
+    """The model at about the given voxel pitches in mm, in their order (finest first); never finer than it is.
+
+    HU are converted to attenuation at 70 keV on the way, as ``Volume.attenuation`` does.
+    """
+    native = np.ascontiguousarray(model.data.detach().to(torch.float32).numpy())
+    affine = model.affine.numpy()
+    hu = model.attenuation_coefficients() if model.unit == "HU" else None
+    pitch = np.linalg.norm(affine[:3, :3], axis=0)
+    made: list[tuple[NDArray[np.int64], Array32, Array64]] = []
+    levels = []
+    for spacing in spacings:
+        factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(int))
+        factors = np.minimum(factors, np.maximum(1, np.array(native.shape[::-1]) // 4))
+        parents = [m for m in made if not (factors % m[0]).any()]
+        if parents:
+            done, parent, parent_affine = parents[-1]
+            data, moved = _reduced(parent, parent_affine, factors // done, None)
+        else:
+            data, moved = _reduced(native, affine, factors, hu)
+        made.append((factors, data, moved))
+        mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
+        threshold = 0.3 * hu[0] if hu else 0.1 * float(np.quantile(data[data > 0], 0.9)) if (data > 0).any() else 0.0
+        levels.append(ModelLevel(cpu.pad(data), moved, _faces(data, mean_pitch, threshold, model.truncated), mean_pitch))
+    return levels
+
+
+def image_level(xray: XRay, region: tuple[slice, slice], factor: int) -> ImageLevel:
+    """An exposure's region of interest averaged over blocks of ``factor`` x ``factor`` pixels.
+
+    A block counts as valid only where all its pixels are; a remainder of pixels is dropped at the far edges.
+    """
+    rows, columns = (slice(s.start, s.start + (s.stop - s.start) // factor * factor) for s in region)
+    view = xray.view.crop(rows, columns)
+    h, w = view.shape[0] // factor, view.shape[1] // factor
+    view = view.resample((h, w))
+    blocks = (h, factor, w, factor)
+    image = xray.image.numpy()[rows, columns].reshape(blocks).mean((1, 3), dtype=np.float32)
+    valid = xray.mask.numpy()[rows, columns].reshape(blocks).all((1, 3))
+    gradient = np.zeros((2, h, w), np.float32)
+    gradient[0, :, 1:-1] = (image[:, 2:] - image[:, :-2]) / 2
+    gradient[1, 1:-1] = (image[2:] - image[:-2]) / 2
+    has = np.zeros_like(valid)
+    has[1:-1, 1:-1] = valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
+    gradient *= has
+    usable = int(has.sum())
+    energy = float((gradient.astype(np.float64) ** 2).sum() / max(usable, 1))
+    vectors = view.vectors.detach().numpy()
+    lengths = view.rays()[1].norm(dim=-1).detach().numpy().astype(np.float32)
+    steps = np.stack([vectors[1] - vectors[0], vectors[2], vectors[3]])
+    return ImageLevel(view, vectors[0], steps, lengths, gradient, valid, energy, usable)
+
+
+def region_of_interest(xray: XRay, corners: Array64, margin: float) -> tuple[slice, slice]:
+    """Rows and columns of an exposure that hold valid pixels and may show the model.
+
+    Parameters
+    ----------
+    corners: [N, 3] world mm of points that enclose the model at its start.
+    margin: mm at the model by which it may move.
+
+    Raises
+    ------
+    InputError: the model at its start projects outside the valid part of the image.
+    """
+    view = xray.view
+    points = torch.as_tensor(corners)
+    pixels = view.project(points).numpy()
+    depth = ((points - view.source) @ view.normal).numpy()
+    mask = xray.mask.numpy()
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    r0, r1, c0, c1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if (depth > 0.05 * float(view.sid)).all():
+        by_row, by_column = (margin * float(view.sid) / depth.mean() / p for p in view.pixel_spacing)
+        c0, c1 = max(c0, math.floor(pixels[:, 0].min() - by_column)), min(c1, math.ceil(pixels[:, 0].max() + by_column) + 1)
+        r0, r1 = max(r0, math.floor(pixels[:, 1].min() - by_row)), min(r1, math.ceil(pixels[:, 1].max() + by_row) + 1)
+    if r1 - r0 < 16 or c1 - c0 < 16:
+        raise InputError(
+            "the model at its starting pose does not project onto the valid part of this image",
+            file=xray.name,
+            field="start",
+            remedy="give a better start with --init, or check the geometry with raylign info",
+        )
+    return slice(int(r0), int(r1)), slice(int(c0), int(c1))

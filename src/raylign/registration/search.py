@@ -1,0 +1,50 @@
+"""Where to begin: poses spread over what a rough start leaves open."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import qmc
+
+from raylign.geometry import View, se3
+
+Array64 = NDArray[np.float64]
+
+
+def camera_axes(view: View) -> Array64:
+    """Orthonormal axes of a view as columns: along its columns, along its rows (made square to them), along the beam."""
+    columns = (view.column_step / view.column_step.norm()).detach()
+    beam = view.normal.detach()
+    rows = torch.linalg.cross(beam, columns)
+    rows = rows * torch.sign(rows @ view.row_step.detach())
+    return torch.stack([columns, rows, beam], 1).numpy()
+
+
+def moved(matrix: Array64, twist: Array64, centre: Array64) -> Array64:
+    """``matrix`` followed by the motion of ``twist`` (rad, mm; world axes) about ``centre`` (world mm)."""
+    motion = se3.exp(torch.from_numpy(np.ascontiguousarray(twist))).numpy()
+    out = matrix.copy()
+    out[:3, :3] = motion[:3, :3] @ matrix[:3, :3]
+    out[:3, 3] = motion[:3, :3] @ (matrix[:3, 3] - centre) + centre + motion[:3, 3]
+    return out
+
+
+def spread(count: int, degrees: float, mm: float, axes: Array64, seed: int) -> Array64:
+    """``count`` twists in world axes that fill a box of +-degrees and +-mm about the view's axes; the first is zero.
+
+    A scrambled Sobol sequence: even coverage at any count, the same for the same seed.
+    """
+    size = 1 << max(0, int(np.ceil(np.log2(max(count, 1)))))
+    cube = qmc.Sobol(6, scramble=True, rng=np.random.default_rng(seed)).random(size)[:count] * 2 - 1
+    cube[0] = 0
+    twists = cube * np.array([np.radians(degrees)] * 3 + [mm] * 3)
+    return np.concatenate([twists[:, :3] @ axes.T, twists[:, 3:] @ axes.T], 1)
+
+
+def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
+    """How far apart two poses put the model, in mm: of its centre (world mm under ``a``) plus what their rotation moves at ``radius``."""
+    rotation = a[:3, :3] @ b[:3, :3].T
+    angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
+    in_model = a[:3, :3].T @ (centre - a[:3, 3])
+    return float(np.linalg.norm(b[:3, :3] @ in_model + b[:3, 3] - centre) + radius * angle)
