@@ -6,6 +6,7 @@ there, which is all that painting an edge one voxel wide needs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,8 @@ class Grid:
         """Index ranges (slices, rows, columns) that cover an axis-aligned box in (x, y, z) mm; ``None`` where it misses the grid."""
         ranges = []
         for axis, a, b in zip((self.x, self.y, self.z), low, high, strict=True):
-            first, last = int(np.searchsorted(axis, a)), int(np.searchsorted(axis, b, side="right"))
+            start, pitch = float(axis[0]), float(axis[-1] - axis[0]) / (len(axis) - 1)
+            first, last = max(math.ceil((a - start) / pitch), 0), min(math.floor((b - start) / pitch) + 1, len(axis))
             if first >= last:
                 return None
             ranges.append(slice(first, last))

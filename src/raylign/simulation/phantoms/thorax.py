@@ -238,7 +238,7 @@ def _skeleton(canvas: Canvas, shape: ChestShape) -> Union:
 # cortex in mm, its HU, HU of the trabecular bone within
 _BONE_KINDS = {
     "vertebrae": (0.9, 900.0, 190.0),
-    "rib": (1.3, 1100.0, 150.0),
+    "rib": (1.5, 1150.0, 280.0),
     "sternum": (1.0, 700.0, 120.0),
     "clavicula": (1.8, 1200.0, 250.0),
     "scapula": (1.4, 1150.0, 230.0),
