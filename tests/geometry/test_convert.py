@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_view import points, views
 
 from raylign import InputError, Rigid, View
 from raylign.geometry import convert, se3
+from tests.geometry.cases import points, views
 
 D = torch.float64
 CARM = View.from_carm(primary=20, secondary=-7, sid=1100, sod=700, pixel_spacing=(0.3, 0.4), shape=(100, 121))

@@ -12,25 +12,7 @@ from torch import Tensor
 from raylign import InputError, View
 from raylign.geometry import se3
 from raylign.geometry.view import as_views
-
-D = torch.float64
-
-
-@st.composite
-def views(draw: st.DrawFn) -> View:
-    """C-arm views at any angle, moved anywhere, cropped (so that the principal point is off centre), flipped or not."""
-    angle = st.floats(-180, 180)
-    view = View.from_carm(
-        primary=draw(angle),
-        secondary=draw(st.floats(-90, 90)),
-        sid=draw(st.floats(900, 1300)),
-        sod=draw(st.floats(500, 800)),
-        pixel_spacing=(draw(st.floats(0.1, 2)), draw(st.floats(0.1, 2))),
-        shape=(draw(st.integers(8, 40)), draw(st.integers(8, 40))),
-    )
-    twist = [draw(st.floats(-1, 1)) for _ in range(3)] + [draw(st.floats(-100, 100)) for _ in range(3)]
-    view = view.transformed(se3.exp(torch.tensor(twist, dtype=D)))
-    return view.crop(slice(draw(st.integers(0, 4)), None), slice(draw(st.integers(0, 4)), None)).flip(columns=draw(st.booleans()))
+from tests.geometry.cases import D, points, views
 
 
 def grid(view: View) -> Tensor:
@@ -38,10 +20,6 @@ def grid(view: View) -> Tensor:
     h, w = view.shape
     rows, columns = torch.meshgrid(torch.arange(h, dtype=D), torch.arange(w, dtype=D), indexing="ij")
     return torch.stack([columns, rows], -1)
-
-
-def points(n: int = 20) -> Tensor:
-    return (torch.rand(n, 3, dtype=D, generator=torch.Generator().manual_seed(5)) - 0.5) * 200
 
 
 @settings(max_examples=50, deadline=None)
@@ -142,22 +120,27 @@ def test_a_view_is_compared_by_value() -> None:
     assert eval(repr(a), {"View": View}).isclose(a, 1e-3)  # it prints as the call that makes it
 
 
-BAD = {
-    "finite": dict(source=[0, 0, math.nan], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
-    "parallel": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[-2, 0, 0], shape=(2, 2)),
-    "parallel or zero": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[0, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
-    "detector plane": dict(source=[5, 5, 1], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
-    "no pixels": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(0, 2)),
-    "three numbers": dict(source=[0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2, 2)),
-    "rows, columns": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2,)),
-    "whole numbers": dict(source=[0, 0, 0], origin=[0, 0, 1], column_step=[1, 0, 0], row_step=[0, 1, 0], shape=(2.5, 2)),
-}
+GOOD = {"source": [0, 0, 0], "origin": [0, 0, 1], "column_step": [1, 0, 0], "row_step": [0, 1, 0], "shape": (2, 2)}
 
 
-@pytest.mark.parametrize("message", BAD)
-def test_a_view_that_cannot_be_is_refused(message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": [0, 0, math.nan]}, "finite"),
+        ({"source": [0, 0]}, "source: expected three numbers"),
+        ({"source": [5, 5, 1]}, "source lies in the detector plane"),
+        ({"row_step": [-2, 0, 0]}, "parallel"),
+        ({"column_step": [0, 0, 0]}, "parallel or zero"),
+        ({"shape": (0, 2)}, "no pixels"),
+        ({"shape": (2,)}, "shape: expected"),
+        ({"shape": 2}, "shape: expected"),
+        ({"shape": (2.5, 2)}, "whole numbers"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:
+    View(**GOOD)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=message):
-        View(**BAD[message])  # type: ignore[arg-type]
+        View(**{**GOOD, **change})  # type: ignore[arg-type]
 
 
 def test_asking_a_view_for_nonsense_is_refused() -> None:

@@ -77,7 +77,8 @@ def from_carm(
             raise InputError(f"{float(value.detach()):g} mm is not a positive length", field=name, remedy="give it in mm")
     if float(sod.detach()) >= float(sid.detach()):
         raise InputError(
-            f"the source-to-isocentre distance {float(sod.detach()):g} mm is not below the source-to-detector distance {float(sid.detach()):g} mm",
+            f"the source-to-isocentre distance {float(sod.detach()):g} mm is not below"
+            f" the source-to-detector distance {float(sid.detach()):g} mm",
             field="sod",
             remedy="check SOD (0018,1111) and SID (0018,1110)",
         )
