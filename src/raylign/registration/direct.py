@@ -13,10 +13,18 @@ from raylign.data import XRay
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.registration.confidence import Evidence, judge
-from raylign.registration.content import content
 from raylign.registration.matching import MatchConfig, Normal, answered, normal_equations, render
 from raylign.registration.problem import Problem
-from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel, image_level, model_pyramid, region_of_interest
+from raylign.registration.pyramid import (
+    Array64,
+    ImageLevel,
+    ModelLevel,
+    box_corners,
+    content,
+    image_level,
+    model_pyramid,
+    region_of_interest,
+)
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved, separation, spread
 from raylign.registration.versions import versions
@@ -90,7 +98,8 @@ class Candidate:
 
 def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     """The pyramid of a problem, finest level first."""
-    model, corners = content(problem.model)
+    box = content(problem.model)
+    corners = box_corners(problem.model, *box)
     start = problem.start.matrix.numpy()
     world = corners @ start[:3, :3].T + start[:3, 3]
     regions = [region_of_interest(x, world, config.search.mm) for x in problem.xrays]
@@ -104,7 +113,7 @@ def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     count = 1
     while min(side / (f * 2**count) for side, f in zip(sides, factors, strict=True)) >= config.coarsest:
         count += 1
-    models = model_pyramid(model, [1.25 * min(pitches) * 2**i for i in range(count)])
+    models = model_pyramid(problem.model, box, [1.25 * min(pitches) * 2**i for i in range(count)])
     return [
         Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
         for i in range(count)

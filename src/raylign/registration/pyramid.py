@@ -6,6 +6,7 @@ say where its samples lie.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,36 +62,111 @@ class ImageLevel:
         return self.view.shape
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _block_means(source, out, fx, fy, fz, first, water, bone_slope, is_hu, z0, z1):  # type: ignore[no-untyped-def]
-    """Block means of attenuation, HU converted on the way; slices z0..z1-1 of ``out``. ``first``: first voxel used, x, y, z."""
-    n = np.float32(1.0 / (fx * fy * fz))
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+def _block_means(source, out, factors, first, below, above, offset, z0, z1):  # type: ignore[no-untyped-def]
+    """Block means of slices z0..z1-1 of ``out``; ``factors`` and ``first`` (the first voxel used) are by x, y, z.
+
+    Values are converted on the way: ``max(0, offset + v * (above if v > 0 else below))``.
+    """
+    fx, fy, fz = factors
+    width = out.shape[2]
+    sums = np.empty(width * fx, np.float32)
+    share = np.float32(1.0 / (fx * fy * fz))
     for k in range(z0, z1):
         for j in range(out.shape[1]):
-            for i in range(out.shape[2]):
+            sums[:] = np.float32(0.0)
+            for c in range(fz):
+                for b in range(fy):
+                    row = source[first[2] + k * fz + c, first[1] + j * fy + b]
+                    for i in range(width * fx):
+                        v = row[first[0] + i]
+                        sums[i] += max(offset + v * (above if v > 0 else below), np.float32(0.0))
+            for i in range(width):
                 total = np.float32(0.0)
-                for c in range(fz):
-                    for b in range(fy):
-                        for a in range(fx):
-                            v = source[first[2] + k * fz + c, first[1] + j * fy + b, first[0] + i * fx + a]
-                            if is_hu:
-                                v = water + bone_slope * v if v > 0 else water * (np.float32(1.0) + np.float32(0.001) * v)
-                                v = max(v, np.float32(0.0))
-                            total += v
-                out[k, j, i] = total * n
+                for a in range(fx):
+                    total += sums[i * fx + a]
+                out[k, j, i] = total * share
 
 
-def _reduced(source: Array32, affine: Array64, factors: Sequence[int], hu: tuple[float, float] | None) -> tuple[Array32, Array64]:
-    """``source`` averaged over blocks of ``factors`` (x, y, z) voxels; a remainder is shared by both ends."""
-    size = np.array(source.shape[::-1])
-    counts = size // factors
-    first = (size - counts * factors) // 2
+@njit(cache=True, nogil=True)
+def _bounds(source, threshold, table, z0, z1):  # type: ignore[no-untyped-def]
+    """For slices z0..z1-1 the first and last row and column with a value above ``threshold``: [D, 4], or -1 where none is."""
+    for k in range(z0, z1):
+        top = left = 1 << 30
+        bottom = right = -1
+        for j in range(source.shape[1]):
+            row = source[k, j]
+            count = 0
+            for i in range(source.shape[2]):
+                count += row[i] > threshold
+            if count:
+                top = min(top, j)
+                bottom = j
+                i = 0
+                while row[i] <= threshold:
+                    i += 1
+                left = min(left, i)
+                i = source.shape[2] - 1
+                while row[i] <= threshold:
+                    i -= 1
+                right = max(right, i)
+        table[k, 0], table[k, 1], table[k, 2], table[k, 3] = top, bottom, left, right
+
+
+def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First voxel and size (x, y, z) of the part of a model that casts a shadow, two empty voxels around it.
+
+    Raises
+    ------
+    InputError: there is nothing but air.
+    """
+    source = native(model)
+    threshold = np.float32(-700.0 if model.unit == "HU" else 0.02 * float(source.max()))
+    table = np.empty((source.shape[0], 4), np.int64)
+    cpu.run_chunks(lambda a, b: _bounds(source, threshold, table, a, b), source.shape[0], smallest=4)
+    slices = np.flatnonzero(table[:, 1] >= 0)
+    if not len(slices) or (model.unit != "HU" and threshold <= 0):
+        raise InputError(
+            "the model holds nothing but air", field="volume", remedy="check its unit (HU, 1/mm or raw) and the labels"
+        )
+    table = table[slices]
+    first = np.array([table[:, 2].min(), table[:, 0].min(), slices[0]])
+    last = np.array([table[:, 3].max(), table[:, 1].max(), slices[-1]])
+    limit = np.array(source.shape[::-1])
+    first = np.maximum(first - 2, 0)
+    last = np.minimum(np.maximum(last + 2, first + 3), limit - 1)
+    return first, last - first + 1
+
+
+def native(model: Volume) -> Array32:
+    """The model's voxels as contiguous float32, without a copy where they already are."""
+    return np.ascontiguousarray(model.data.detach().to(torch.float32).numpy())
+
+
+def box_corners(model: Volume, first: NDArray[np.int64], size: NDArray[np.int64]) -> Array64:
+    """[8, 3] LPS mm of the corners of a box of voxels."""
+    corners = np.array(list(itertools.product(*zip(first, first + size - 1, strict=True))), float)
+    affine = model.affine.numpy()
+    return corners @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _reduced(
+    source: Array32,
+    affine: Array64,
+    box: tuple[NDArray[np.int64], NDArray[np.int64]],
+    factors: NDArray[np.int64],
+    hu: tuple[float, float] | None,
+) -> tuple[Array32, Array64]:
+    """A box of ``source`` averaged over blocks of ``factors`` (x, y, z) voxels; a remainder is shared by both ends."""
+    counts = box[1] // factors
+    first = box[0] + (box[1] - counts * factors) // 2
     out = np.empty(tuple(counts[::-1]), np.float32)
-    water, slope = (np.float32(n) for n in hu or (0.0, 0.0))
-    arguments = (*(int(f) for f in factors), first, water, slope, hu is not None)
-    cpu.run_chunks(lambda a, b: _block_means(source, out, *arguments, a, b), int(counts[2]), smallest=1)
+    offset, above = hu or (0.0, 1.0)
+    below = offset / 1000 if hu else 1.0
+    numbers = tuple(np.float32(n) for n in (below, above, offset))
+    cpu.run_chunks(lambda a, b: _block_means(source, out, factors, first, *numbers, a, b), int(counts[2]), smallest=1)
     moved = affine.copy()
-    moved[:3, 3] += affine[:3, :3] @ (first + (np.asarray(factors) - 1) / 2)
+    moved[:3, 3] += affine[:3, :3] @ (first + (factors - 1) / 2)
     moved[:3, :3] = affine[:3, :3] * factors
     return out, moved
 
@@ -117,29 +193,29 @@ def _faces(volume: Array32, spacing: float, threshold: float, cut: Sequence[Sequ
     return tuple(maps)
 
 
-def model_pyramid(model: Volume, spacings: Sequence[float]) -> list[ModelLevel]:
-    """The model at about the given voxel pitches in mm, in their order (finest first); never finer than it is.
+def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]], spacings: Sequence[float]) -> list[ModelLevel]:
+    """A box of the model (first voxel and size, from ``content``) at about the given voxel pitches in mm, finest first.
 
-    HU are converted to attenuation at 70 keV on the way, as ``Volume.attenuation`` does.
+    Never finer than the model is. HU are converted to attenuation at 70 keV on the way, as ``Volume.attenuation`` does.
     """
-    native = np.ascontiguousarray(model.data.detach().to(torch.float32).numpy())
-    affine = model.affine.numpy()
+    source, affine = native(model), model.affine.numpy()
     hu = model.attenuation_coefficients() if model.unit == "HU" else None
     pitch = np.linalg.norm(affine[:3, :3], axis=0)
     made: list[tuple[NDArray[np.int64], Array32, Array64]] = []
     levels = []
     for spacing in spacings:
-        factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(int))
-        factors = np.minimum(factors, np.maximum(1, np.array(native.shape[::-1]) // 4))
+        factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(np.int64))
+        factors = np.minimum(factors, np.maximum(1, box[1] // 4))
         parents = [m for m in made if not (factors % m[0]).any()]
         if parents:
             done, parent, parent_affine = parents[-1]
-            data, moved = _reduced(parent, parent_affine, factors // done, None)
+            whole = (np.zeros(3, np.int64), np.array(parent.shape[::-1]))
+            data, moved = _reduced(parent, parent_affine, whole, factors // done, None)
         else:
-            data, moved = _reduced(native, affine, factors, hu)
+            data, moved = _reduced(source, affine, box, factors, hu)
         made.append((factors, data, moved))
         mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
-        threshold = 0.3 * hu[0] if hu else 0.1 * float(np.quantile(data[data > 0], 0.9)) if (data > 0).any() else 0.0
+        threshold = 0.3 * hu[0] if hu else 0.1 * float(data.max())
         levels.append(ModelLevel(cpu.pad(data), moved, _faces(data, mean_pitch, threshold, model.truncated), mean_pitch))
     return levels
 
