@@ -13,12 +13,13 @@ from raylign.io.options import ExposureOptions
 
 if TYPE_CHECKING:
     from raylign.data import Volume, XRay
+    from raylign.data.volume import Unit
 
 _DEFAULT = ExposureOptions()
 _VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _PICTURES = (".png", ".tif", ".tiff", ".nrrd", ".nhdr", ".mha", ".mhd", ".npy", ".jpg", ".jpeg", ".bmp")
 _WHERE = {
-    "read_labels": "raylign.io.images",
+    "read_labels": "raylign.io.labels",
     "read_mesh": "raylign.io.meshes",
     "read_landmarks": "raylign.io.landmarks",
     "read_pose": "raylign.io.transforms",
@@ -33,13 +34,14 @@ def _is(path: str | Path, suffixes: tuple[str, ...]) -> bool:
     return str(path).lower().endswith(suffixes) and not Path(path).is_dir()
 
 
-def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
+def read_volume(path: str | Path, *, series: str | None = None, unit: Unit | None = None) -> Volume:
     """A CT (or other) volume from a DICOM folder or file, NIfTI, NRRD or MetaImage.
 
     Parameters
     ----------
     path: folder of DICOM slices, one of its files, a multi-frame DICOM file, or .nii, .nii.gz, .nrrd, .nhdr, .mha, .mhd.
     series: SeriesInstanceUID (0020,000E) to choose where a DICOM folder holds several volumes.
+    unit: "HU", "raw" or "1/mm" where the file is no DICOM, which is always HU; ``None`` takes what its values clearly tell.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     if _is(path, _VOLUMES):
         from raylign.io.images import read_volume_image
 
-        return read_volume_image(path)
+        return read_volume_image(path, unit)
     from raylign.io.dicom import read_ct
 
     return read_ct(path, series=series)

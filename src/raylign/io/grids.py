@@ -82,6 +82,17 @@ def itk_image(path: str | Path) -> Any:
         return sitk.ReadImage(str(path))
 
 
+def itk_size(path: str | Path) -> tuple[int, ...]:
+    """The size of an image by its header alone, columns first."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _quiet(sitk):
+        reader.ReadImageInformation()
+    return tuple(int(n) for n in reader.GetSize())
+
+
 def itk_affine(image: Any) -> Float[Tensor, "4 4"]:
     """Voxel index to LPS mm of a SimpleITK image (its first three axes)."""
     n = image.GetDimension()
