@@ -63,6 +63,10 @@ def list_series(path: str | Path) -> list[Series]:
                 continue
             dicom += 1
             sop = df.text(dataset, "SOPClassUID")
+            if not sop:
+                raise InputError(
+                    "missing, the header ends too early", field=df.label("SOPClassUID"), remedy="copy or export the file again"
+                )
             if sop != _CT_IMAGE and sop not in _CT_MULTIFRAME:
                 others.add(df.text(dataset, "Modality") or "unknown")
                 continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ MAGIC_OFFSET, MAGIC = 128, b"DICM"
 LARGEST_FRAME = 2**27  # pixels; a header that claims more is damaged, and obeying it would fill the memory
 _TRUNCATED = "copy or export the file again, it seems to be cut off"
 _DAMAGED = "copy or export the file again, it seems to be damaged"
+_UNCOMPRESSED = "export the file again, uncompressed if possible"
+_DECODERS = ("pydicom", "pylibjpeg", "gdcm", "pillow")  # the quiet ones first
 _LOCK = threading.RLock()  # warning filters belong to the process, so only one thread may swap them at a time
 
 
@@ -30,12 +34,12 @@ def quiet() -> Iterator[None]:
     logger = logging.getLogger("pydicom")
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before = logger.disabled
-        logger.disabled = True
+        before = logger.level
+        logger.setLevel(logging.CRITICAL + 1)  # unlike ``disabled``, this reaches the loggers below it
         try:
             yield
         finally:
-            logger.disabled = before
+            logger.setLevel(before)
 
 
 @contextlib.contextmanager
@@ -227,18 +231,23 @@ def stored_values(dataset: Any, frame: int | None = None) -> np.ndarray:
 
 
 def _decompressed(dataset: Any, frame: int | None, count: int, shape: tuple[int, int]) -> np.ndarray:
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels import get_decoder, pixel_array
 
-    _hush_gdcm()
+    syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        values = pixel_array(dataset, index=frame, raw=True)
-    except Exception as error:
-        name = getattr(dataset.file_meta.TransferSyntaxUID, "name", "unknown")
+        available = get_decoder(syntax).available_plugins
+        plugin = next(p for p in _DECODERS if p in available)
+    except (NotImplementedError, StopIteration):
+        raise InputError(
+            f"no decoder for the transfer syntax {syntax.name}", field=label("TransferSyntaxUID"), remedy=_UNCOMPRESSED
+        ) from None
+    try:
+        with _mute() if plugin in ("gdcm", "pillow") else contextlib.nullcontext():
+            values = pixel_array(dataset, index=frame, raw=True, decoding_plugin=plugin)
+    except Exception as error:  # whatever a decoder makes of damaged bytes
         what = " ".join(str(error).split())[:160]
         raise InputError(
-            f"the {name} pixels cannot be decompressed ({what})",
-            field=label("PixelData"),
-            remedy="export the file again, uncompressed if possible",
+            f"the {syntax.name} pixels cannot be decompressed ({what})", field=label("PixelData"), remedy=_UNCOMPRESSED
         ) from error
     expected = shape if frame is not None else (count, *shape)
     if values.size != int(np.prod(expected)):
@@ -248,10 +257,15 @@ def _decompressed(dataset: Any, frame: int | None, count: int, shape: tuple[int,
     return values.reshape(expected)
 
 
-def _hush_gdcm() -> None:
-    try:
-        import gdcm
-    except ImportError:
-        return  # the other handlers say nothing on their own
-    for name in ("WarningOff", "ErrorOff", "DebugOff"):
-        getattr(gdcm.Trace, name)()
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
+    """The process's stderr leads nowhere for a moment: libraries inside gdcm write to it from C, and have no switch."""
+    with _LOCK, open(os.devnull, "wb") as nowhere:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
