@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from raylign.data import XRay
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.registration.confidence import Evidence, judge
@@ -274,13 +273,3 @@ def covariance_of(normal: Normal) -> Array64:
     scores = normal.scores[np.abs(normal.scores).sum(1) > 0]
     scores = scores - scores.mean(0) if len(scores) else scores
     return inverse @ (scores.T @ scores) @ inverse
-
-
-def default_search(start_is_a_guess: bool) -> SearchConfig:
-    """Wide about the centre start, which knows nothing of the patient; narrower about a pose that somebody gave."""
-    return SearchConfig() if start_is_a_guess else SearchConfig(degrees=15.0, mm=15.0)
-
-
-def xray_names(xrays: Sequence[XRay]) -> list[str]:
-    """Names of the exposures, for messages."""
-    return [x.name for x in xrays]

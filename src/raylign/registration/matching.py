@@ -271,7 +271,8 @@ class Rendering:
     integrals: tuple[Array32, ...]
 
 
-def _voxel_rays(level: ModelLevel, image: ImageLevel, matrix: Array64) -> tuple[Array64, Array64]:
+def voxel_rays(level: ModelLevel, image: ImageLevel, matrix: Array64) -> tuple[Array64, Array64]:
+    """An exposure's rays [4, 3] in voxel coordinates (source, first pixel minus source, steps), and voxel-from-world [4, 4]."""
     voxel_from_world = np.linalg.inv(matrix @ level.affine)
     source = voxel_from_world[:3, :3] @ image.source + voxel_from_world[:3, 3]
     return np.concatenate([source[None], image.steps @ voxel_from_world[:3, :3].T]), voxel_from_world
@@ -292,7 +293,7 @@ def render(
     """
     out = []
     for image in images:
-        rays, _ = _voxel_rays(level, image, matrix)
+        rays, _ = voxel_rays(level, image, matrix)
         samples = np.array([samples_per_ray(image.view, config.step * level.spacing)])
         out.append(
             cpu.forward(level.padded, rays[None], image.shape, samples, image.valid[None], gradients=jacobian, threaded=threaded)[
@@ -306,7 +307,7 @@ def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> li
     """For each exposure the valid pixels whose ray leaves the model through no face where the patient goes on."""
     masks = []
     for image in images:
-        rays, _ = _voxel_rays(level, image, matrix)
+        rays, _ = voxel_rays(level, image, matrix)
         valid = image.valid.copy()
         for axis in range(3):
             for side in range(2):
@@ -337,7 +338,7 @@ def normal_equations(
     pixels = 0
     block = 2 * config.window + 1
     for image, integrals, valid, floor in zip(images, rendering.integrals, masks, sigma2, strict=True):
-        _, voxel_from_world = _voxel_rays(level, image, matrix)
+        _, voxel_from_world = voxel_rays(level, image, matrix)
         h, w = image.shape
         if integrals.ndim == 2:
             moving = (integrals * image.lengths)[None]

@@ -1,0 +1,86 @@
+"""One call from a model and its exposures to a pose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.data import Volume, XRay
+from raylign.errors import InputError
+from raylign.geometry import Rigid
+from raylign.registration.direct import Direct, DirectConfig, SearchConfig
+from raylign.registration.evolution import Evolution, EvolutionConfig
+from raylign.registration.pipeline import Pipeline
+from raylign.registration.problem import Problem, Registrar, centred
+from raylign.registration.result import Result
+
+Progress = Callable[[str, float], None]
+
+METHODS = {
+    "direct": "many starts, then Gauss-Newton on locally normalised gradients, coarse to fine",
+    "cmaes": "CMA-ES on the same comparison, no derivatives",
+    "cmaes+direct": "CMA-ES, then Gauss-Newton from where it ended",
+}
+
+# Around a pose that somebody gave, less is open than around the centre start, which knows nothing of the patient.
+NEAR = SearchConfig(degrees=15.0, mm=15.0)
+
+
+def registrar(
+    method: str = "direct", *, search: SearchConfig | None = None, seed: int = 0, progress: Progress | None = None
+) -> Registrar:
+    """The registrar of a method's name, with what the start leaves open.
+
+    Raises
+    ------
+    InputError: no such method.
+    """
+    search = SearchConfig() if search is None else search
+    direct = DirectConfig(search=search, seed=seed)
+    evolution = EvolutionConfig(degrees=search.degrees, mm=search.mm, seed=seed)
+    if method == "direct":
+        return Direct(direct, progress)
+    if method == "cmaes":
+        return Evolution(evolution, progress)
+    if method == "cmaes+direct":
+        local = replace(direct, search=SearchConfig(degrees=2.0, mm=4.0, hypotheses=16))
+        return Pipeline((Evolution(evolution, progress), Direct(local, progress)))
+    raise InputError(f"there is no method {method!r}", field="method", remedy=f"use one of {', '.join(METHODS)}")
+
+
+def register(
+    volume: Volume,
+    xrays: XRay | Sequence[XRay],
+    *,
+    init: Rigid | Float[Tensor, "4 4"] | Literal["center"] = "center",
+    method: str | Registrar = "direct",
+    search: SearchConfig | None = None,
+    seed: int = 0,
+) -> Result:
+    """Find the pose of ``volume`` under which it explains the exposures.
+
+    Parameters
+    ----------
+    volume: the model; restrict it first (``raylign.data.restricted``) where only one structure moves.
+    xrays: one exposure, or several of the same pose.
+    init: a rough ``T_world_from_volume``, or "center": the volume's centre at the isocentre, not turned.
+    method: a name from ``METHODS``, or any Registrar.
+    search: what the start leaves open; by default +-20 degrees and +-35 mm about "center", +-15 degrees and +-15 mm about a given pose.
+    seed: of whatever is random.
+
+    Raises
+    ------
+    InputError: no exposure, a pose that is not rigid, a model that does not project onto the image, an unknown method.
+    """
+    if isinstance(init, str):
+        if init != "center":
+            raise InputError(f"unknown start {init!r}", field="init", remedy='give "center" or a 4x4 pose')
+        start, default = centred(volume), SearchConfig()
+    else:
+        start, default = init if isinstance(init, Rigid) else Rigid(init), NEAR
+    chosen = registrar(method, search=search or default, seed=seed) if isinstance(method, str) else method
+    return chosen.register(Problem(volume, xrays if isinstance(xrays, XRay) else tuple(xrays), start))  # type: ignore[arg-type]
