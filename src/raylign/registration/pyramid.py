@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -240,10 +240,15 @@ def image_level(xray: XRay, region: tuple[slice, slice], factor: int) -> ImageLe
     gradient *= has
     usable = int(has.sum())
     energy = float((gradient.astype(np.float64) ** 2).sum() / max(usable, 1))
+    return replace(plain_level(view, valid), gradient=gradient, energy=energy, usable=usable)
+
+
+def plain_level(view: View, valid: NDArray[np.bool_]) -> ImageLevel:
+    """A view's rays and valid pixels without an image."""
     vectors = view.vectors.detach().numpy()
     lengths = view.rays()[1].norm(dim=-1).detach().numpy().astype(np.float32)
     steps = np.stack([vectors[1] - vectors[0], vectors[2], vectors[3]])
-    return ImageLevel(view, vectors[0], steps, lengths, gradient, valid, energy, usable)
+    return ImageLevel(view, vectors[0], steps, lengths, np.zeros((2, *view.shape), np.float32), valid, 0.0, 0)
 
 
 def region_of_interest(xray: XRay, corners: Array64, margin: float) -> tuple[slice, slice]:
