@@ -175,7 +175,8 @@ def _angles(r: Tensor) -> tuple[float, float, float]:
     c, s = math.cos(gantry), math.sin(gantry)
     left = r @ torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]], dtype=torch.float64)
     in_plane = -math.atan2(float(left[1, 0]), float(left[0, 0]))
-    g, o, i = (math.degrees(a) % 360.0 for a in (gantry, out_of_plane, in_plane))
+    # twice: the remainder of a tiny negative angle rounds to 360 itself
+    g, o, i = (math.degrees(a) % 360.0 % 360.0 for a in (gantry, out_of_plane, in_plane))
     return g, o, i
 
 
