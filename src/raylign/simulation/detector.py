@@ -10,9 +10,7 @@ from torch import Tensor
 from raylign.simulation.spectrum import Spectrum
 
 
-def scattered(
-    primary: Float[Tensor, "H W"], lit: Float[Tensor, "H W"], ratio: float, width: float
-) -> Float[Tensor, "H W"]:
+def scattered(primary: Float[Tensor, "H W"], lit: Float[Tensor, "H W"], ratio: float, width: float) -> Float[Tensor, "H W"]:
     """Scattered signal at the detector.
 
     The patient scatters in proportion to what it removes, ``-P ln P`` of the primary signal P (1 in the open beam; Ohnesorge,
@@ -53,7 +51,9 @@ def blurred(signal: Float[Tensor, "H W"], width: float) -> Float[Tensor, "H W"]:
     return torch.from_numpy(gaussian_filter(signal.numpy(), width, mode="nearest"))
 
 
-def round_field(shape: tuple[int, int], fraction: float | None, soft: float = 1.5) -> tuple[Float[Tensor, "H W"], Bool[Tensor, "H W"]]:
+def round_field(
+    shape: tuple[int, int], fraction: float | None, soft: float = 1.5
+) -> tuple[Float[Tensor, "H W"], Bool[Tensor, "H W"]]:
     """Light through a round collimator and the pixels well inside it.
 
     ``fraction`` is the radius over half the shorter side, ``None`` an open field; the edge is ``soft`` pixels wide.

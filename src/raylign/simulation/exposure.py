@@ -66,7 +66,9 @@ class ExposureConfig:
             if not 0 <= getattr(self, name) < 1e6:
                 raise InputError(f"{getattr(self, name)} is negative or not a number", field=name)
         if self.collimator is not None and not 0 < self.collimator <= 2:
-            raise InputError(f"{self.collimator} is no radius", field="collimator", remedy="1 touches the shorter sides; None is open")
+            raise InputError(
+                f"{self.collimator} is no radius", field="collimator", remedy="1 touches the shorter sides; None is open"
+            )
         if self.bits not in range(8, 17):
             raise InputError(f"{self.bits} bits", field="bits", remedy="choose 8 to 16")
         if self.rays not in range(1, 5):
@@ -87,7 +89,9 @@ class Exposure:
     xray: XRay
 
 
-def expose(volume: Volume, view: View, pose: Rigid, config: ExposureConfig | None = None, generator: torch.Generator | None = None) -> Exposure:
+def expose(
+    volume: Volume, view: View, pose: Rigid, config: ExposureConfig | None = None, generator: torch.Generator | None = None
+) -> Exposure:
     """Expose a scan to X-rays.
 
     Parameters
@@ -128,7 +132,13 @@ def expose(volume: Volume, view: View, pose: Rigid, config: ExposureConfig | Non
     # full scale and zero say only that something was beyond; the collimator's shadow says nothing about the patient
     valid = inside & (counts < top) & (counts > 0)
     image = -torch.log(counts.clamp_min(1) / open_beam)
-    meta = {"simulated": True, "kv": config.kv, "open_beam_counts": open_beam, "bits": config.bits, "scatter_to_primary": config.scatter}
+    meta = {
+        "simulated": True,
+        "kv": config.kv,
+        "open_beam_counts": open_beam,
+        "bits": config.bits,
+        "scatter_to_primary": config.scatter,
+    }
     return Exposure(counts.to(torch.uint16), XRay(image, view, valid, name="simulated", meta=meta))
 
 

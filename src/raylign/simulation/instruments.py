@@ -43,7 +43,10 @@ class Wire:
 def guide_wire(generator: torch.Generator, length: float = 220.0, diameter: float = 0.9) -> Wire:
     """A wire at random: it runs along the body near the isocentre and bends gently."""
     t = torch.linspace(-0.5, 0.5, 120, dtype=torch.float64)
-    low, phase = torch.randn(2, 3, generator=generator, dtype=torch.float64), torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    low, phase = (
+        torch.randn(2, 3, generator=generator, dtype=torch.float64),
+        torch.rand(2, 3, generator=generator, dtype=torch.float64),
+    )
     offset = 35 * torch.randn(3, generator=generator, dtype=torch.float64)
     bend = sum(10.0 / (k + 1) * low[k] * torch.sin(2 * torch.pi * ((k + 0.7) * t[:, None] + phase[k])) for k in range(2))
     along = torch.tensor([0.25, 0.0, 1.0], dtype=torch.float64) * length * t[:, None]

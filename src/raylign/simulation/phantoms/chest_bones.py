@@ -37,11 +37,13 @@ class _Frame:
 
 def body_size(level: str) -> tuple[float, float, float]:
     """Half width, half depth and half height of a vertebral body, mm."""
-    disc = 3.0 if level.startswith("T") else 5.0
-    return _mix(13, 22, level), _mix(8.5, 16, level), (PITCHES[level] - disc) / 2
+    gap = 4.0 if level.startswith("T") else 6.0
+    return _mix(13, 22, level), _mix(8.5, 16, level), (PITCHES[level] - gap) / 2
 
 
-def _drum(union: Union, frame: _Frame, size: tuple[float, float, float], waist: float) -> tuple[tuple[slice, slice, slice], Array] | None:
+def _drum(
+    union: Union, frame: _Frame, size: tuple[float, float, float], waist: float
+) -> tuple[tuple[slice, slice, slice], Array] | None:
     """An elliptic cylinder with a waist, standing along the spine; flattened at the back, towards the canal."""
     width, depth, half = size
     reach = np.array([width, depth + 3, half + 6]) + 2 * union.grid.voxel
@@ -89,8 +91,8 @@ def disc(union: Union, shape: ChestShape, level: str, label: int) -> None:
         return
     width, depth, half = body_size(level)
     frame = _Frame(shape, level)
-    frame.centre = frame.centre - (half + 1.5 if level.startswith("T") else half + 2.5) * frame.axes[2]
-    made = _drum(union, frame, (width * 0.97, depth * 0.97, 2.5), 0.0)
+    frame.centre = frame.centre - (half + 2.0 if level.startswith("T") else half + 3.0) * frame.axes[2]
+    made = _drum(union, frame, (width * 0.97, depth * 0.97, 3.0), 0.0)
     if made is not None:
         union.add(*made, label)
 
@@ -192,7 +194,9 @@ def scapula(union: Union, side: float, label: int) -> None:
     _plate(union, np.stack([superior, inferior, glenoid]), 1.6, label)
     union.tube(np.stack([glenoid, 0.5 * (glenoid + inferior) + [side * 3, 0, 0], inferior]), np.array([7.0, 4.5, 5.0]), label)
     union.tube(np.stack([superior, root, inferior]), np.array([3.0, 2.8, 4.0]), label)
-    union.tube(np.stack([superior, 0.6 * superior + 0.4 * glenoid + [0, 0, 4], glenoid + [0, 0, 12]]), np.array([2.5, 2.5, 4.5]), label)
+    union.tube(
+        np.stack([superior, 0.6 * superior + 0.4 * glenoid + [0, 0, 4], glenoid + [0, 0, 12]]), np.array([2.5, 2.5, 4.5]), label
+    )
     union.band(
         at((72, 101, 90), (104, 96, 104), (134, 78, 124), (156, 46, 130), (157, 24, 127)),
         np.array([[2.5, 3.0], [3.0, 6.5], [3.5, 8.0], [4.0, 9.0], [4.0, 9.0]]),
@@ -227,4 +231,6 @@ def _plate(union: Union, corners: Points, half: float, label: int) -> None:
 def humerus(union: Union, side: float, label: int) -> None:
     """Head and upper shaft of the raised arm."""
     union.tube(np.array([[side * 152.0, 34, 98], [side * 154.0, 33, 100]]), 21.0, label)
-    union.tube(np.array([[side * 154.0, 32, 100], [side * 162.0, 22, 135], [side * 178.0, 12, 215]]), np.array([16.0, 11.5, 10.5]), label)
+    union.tube(
+        np.array([[side * 154.0, 32, 100], [side * 162.0, 22, 135], [side * 178.0, 12, 215]]), np.array([16.0, 11.5, 10.5]), label
+    )

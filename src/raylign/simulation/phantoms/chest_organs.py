@@ -41,13 +41,19 @@ def great_vessels(union: Union, shape: ChestShape, number: dict[str, int]) -> No
     union.tube(aorta_line(shape), np.interp(np.linspace(0, 1, 60), [0, 0.2, 0.4, 1], [16, 15.5, 12.5, 10.5]), number["aorta"])
     trunk = _path((16, -52, 2), (20, -46, 22), (20, -24, 38), (12, -8, 36))
     union.tube(trunk, 13.5, number["pulmonary_artery"])
-    union.tube(_path((16, -20, 38), (28, 2, 40), tuple(_HILA[1.0] + [4, 2, 6])), np.linspace(12, 8, 24), number["pulmonary_artery"])
+    union.tube(
+        _path((16, -20, 38), (28, 2, 40), tuple(_HILA[1.0] + [4, 2, 6])), np.linspace(12, 8, 24), number["pulmonary_artery"]
+    )
     union.tube(_path((12, -8, 36), (-14, -6, 30), tuple(_HILA[-1.0])), np.linspace(12, 8.5, 24), number["pulmonary_artery"])
     union.tube(_path((-27, -24, 0), (-29, -24, 40), (-25, -26, 88)), np.linspace(10.5, 9, 24), number["superior_vena_cava"])
-    union.tube(_path((-24, -14, -38 + dz), (-22, -4, -60 + dz), (-20, 12, -120), (-16, 18, -250)), 12.0, number["inferior_vena_cava"])
+    union.tube(
+        _path((-24, -14, -38 + dz), (-22, -4, -60 + dz), (-20, 12, -120), (-16, 18, -250)), 12.0, number["inferior_vena_cava"]
+    )
     for s in (1.0, -1.0):
         for z in (22.0, -2.0):
-            union.tube(np.array([[s * 20, 6, 12], _HILA[s] + [s * 6, -4, z - 16]]), np.array([8.0, 5.5]), number["pulmonary_vein"])
+            union.tube(
+                np.array([[s * 20, 6, 12], _HILA[s] + [s * 6, -4, z - 16]]), np.array([8.0, 5.5]), number["pulmonary_vein"]
+            )
     for x0, x1 in ((-8.0, -26.0), (6.0, 18.0), (17.0, 34.0)):
         branch = _path((x0, -10 + x0 * 0.4, 78), ((x0 + x1) / 2, -12, 108), (x1, -6, 140), (x1, -10, 220))
         union.tube(branch, np.linspace(6.5, 4, 24), number["arch_branches"])
@@ -75,12 +81,12 @@ def lung_tree(union: Union, shape: ChestShape, rng: np.random.Generator, label: 
     """Arteries and veins branching from each hilum towards the pleura; a branch that would leave the lung is not grown."""
     for side, hilum in _HILA.items():
         n = 22
-        start = hilum + rng.normal(0, 4, (n, 3)) + [side * 3, 0, 0]
-        heading = _spread(n) * [1.0, 1.1, 1.35]
+        start = hilum + rng.normal(0, [4, 4, 9], (n, 3)) + [side * 3, 0, -8]
+        heading = _spread(n) * [1.0, 1.1, 1.35] - [0, 0, 0.3]  # most of the lung lies below its hilum
         heading[:, 0] = side * np.abs(heading[:, 0]) + side * 0.35
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         radius = rng.uniform(2.6, 4.4, n)
-        length = rng.uniform(20, 30, n)
+        length = rng.uniform(22, 33, n)
         for generation in range(7):
             middle = start + heading * length[:, None] * 0.5 + rng.normal(0, 0.05, start.shape) * length[:, None]
             end = start + heading * length[:, None]

@@ -56,7 +56,7 @@ def draw_shape(rng: np.random.Generator) -> ChestShape:
         kyphosis=float(rng.uniform(20, 34)),
         scoliosis=float(rng.uniform(-4, 4)),
         fat=float(rng.uniform(8, 15)),
-        heart=float(rng.uniform(0.93, 1.07)),
+        heart=float(rng.uniform(1.0, 1.14)),
         diaphragm=float(rng.uniform(-8, 10)),
         rib_slope=float(rng.uniform(0.88, 1.12)),
         muscle=float(rng.uniform(0.8, 1.2)),

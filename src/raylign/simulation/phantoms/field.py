@@ -144,7 +144,9 @@ def _quadric(components: Sequence[Array], radii: Sequence[float]) -> Array:
     return out
 
 
-def _to_segment(xyz: tuple[Array, Array, Array], a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[Array, Array, Array, Array]:
+def _to_segment(
+    xyz: tuple[Array, Array, Array], a: NDArray[np.float64], b: NDArray[np.float64]
+) -> tuple[Array, Array, Array, Array]:
     """Fraction along a segment of the nearest point, and the vector from that point to each voxel."""
     ab = (b - a).astype(np.float32)
     px, py, pz = (axis - np.float32(c) for axis, c in zip(xyz, a, strict=True))
