@@ -20,12 +20,12 @@ from raylign.registration.pyramid import (
     ModelLevel,
     box_corners,
     content,
+    footprint,
     image_level,
     model_pyramid,
-    region_of_interest,
 )
 from raylign.registration.result import Result, Step
-from raylign.registration.search import camera_axes, moved, separation, spread
+from raylign.registration.search import Bounds, camera_axes, moved, separation, spread
 from raylign.registration.versions import versions
 
 Progress = Callable[[str, float], None]
@@ -58,8 +58,8 @@ class DirectConfig:
     ----------
     search: what the start leaves open.
     match: how images are compared.
-    pixels: length in pixels of the longer side of the region of interest at the finest level.
-    coarsest: the same at the coarsest level, at least.
+    pixels: length in pixels of the longer side of what the model covers of the image at the finest level, about.
+    coarsest: length in pixels of its shorter side at the coarsest level, at least.
     iterations: accepted steps per level, at most.
     tolerance: a level ends when the predicted decrease of the cost (mean log variance ratio a pixel) is below this.
     trust: probability of success from which a result is called trustworthy.
@@ -69,7 +69,7 @@ class DirectConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 256
-    coarsest: int = 28
+    coarsest: int = 14
     iterations: int = 12
     tolerance: float = 2e-5
     trust: float = 0.5
@@ -101,16 +101,14 @@ def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     corners = box_corners(problem.model, *box)
     start = problem.start.matrix.numpy()
     world = corners @ start[:3, :3].T + start[:3, 3]
-    regions = [region_of_interest(x, world, config.search.mm) for x in problem.xrays]
-    sides = [max(r.stop - r.start, c.stop - c.start) for r, c in regions]
-    factors = [max(1, round(side / config.pixels)) for side in sides]
-    depths = [float((torch.from_numpy(world.mean(0)) - x.view.source) @ x.view.normal) for x in problem.xrays]
+    regions = [footprint(x, world, config.search.mm) for x in problem.xrays]
+    factors = [max(1, round(region.long / config.pixels)) for region in regions]
     pitches = [
-        max(x.view.pixel_spacing) * max(depth, 1.0) / float(x.view.sid) * factor
-        for x, depth, factor in zip(problem.xrays, depths, factors, strict=True)
+        max(x.view.pixel_spacing) * region.depth / float(x.view.sid) * factor
+        for x, region, factor in zip(problem.xrays, regions, factors, strict=True)
     ]
     count = 1
-    while min(side / (f * 2**count) for side, f in zip(sides, factors, strict=True)) >= config.coarsest:
+    while min(region.short / (f * 2**count) for region, f in zip(regions, factors, strict=True)) >= config.coarsest:
         count += 1
     models = model_pyramid(problem.model, box, [1.25 * min(pitches) * 2**i for i in range(count)])
     return [
@@ -126,7 +124,7 @@ def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
     return normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), config)
 
 
-def refine(scale: Scale, start: Array64, axes: Array64, config: DirectConfig, *, threaded: bool) -> Candidate:
+def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *, threaded: bool) -> Candidate:
     """Levenberg-Marquardt from one pose at one level.
 
     The floor ``sigma2`` of the residual variance starts at the mean residual and follows it down, so that the cost is convex where the
@@ -135,7 +133,7 @@ def refine(scale: Scale, start: Array64, axes: Array64, config: DirectConfig, *,
     of pixels is not a cost.
     """
     basis = np.zeros((6, 6))
-    basis[:3, :3] = basis[3:, 3:] = axes
+    basis[:3, :3] = basis[3:, 3:] = bounds.axes
     match = config.match
     none = np.zeros(len(scale.images))
 
@@ -160,6 +158,9 @@ def refine(scale: Scale, start: Array64, axes: Array64, config: DirectConfig, *,
             if twist @ now.gradient / usable < config.tolerance:
                 break
             trial_matrix = moved(matrix, twist, now.centre)
+            if not bounds.hold(trial_matrix):
+                damping = max(damping, 1e-4) * 10
+                continue
             trial_rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
             trial = system(trial_rendering, masks, floor)
             renders += 1
@@ -213,6 +214,7 @@ class Direct:
         start = problem.start.matrix.numpy()
         top = scales[-1]
         centre = evaluate(top, start, config.match).centre
+        bounds = Bounds(start, axes, centre, search.degrees, search.mm)
         twists = spread(search.hypotheses, search.degrees, search.mm, axes, config.seed)
         starts = [moved(start, twist, centre) for twist in twists]
         pool = cpu.pool(cpu.threads())
@@ -221,7 +223,7 @@ class Direct:
             starts = [starts[i] for i in np.argsort(costs, kind="stable")[: search.refined]]
         self._tell("search", 0.3)
         radius = float(np.linalg.norm(top.model.size * top.model.spacing)) / 4
-        candidates = [Candidate(m, evaluate(top, m, config.match)) for m in starts[:0]]
+        candidates: list[Candidate] = []
         seeds = starts
         rivals: list[Candidate] = []
         history: tuple[Step, ...] = ()
@@ -229,9 +231,9 @@ class Direct:
         for scale in reversed(scales):
             seeds = seeds[: stages.get(scale.index, 1)]
             if len(seeds) > 1:
-                candidates = list(pool.map(lambda m, s=scale: refine(s, m, axes, config, threaded=False), seeds))  # type: ignore[misc]
+                candidates = list(pool.map(lambda m, s=scale: refine(s, m, bounds, config, threaded=False), seeds))  # type: ignore[misc]
             else:
-                candidates = [refine(scale, m, axes, config, threaded=True) for m in seeds]
+                candidates = [refine(scale, m, bounds, config, threaded=True) for m in seeds]
             candidates = distinct(candidates, 1.5 * scale.model.spacing, radius)
             if len(candidates) > 1 or not rivals:
                 rivals = candidates

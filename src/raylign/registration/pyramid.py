@@ -171,25 +171,36 @@ def _reduced(
     return out, moved
 
 
-def _faces(volume: Array32, spacing: float, threshold: float, cut: Sequence[Sequence[bool]] | None) -> tuple[NDArray, ...]:
-    """For each of the six faces, where content reaches it, widened by 10 mm (the rest of the body is no prism)."""
-    from scipy.ndimage import binary_dilation, binary_opening
+def _cut_faces(volume: Array32, threshold: float) -> tuple[tuple[bool, bool], ...]:
+    """For each axis x, y, z, whether content goes on beyond its first and last face, judged by the content itself.
+
+    Where something was cut, its cross-section at the face is a good part of the largest one; a structure that was cropped tightly
+    merely touches the face.
+    """
+    solid = volume > threshold
+    flags = []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != 2 - axis)
+        areas = solid.sum(others)
+        # the second layer too: some scanners leave the outermost one partly empty
+        flags.append(tuple(max(areas[i], areas[j]) > 0.12 * areas.max() for i, j in ((0, 1), (-1, -2))))
+    return tuple(flags)  # type: ignore[return-value]
+
+
+def _faces(volume: Array32, spacing: float, threshold: float, cut: Sequence[Sequence[bool]]) -> tuple[NDArray[np.bool_], ...]:
+    """For each of the six faces, where content was cut, widened by a quarter of its width (10 mm at most): no body is a prism."""
+    from scipy.ndimage import binary_dilation
 
     maps = []
     for axis in range(3):
-        array_axis = 2 - axis
         for side in range(2):
-            if cut is not None and not cut[axis][side]:
+            layer = np.take(volume, 0 if side == 0 else -1, 2 - axis) > threshold
+            layer |= np.take(volume, 1 if side == 0 else -2, 2 - axis) > threshold
+            if not cut[axis][side] or not layer.any():
                 maps.append(np.zeros((0, 0), np.bool_))
                 continue
-            # the layer next to the outermost: some scanners leave the outermost one partly empty
-            layer = np.take(volume, 0 if side == 0 else -1, array_axis) > threshold
-            layer |= np.take(volume, 1 if side == 0 else -2, array_axis) > threshold
-            layer = binary_opening(layer)
-            if layer.mean() < 0.005:
-                maps.append(np.zeros((0, 0), np.bool_))
-                continue
-            maps.append(np.ascontiguousarray(binary_dilation(layer, iterations=max(1, round(10 / spacing)))))
+            margin = min(10.0, 0.25 * spacing * math.sqrt(layer.sum()))
+            maps.append(np.ascontiguousarray(binary_dilation(layer, iterations=max(1, round(margin / spacing)))))
     return tuple(maps)
 
 
@@ -203,6 +214,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
     pitch = np.linalg.norm(affine[:3, :3], axis=0)
     made: list[tuple[NDArray[np.int64], Array32, Array64]] = []
     levels = []
+    cut = model.truncated
     for spacing in spacings:
         factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(np.int64))
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
@@ -216,16 +228,17 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
         made.append((factors, data, moved))
         mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
         threshold = 0.3 * hu[0] if hu else 0.1 * float(data.max())
-        levels.append(ModelLevel(cpu.pad(data), moved, _faces(data, mean_pitch, threshold, model.truncated), mean_pitch))
+        cut = _cut_faces(data, threshold) if cut is None else cut  # told at the finest level, the same at all
+        levels.append(ModelLevel(cpu.pad(data), moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
     return levels
 
 
-def image_level(xray: XRay, region: tuple[slice, slice], factor: int) -> ImageLevel:
+def image_level(xray: XRay, region: Footprint, factor: int) -> ImageLevel:
     """An exposure's region of interest averaged over blocks of ``factor`` x ``factor`` pixels.
 
     A block counts as valid only where all its pixels are; a remainder of pixels is dropped at the far edges.
     """
-    rows, columns = (slice(s.start, s.start + (s.stop - s.start) // factor * factor) for s in region)
+    rows, columns = (slice(s.start, s.start + (s.stop - s.start) // factor * factor) for s in (region.rows, region.columns))
     view = xray.view.crop(rows, columns)
     h, w = view.shape[0] // factor, view.shape[1] // factor
     view = view.resample((h, w))
@@ -251,8 +264,26 @@ def plain_level(view: View, valid: NDArray[np.bool_]) -> ImageLevel:
     return ImageLevel(view, vectors[0], steps, lengths, np.zeros((2, *view.shape), np.float32), valid, 0.0, 0)
 
 
-def region_of_interest(xray: XRay, corners: Array64, margin: float) -> tuple[slice, slice]:
-    """Rows and columns of an exposure that hold valid pixels and may show the model.
+@dataclass(frozen=True)
+class Footprint:
+    """Where a model at its start may show on an exposure.
+
+    Parameters
+    ----------
+    rows, columns: the region of interest: valid pixels that the model reaches, a margin around it included.
+    long, short: sides in pixels of the part of the image that the model itself covers.
+    depth: mm from the source to the model's centre along the detector's normal.
+    """
+
+    rows: slice
+    columns: slice
+    long: int
+    short: int
+    depth: float
+
+
+def footprint(xray: XRay, corners: Array64, margin: float) -> Footprint:
+    """The part of an exposure that matters for a model.
 
     Parameters
     ----------
@@ -261,24 +292,36 @@ def region_of_interest(xray: XRay, corners: Array64, margin: float) -> tuple[sli
 
     Raises
     ------
-    InputError: the model at its start projects outside the valid part of the image.
+    InputError: the model at its start projects outside the valid part of the image, or lies behind the source.
     """
     view = xray.view
     points = torch.as_tensor(corners)
-    pixels = view.project(points).numpy()
-    depth = ((points - view.source) @ view.normal).numpy()
+    depths = ((points - view.source) @ view.normal).detach().numpy()
     mask = xray.mask.numpy()
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    r0, r1, c0, c1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    if (depth > 0.05 * float(view.sid)).all():
-        by_row, by_column = (margin * float(view.sid) / depth.mean() / p for p in view.pixel_spacing)
-        c0, c1 = max(c0, math.floor(pixels[:, 0].min() - by_column)), min(c1, math.ceil(pixels[:, 0].max() + by_column) + 1)
-        r0, r1 = max(r0, math.floor(pixels[:, 1].min() - by_row)), min(r1, math.ceil(pixels[:, 1].max() + by_row) + 1)
-    if r1 - r0 < 16 or c1 - c0 < 16:
-        raise InputError(
-            "the model at its starting pose does not project onto the valid part of this image",
-            file=xray.name,
-            field="start",
-            remedy="give a better start with --init, or check the geometry with raylign info",
-        )
-    return slice(int(r0), int(r1)), slice(int(c0), int(c1))
+    whole = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
+    depth = float(depths.mean())
+    wrong = InputError(
+        "the model at its starting pose does not project onto the valid part of this image",
+        file=xray.name,
+        field="start",
+        remedy="give a better start with --init, or check the geometry with raylign info",
+    )
+    if depth <= 0:
+        raise wrong
+    sides, box = whole, whole
+    if (depths > 0.05 * float(view.sid)).all():
+        pixels = view.project(points).detach().numpy()
+        low, high = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int) + 1
+        by_row, by_column = (math.ceil(margin * float(view.sid) / depth / p) for p in view.pixel_spacing)
+        sides = _clamped(whole, (low[1], high[1], low[0], high[0]))
+        box = _clamped(whole, (low[1] - by_row, high[1] + by_row, low[0] - by_column, high[0] + by_column))
+    height, width = sides[1] - sides[0], sides[3] - sides[2]
+    if min(height, width) < 8 or box[1] - box[0] < 16 or box[3] - box[2] < 16:
+        raise wrong
+    return Footprint(slice(box[0], box[1]), slice(box[2], box[3]), max(height, width), min(height, width), depth)
+
+
+def _clamped(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, int, int, int]:
+    (a, b, c, d), (e, f, g, h) = outer, inner
+    return max(int(a), int(e)), min(int(b), int(f)), max(int(c), int(g)), min(int(d), int(h))

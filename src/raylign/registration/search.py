@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,6 +42,34 @@ def spread(count: int, degrees: float, mm: float, axes: Array64, seed: int) -> A
     cube[0] = 0
     twists = cube * np.array([np.radians(degrees)] * 3 + [mm] * 3)
     return np.concatenate([twists[:, :3] @ axes.T, twists[:, 3:] @ axes.T], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """How far a registration may go from its start: half as far again as the starts are spread, twice that along the beam.
+
+    Parameters
+    ----------
+    start: the pose it is measured from.
+    axes: camera axes as columns.
+    centre: the model's centre in world mm at the start, about which rotations are measured.
+    degrees, mm: half widths of the box of starts.
+    """
+
+    start: Array64
+    axes: Array64
+    centre: Array64
+    degrees: float
+    mm: float
+
+    def hold(self, matrix: Array64) -> bool:
+        """Whether a pose lies within."""
+        rotation = torch.from_numpy(matrix[:3, :3] @ self.start[:3, :3].T)
+        turn = np.degrees(self.axes.T @ se3.log_rotation(rotation).numpy())
+        in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
+        shift = self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
+        reach = 1.5 * self.mm + 5
+        return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and (np.abs(shift) <= np.array([reach, reach, 2 * reach])).all())
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
