@@ -105,6 +105,22 @@ def test_stl_vertices_are_merged(shared: Path) -> None:
     assert volume(mesh) == pytest.approx(trimesh.load(file).volume, rel=1e-6)
 
 
+def test_ascii_stl_as_trimesh_writes_it(tmp_path: Path) -> None:
+    other = trimesh.Trimesh(TETRA.vertices.numpy(), TETRA.faces.numpy(), process=False)
+    other.export(tmp_path / "a.stl", file_type="stl_ascii")
+    mesh = read_mesh(tmp_path / "a.stl")
+    assert mesh.vertices.shape == (4, 3)
+    assert volume(mesh) == pytest.approx(volume(TETRA))
+
+
+def test_obj_with_quads_normals_groups_and_a_comment_in_another_encoding(tmp_path: Path) -> None:
+    text = "# H\xfcfte\nv 0 0 0\nv 2 0 0\nv 2 3 0\nvn 0 0 1\ng a\nv 0 3 0 # last\nf 1//1 2//1 3//1 4//1\n"
+    text += "g b\nf -4/1/1 -3/1/1 -2/1/1\n"
+    (tmp_path / "m.obj").write_bytes(text.encode("latin-1"))
+    mesh = read_mesh(tmp_path / "m.obj")
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 2]]
+
+
 EMPTY_STL = b"x".ljust(80) + struct.pack("<I", 0)
 CLOUD = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n"
 NAN = b"v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
@@ -116,7 +132,10 @@ HEAD = b"# vtk DataFile Version 3.0\nt\nBINARY\nDATASET "
     [
         ("m.stl", EMPTY_STL),
         ("m.stl", b"solid x\nendsolid x\n"),
-        ("m.stl", b"\x00" * 90),
+        ("m.stl", b"\x00" * 200),
+        ("m.stl", b"solid\nfacet\nvertex 1 2 3\nvertex 1 2 x\n"),
+        ("m.obj", b"v 0 0\nf 1 2 3\n"),
+        ("m.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 x\n"),
         ("m.ply", CLOUD),
         ("m.ply", b"ply\nformat ascii"),
         ("m.obj", b"v 0 0 0\n"),

@@ -90,7 +90,7 @@ def test_the_geometry_comes_from_numbers_too(tmp_path: Path) -> None:
         read_xray_image(tmp_path / "x.npy", ExposureOptions(view=VIEW, sid=1000.0))
 
 
-def test_what_is_missing_or_contradicts_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_or_contradicts_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", COUNTS)
     with pytest.raises(InputError, match=r"x\.npy: view: .* --view .* x\.view\.json"):
         read_xray_image(tmp_path / "x.npy")
@@ -108,9 +108,12 @@ def test_what_is_missing_or_contradicts_is_said(tmp_path: Path) -> None:
         read_xray_image(tmp_path / "nan.npy", ExposureOptions(view=VIEW, relationship="LOG"))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n123")
-    for name in ("objects.npy", "cut.png", "none.png", "x.xyz"):
+    (tmp_path / "cut.mha").write_bytes(b"ObjectType = Image\nNDims = 2\nElementDataFile = LOCAL\n")
+    capfd.readouterr()
+    for name in ("objects.npy", "cut.png", "cut.mha", "none.png", "x.xyz"):
         with pytest.raises(InputError, match=name):
             read_xray_image(tmp_path / name, NONE)
+    assert capfd.readouterr().err == ""  # the libraries' C code keeps quiet too
 
 
 def test_a_wrist_frame_with_its_calibration(shared: Path) -> None:

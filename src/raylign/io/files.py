@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +53,32 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
         raise InputError(
             f"cannot be read as {what} ({_short(error)})", file=path, remedy="check that the file is whole and of that format"
         ) from error
+
+
+_STDERR = threading.Lock()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nothing on the process's standard error: ITK's C code and libtiff's complain there of what they also refuse.
+
+    What they have to say comes as an exception too, and becomes the one line that the user reads.
+    """
+    with _STDERR:
+        sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:  # a process without standard error has nothing to silence
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _short(error: Exception) -> str:

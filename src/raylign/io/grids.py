@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.io import nifti
-from raylign.io.files import existing_file, reading, suffix
+from raylign.io.files import existing_file, reading, silent, suffix
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr", ".seg.nrrd")
@@ -78,7 +76,9 @@ def itk_image(path: str | Path) -> Any:
     """``sitk.ReadImage`` without ITK's chatter on stderr."""
     import SimpleITK as sitk
 
-    with _quiet(sitk):
+    if suffix(path) in META:
+        _check_meta(Path(path))
+    with silent():
         return sitk.ReadImage(str(path))
 
 
@@ -86,9 +86,11 @@ def itk_size(path: str | Path) -> tuple[int, ...]:
     """The size of an image by its header alone, columns first."""
     import SimpleITK as sitk
 
+    if suffix(path) in META:
+        _check_meta(Path(path))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _quiet(sitk):
+    with silent():
         reader.ReadImageInformation()
     return tuple(int(n) for n in reader.GetSize())
 
@@ -110,16 +112,6 @@ def _array(image: Any) -> np.ndarray:
     if data.dtype.kind == "c":
         raise InputError("complex numbers", remedy="give a real-valued image")
     return data
-
-
-@contextmanager
-def _quiet(sitk: Any) -> Iterator[None]:
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def _check_header(file: Path, kind: str) -> None:
@@ -148,6 +140,35 @@ def _check_header(file: Path, kind: str) -> None:
         raise InputError(
             f"the voxel size is {' x '.join(f'{p:g}' for p in pitch)} mm", file=file, field="spacing", remedy="set it in mm"
         )
+
+
+def _check_meta(file: Path) -> None:
+    """Refuse a MetaImage header whose numbers do not fit together: ITK's reader crashes on some, and takes Python with it."""
+    header = _text_header(file, ".mha")
+
+    def numbers(key: str) -> list[float]:
+        try:
+            return [float(x) for x in header[key.lower()].split()]
+        except (KeyError, ValueError):
+            what = "missing" if key.lower() not in header else f"{header[key.lower()][:40]!r} are not numbers"
+            raise InputError(what, file=file, field=key, remedy="check that the file is whole and of that format") from None
+
+    dimensions = numbers("NDims")
+    if len(dimensions) != 1 or dimensions[0] not in (2, 3, 4):
+        raise InputError(f"{header['ndims'][:40]!r} axes", file=file, field="NDims", remedy="give a single 2D or 3D image")
+    n = int(dimensions[0])
+    counts = {"DimSize": n, "ElementSpacing": n, "Offset": n, "Position": n, "Origin": n, "CenterOfRotation": n}
+    counts |= {"TransformMatrix": n * n, "Rotation": n * n, "Orientation": n * n, "ElementNumberOfChannels": 1}
+    for key, count in counts.items():
+        if (key == "DimSize" or key.lower() in header) and len(found := numbers(key)) != count:
+            raise InputError(f"{len(found)} numbers for {n} axes", file=file, field=key, remedy="check that the file is whole")
+    size = numbers("DimSize")
+    if not all(1 <= x <= 1 << 20 and x == int(x) for x in size) or np.prod(size) > 1 << 33:
+        raise InputError(f"a size of {header['dimsize'][:60]}", file=file, field="DimSize", remedy="check that the file is whole")
+    if not 1 <= (numbers("ElementNumberOfChannels")[0] if "elementnumberofchannels" in header else 1) <= 16:
+        raise InputError("not 1 to 16", file=file, field="ElementNumberOfChannels", remedy="give a scalar image")
+    if not re.fullmatch(r"MET_[A-Z0-9_]+", header.get("elementtype", "")):
+        raise InputError("missing or unknown", file=file, field="ElementType", remedy="check that the file is whole")
 
 
 def _text_header(file: Path, kind: str) -> dict[str, str]:

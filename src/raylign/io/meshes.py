@@ -7,15 +7,15 @@ takes a file without it as LPS since 2020 (Slicer 4.11); so does raylign, and ``
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from raylign.data import Mesh
 from raylign.errors import InputError
-from raylign.io import vtk_legacy
+from raylign.io import stl_obj, vtk_legacy
 from raylign.io.atomic import atomic_write
 from raylign.io.files import existing_file, reading, suffix
 
@@ -36,11 +36,9 @@ def read_mesh(path: str | Path) -> Mesh:
     if kind not in FORMATS:
         raise InputError(f"{kind or 'no suffix'!r} is no mesh format", file=file, remedy="give .stl, .ply, .obj or .vtk")
     space = stated_space(file)
+    read = {".vtk": vtk_legacy.read_polydata, ".stl": stl_obj.read_stl, ".obj": stl_obj.read_obj, ".ply": _read_ply}[kind]
     with reading(file, f"a {kind[1:].upper()} mesh"):
-        vertices, faces = vtk_legacy.read_polydata(file.read_bytes()) if kind == ".vtk" else _trimesh(file, kind)
-        if kind == ".stl" and len(faces):
-            vertices, where = np.unique(vertices, axis=0, return_inverse=True)
-            faces = where.reshape(-1)[faces]
+        vertices, faces = read(file.read_bytes())
         if space == "RAS":
             vertices = vertices * [-1.0, -1.0, 1.0]
         mesh = Mesh(torch.from_numpy(np.array(vertices, np.float64)), torch.from_numpy(np.array(faces, np.int64)), file.stem)
@@ -86,18 +84,13 @@ def stated_space(path: str | Path) -> str | None:
     return space
 
 
-def _trimesh(file: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_ply(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     import trimesh
 
-    options: dict[str, Any] = {"skip_materials": True} if kind == ".obj" else {}
-    loaded = trimesh.load(file, file_type=kind[1:], process=False, **options)
-    parts = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
-    meshes = [part for part in parts if isinstance(part, trimesh.Trimesh)]
-    if not meshes:
+    mesh = trimesh.load(BytesIO(data), file_type="ply", process=False)
+    if not isinstance(mesh, trimesh.Trimesh):
         raise InputError("the mesh has no faces", field="faces", remedy="export a triangle surface, not points")
-    starts = np.cumsum([0, *(len(m.vertices) for m in meshes)])
-    faces = [np.asarray(m.faces) + start for m, start in zip(meshes, starts, strict=False)]
-    return np.concatenate([np.asarray(m.vertices) for m in meshes]), np.concatenate(faces)
+    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
 
 
 def _stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:

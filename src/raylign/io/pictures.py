@@ -85,6 +85,15 @@ def _top(values: np.ndarray) -> float | None:
 def _zero_is_white(file: Path, frame: int) -> bool:
     import tifffile
 
+    logger = tifffile.logger()
+    before, logger.disabled = logger.disabled, True  # of damaged tags that do not matter here it would tell on stderr
+    try:
+        return _photometric(tifffile, file, frame) == 0
+    finally:
+        logger.disabled = before
+
+
+def _photometric(tifffile: Any, file: Path, frame: int) -> int:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[min(frame, len(tiff.pages) - 1)]
-        return int(getattr(page, "photometric", 1)) == 0
+        return int(getattr(page, "photometric", 1))

@@ -13,6 +13,7 @@ gives the CT in the world, and ``sitk.ReadTransform("pose.tfm").GetInverse().Tra
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from raylign.errors import InputError
 from raylign.geometry import Rigid, se3
 from raylign.io.atomic import atomic_write, write_text
-from raylign.io.files import existing_file, read_json, reading, suffix
+from raylign.io.files import existing_file, read_json, reading, silent, suffix
 
 _ITK = (".tfm", ".txt", ".h5", ".hdf5", ".xfm", ".mat")
 _TOLERANCE = 1e-3  # of R R^T against the identity: hand-typed matrices have few digits
@@ -119,7 +120,11 @@ def _itk_matrix(file: Path) -> Float[Tensor, "4 4"]:
     import SimpleITK as sitk
 
     with reading(file, "an ITK transform"):
-        transform = sitk.ReadTransform(str(file))
+        if suffix(file) in (".h5", ".hdf5"):
+            transform = _from_hdf5(file)
+        else:
+            with silent():
+                transform = sitk.ReadTransform(str(file))
         if transform.GetDimension() != 3:
             raise InputError(f"a {transform.GetDimension()}D transform", file=file, remedy="give a 3D one")
         if not transform.IsLinear():
@@ -128,6 +133,31 @@ def _itk_matrix(file: Path) -> Float[Tensor, "4 4"]:
         images = torch.tensor([transform.TransformPoint(p) for p in corners], dtype=torch.float64)
         result = se3.from_parts((images[1:] - images[0]).T, images[0])
     return result
+
+
+def _from_hdf5(file: Path) -> Any:
+    """ITK's HDF5 layout read by h5py and handed on as ITK's text: ITK's own reader writes pages on stderr about damaged files."""
+    import h5py
+    import SimpleITK as sitk
+
+    lines = ["#Insight Transform File V1.0"]
+    with h5py.File(file, "r") as h5:
+        if "TransformGroup" not in h5:
+            raise InputError("there is no ITK transform in it", field="TransformGroup", remedy="give a transform that ITK wrote")
+        group = h5["TransformGroup"]
+        for name in sorted(group, key=int):
+            kind = group[name]["TransformType"][0].decode()
+            lines += [f"#Transform {name}", f"Transform: {kind}"]
+            for key in ("Parameters", "FixedParameters"):
+                found = [n for n in group[name] if n in (f"Transform{key}", f"Tranform{key}")]  # ITK once misspelt it
+                if found and group[name][found[0]].size > 1000:
+                    raise InputError(f"{kind} is not linear", remedy="give a rigid transform")
+                if found:
+                    lines.append(f"{key}: " + " ".join(repr(float(x)) for x in group[name][found[0]][()]))
+    with tempfile.TemporaryDirectory() as folder, silent():
+        text = Path(folder) / "transform.tfm"
+        text.write_text("\n".join(lines) + "\n")
+        return sitk.ReadTransform(str(text))
 
 
 def _rigid(matrix: Tensor, file: Path) -> Rigid:
