@@ -1,7 +1,7 @@
 """Frames, poses and exposures. Imports nothing else of raylign but its error type."""
 
-from raylign.geometry import se3
+from raylign.geometry import carm, convert, se3
 from raylign.geometry.transform import Rigid
 from raylign.geometry.view import View
 
-__all__ = ["Rigid", "View", "se3"]
+__all__ = ["Rigid", "View", "carm", "convert", "se3"]
