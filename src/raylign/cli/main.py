@@ -1,0 +1,45 @@
+"""The commands put together. Importing this loads no torch: ``raylign --help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from raylign._version import __version__
+from raylign.cli import register
+from raylign.cli.console import WRONG_INPUT, complain, interrupt_on_termination
+
+app = typer.Typer(
+    name="raylign",
+    help="Registers preoperative 3D models to intraoperative X-rays, and says how sure it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("register")(register.register)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"raylign {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[Optional[bool], typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = None,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Run the command line and exit: 0 done, 1 the input is wrong or it was interrupted, 2 wrong usage, 3 not to be trusted."""
+    interrupt_on_termination()
+    try:
+        app(prog_name="raylign")
+    except KeyboardInterrupt:
+        complain("interrupted; nothing was written")
+        sys.exit(WRONG_INPUT)
