@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import torch
 from raylign import InputError, View
 from raylign.geometry import Rigid, se3
 from raylign.geometry.convert import to_xreg
+from raylign.io import ExposureOptions, read_xray
 from raylign.io.hdf5 import (
     kind_of,
     list_deepfluoro,
@@ -122,6 +124,21 @@ def test_the_loaders_shift_moves_the_volume_by_half_a_millimetre(deepfluoro: Pat
     world = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
     moved = shifted.inverse().apply(world) - stored.inverse().apply(world)
     assert moved[0].tolist() == pytest.approx([-0.5, -0.5, -0.5])
+
+
+def test_a_projection_becomes_an_exposure(xreg: Path) -> None:
+    with h5py.File(xreg, "a") as h5:
+        h5["proj-001/img/pixels"][3:6, 4:9] = 3.0
+    options = ExposureOptions(frame=1, mask="none", relationship="LOG")
+    xray = read_xray(xreg, options)
+    assert xray.view.isclose(VIEW)
+    assert float(xray.image[4, 5] - xray.image[0, 0]) == 1.5
+    with pytest.raises(InputError, match=r"proj\.h5: relationship: .*--relationship"):
+        read_xray(xreg, replace(options, relationship=None))
+    with pytest.raises(InputError, match=r"no projection 2; projections count from 0 to 1"):
+        read_xray(xreg, replace(options, frame=2))
+    with pytest.raises(InputError, match="own geometry"):
+        read_xray(xreg, replace(options, view=VIEW))
 
 
 def test_what_is_missing_is_named(tmp_path: Path, xreg: Path, deepfluoro: Path) -> None:

@@ -65,7 +65,8 @@ def read_xray(path: str | Path, options: ExposureOptions = _DEFAULT) -> XRay:
 
     Parameters
     ----------
-    path: a DICOM file, or .png, .tif, .nrrd, .mha, .npy, ... (then ``options.view`` or a ``view.json`` gives the geometry).
+    path: a DICOM file; .png, .tif, .nrrd, .mha, .npy, ... (then ``options.view`` or a ``view.json`` gives the geometry); or an
+        xReg projection file (.h5).
     options: frame, geometry, mask and overrides of what the file says.
 
     Returns
@@ -80,6 +81,10 @@ def read_xray(path: str | Path, options: ExposureOptions = _DEFAULT) -> XRay:
         from raylign.io.images import read_xray_image
 
         return read_xray_image(path, options)
+    if _is(path, (".h5", ".hdf5")):
+        from raylign.io.hdf5 import read_xray_hdf5
+
+        return read_xray_hdf5(path, options)
     from raylign.io.xray_dicom import read_xray_dicom
 
     return read_xray_dicom(path, options)

@@ -21,11 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import LabelMap, Landmarks, Volume
+from raylign.data import LabelMap, Landmarks, Volume, XRay
+from raylign.data.exposure import Encoding, to_line_integrals
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
 from raylign.geometry.convert.xreg import DEEPFLUORO_SHIFT, NEG_Z, XRegCamera, from_xreg
 from raylign.io.files import existing_file, reading
+from raylign.io.masks import exposure_mask
+from raylign.io.options import ExposureOptions
 
 _SEGMENTATION = {
     1: "left-hemipelvis",
@@ -103,6 +106,49 @@ def read_xreg(path: str | Path) -> tuple[Projection, ...]:
     if not projections:
         raise InputError("it holds no projections", file=path, field="num-projs", remedy="give a file with projections")
     return tuple(projections)
+
+
+def read_xray_hdf5(path: str | Path, options: ExposureOptions) -> XRay:
+    """One projection of an xReg projection file as an exposure; ``options.frame`` says which.
+
+    Such a file does not say what its pixels are: xReg writes counts and line integrals alike, so ``options.relationship`` must.
+
+    Raises
+    ------
+    InputError: what ``read_xreg`` refuses, another kind of HDF5, no such projection, options that contradict the file.
+    """
+    file = existing_file(path)
+    if kind_of(file) != "xreg":
+        raise InputError("no xReg projection file", file=file, remedy="read DeepFluoro projections with raylign.io.hdf5")
+    if any(x is not None for x in (options.view, options.sid, options.sod, options.primary, options.secondary)):
+        raise InputError("the file has its own geometry", file=file, field="--view", remedy="leave the geometry to it")
+    projections = read_xreg(file)
+    if not 0 <= options.frame < len(projections):
+        remedy = f"projections count from 0 to {len(projections) - 1}"
+        raise InputError(f"there is no projection {options.frame}", file=file, field="--frame", remedy=remedy)
+    with reading(file, "an exposure"):
+        return exposure(projections[options.frame], options, name=f"{file.name}:{options.frame}")
+
+
+def exposure(projection: Projection, options: ExposureOptions, name: str = "projection") -> XRay:
+    """A projection as attenuation. DeepFluoro's pixels are counts: ``ExposureOptions(relationship="LIN")``.
+
+    Raises
+    ------
+    InputError: no relationship stated, a blank image, a mask that leaves nothing.
+    """
+    if options.relationship is None:
+        raise InputError(
+            "the file does not say whether its pixels are counts or line integrals",
+            field="relationship",
+            remedy="state it with --relationship LIN or LOG",
+        )
+    sign = {"air": 1, "bone": -1, None: -1 if options.relationship == "LOG" else 1}[options.bright]
+    encoding = Encoding(options.relationship, sign)
+    mask = exposure_mask(projection.pixels, encoding, options.mask)
+    image, scale = to_line_integrals(projection.pixels, encoding, mask)
+    meta = {"format": "HDF5", "relationship": options.relationship, "sign": sign, "degrees to up": projection.degrees_to_up}
+    return XRay(image, projection.view, mask, scale, name=name, meta=meta)
 
 
 def list_deepfluoro(path: str | Path) -> dict[str, tuple[str, ...]]:
