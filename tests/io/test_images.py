@@ -166,3 +166,42 @@ def test_files_cut_short_are_one_clear_line(tmp_path: Path, generator: torch.Gen
         read_volume_image(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def minimal_nifti(order: str, two: bool, slope: float, intercept: float) -> bytes:
+    """A 4 x 3 x 2 image of int16 with an oblique qform, written field by field."""
+    header = bytearray(544 if two else 352)
+
+    def put(one: int, second: int, formats: tuple[str, str], *values: float) -> None:
+        struct.pack_into(order + formats[two], header, second if two else one, *values)
+
+    struct.pack_into(order + "i", header, 0, 540 if two else 348)
+    header[4:12] = b"n+2\0\r\n\x1a\n" if two else header[4:12]
+    header[344:348] = b"n+1\0" if not two else header[344:348]
+    put(40, 16, ("8h", "8q"), 3, 4, 3, 2, 1, 1, 1, 1)
+    put(70, 12, ("h", "h"), 4)
+    put(72, 14, ("h", "h"), 16)
+    put(76, 104, ("8f", "8d"), -1, 0.5, 0.75, 2, 0, 0, 0, 0)
+    put(108, 168, ("f", "q"), len(header))
+    put(112, 176, ("2f", "2d"), slope, intercept)
+    put(123, 500, ("B", "i"), 2)
+    put(252, 344, ("2h", "2i"), 1, 0)
+    put(256, 352, ("6f", "6d"), 0.1, 0.2, -0.3, 10, -20, 30)
+    return bytes(header) + np.arange(-1200, 1200, 100, dtype=order + "i2").tobytes()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("two", [False, True])
+@pytest.mark.parametrize("scale", [(0.0, 0.0), (1.0, 0.0), (2.0, -50.0)])
+def test_nifti_of_either_kind_and_order_agrees_with_itk(
+    tmp_path: Path, order: str, two: bool, scale: tuple[float, float]
+) -> None:
+    (tmp_path / "n.nii").write_bytes(minimal_nifti(order, two, *scale))
+    volume = read_volume_image(tmp_path / "n.nii")
+    (tmp_path / "one.nii").write_bytes(minimal_nifti(order, False, *scale))
+    image = sitk.ReadImage(str(tmp_path / "one.nii"))  # ITK does not know NIfTI-2: the same image in the old form
+    assert np.array_equal(volume.data.numpy(), sitk.GetArrayFromImage(image))
+    assert float(volume.data[0, 0, 0]) == (-1200 if scale[0] in (0, 1) else -2450)
+    for index in ((0, 0, 0), (3, 2, 1)):
+        here = volume.affine @ torch.tensor([*index, 1.0], dtype=torch.float64)
+        assert here[:3].tolist() == pytest.approx(image.TransformIndexToPhysicalPoint(index), abs=1e-4)
