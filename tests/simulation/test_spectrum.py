@@ -38,7 +38,7 @@ def test_detector_absorption_is_that_of_xraydb() -> None:
 
 @pytest.mark.parametrize(("kv", "least"), [(80, 2.9), (90, 3.2), (100, 3.6)])
 def test_half_value_layer_of_the_tube_is_that_of_diagnostic_equipment(kv: int, least: float) -> None:
-    """At least what IEC 60601-1-3:2008 (table 3) asks for, and within a fifth of it: the filter is little thicker than the least."""
+    """At least what IEC 60601-1-3:2008 asks for, and within a fifth of it: the filter is little thicker than the least."""
     pytest.importorskip("xraydb")
     import tungsten
 

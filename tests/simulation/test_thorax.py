@@ -12,7 +12,8 @@ from raylign.simulation.phantoms import Phantom, ThoraxConfig, thorax
 COARSE = ThoraxConfig(voxel_mm=4.0)
 # label (or the beginning of its name), range of the mean HU
 RANGES = {
-    "lung_left": (-890, -780), "lung_right": (-890, -780), "trachea": (-1024, -900), "subcutaneous_fat": (-115, -70), "muscle": (20, 65),
+    "lung_left": (-890, -780), "lung_right": (-890, -780), "trachea": (-1024, -900), "subcutaneous_fat": (-115, -70),
+    "muscle": (20, 65),
     "heart_myocardium": (35, 65), "heart_ventricle_left": (35, 50), "aorta": (20, 60), "liver": (45, 70), "spleen": (40, 60),
     "kidney_left": (20, 45), "intervertebral_discs": (70, 190), "costal_cartilages": (60, 150), "vertebrae_T": (200, 480),
     "rib_": (350, 800), "sternum": (200, 600), "clavicula": (350, 900), "scapula": (200, 800), "humerus": (200, 700),

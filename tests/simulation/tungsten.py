@@ -2,10 +2,10 @@
 
 Bremsstrahlung of a thick tungsten target after Kramers (1923): photons per keV in proportion to (T0 - E)/E. A photon of energy E
 is born where the electron has slowed from T0 to (T0 + E)/2 on average, at half the path of Thomson and Whiddington,
-(T0^2 - T^2) / (2 rho c) with c = 0.77e6 keV^2 cm^2/g (Birch and Marshall 1979; half, since electrons scatter sideways), and leaves
-under the anode angle. K lines of tungsten
-(energies and intensities from xraydb) grow as (T0/E_K - 1)^1.63 (Green and Cosslett 1968) and are a tenth of all photons behind 3 mm
-aluminium at 100 kV (Bushberg et al., The Essential Physics of Medical Imaging).
+(T0^2 - T^2) / (2 rho c) with c = 0.77e6 keV^2 cm^2/g (Birch and Marshall 1979; half, since electrons scatter sideways), and
+leaves under the anode angle. K lines of tungsten (energies and intensities from xraydb) grow as (T0/E_K - 1)^1.63 (Green and
+Cosslett 1968) and are a tenth of all photons behind 3 mm aluminium at
+100 kV (Bushberg et al., The Essential Physics of Medical Imaging).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A simulated exposure, made by richer physics than the image that registration renders.
 
-What it shares with ``raylign.projection``: ``View`` and ``Rigid``, that is, where the rays run. What differs: several energies (the beam
-hardens), two materials, its own integrator with random sample positions and several rays a pixel whose *intensities* are averaged,
-scatter, quantum and electronic noise, blur, a collimator, metal, quantised counts.
+What it shares with ``raylign.projection``: ``View`` and ``Rigid``, that is, where the rays run. What differs: several energies
+(the beam hardens), two materials, its own integrator with random sample positions and several rays a pixel whose *intensities*
+are averaged, scatter, quantum and electronic noise, blur, a collimator, metal, quantised counts.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raylign.errors import InputError
@@ -56,9 +57,9 @@ def guide_wire(generator: torch.Generator, length: float = 220.0, diameter: floa
 def steel_thickness(wires: Sequence[Wire], view: View) -> Float[Tensor, "H W"]:
     """mm of steel on each ray.
 
-    Each segment is drawn where ``View.project`` puts it, as wide as the magnification at its depth makes it; a ray through a cylinder
-    of radius r at distance x from its axis sees ``2 sqrt(r^2 - x^2)`` over the sine of the angle between ray and axis. Wires thinner
-    than a pixel keep their mean thickness.
+    Each segment is drawn where ``View.project`` puts it, as wide as the magnification at its depth makes it; a ray through a
+    cylinder of radius r at distance x from its axis sees ``2 sqrt(r^2 - x^2)`` over the sine of the angle between ray and axis.
+    Wires thinner than a pixel keep their mean thickness.
     """
     height, width = view.shape
     total = np.zeros((height, width))
@@ -67,7 +68,8 @@ def steel_thickness(wires: Sequence[Wire], view: View) -> Float[Tensor, "H W"]:
     return torch.from_numpy(total).to(torch.float32)
 
 
-def _drawn(wire: Wire, view: View) -> np.ndarray:
+def _drawn(wire: Wire, view: View) -> NDArray[np.float64]:
+    """Wires are thin: where segments of one wire overlap the thicker counts, since most overlaps are joints."""
     out = np.zeros(view.shape)
     pitch = np.array(view.pixel_spacing[::-1])  # (column, row)
     source, normal, sid = view.source.numpy(), view.normal.numpy(), float(view.sid)
@@ -78,7 +80,7 @@ def _drawn(wire: Wire, view: View) -> np.ndarray:
         if min(depth[i], depth[i + 1]) <= 0.05 * sid:
             continue  # beside or behind the source: no image
         axis, ray = points[i + 1] - points[i], (points[i + 1] + points[i]) / 2 - source
-        sine = np.linalg.norm(np.cross(axis, ray)) / max(np.linalg.norm(axis) * np.linalg.norm(ray), 1e-12)
+        sine = float(np.linalg.norm(np.cross(axis, ray))) / max(float(np.linalg.norm(axis) * np.linalg.norm(ray)), 1e-12)
         magnification = sid / (0.5 * (depth[i] + depth[i + 1]))
         radius = wire.diameter / 2 * magnification
         shown = max(radius, 0.6 * float(pitch.max()))

@@ -1,7 +1,8 @@
 """Millimetres of water and of bone on each ray through a scan: the simulator's own integrator.
 
-It shares with the renderer of ``raylign.projection`` the geometry of a ``View`` and nothing else: HU are split into two materials at
-every sample, after interpolation, where the renderer interpolates attenuation; samples start at a random depth on each ray.
+It shares with the renderer of ``raylign.projection`` the geometry of a ``View`` and the threads, nothing else: HU are split into two
+materials at every sample, after interpolation, where the renderer interpolates attenuation; samples start at a random depth on
+each ray.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from torch import Tensor
 from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
+from raylign.projection.cpu import run_chunks
 
 SOFT_HU = 100.0  # soft tissue at its densest: above, bone begins
 BONE_HU = 1558.0  # cortical bone (ICRU-44) in a scanner of 70 keV effective energy
 
 
-@numba.njit(parallel=True, cache=True, fastmath=True)
-def _march(hu: NDArray, source: NDArray, ends: NDArray, start: NDArray, step: float, out: NDArray) -> None:  # pragma: no cover
-    """Water and bone along rays from ``source`` to ``ends`` [N, 3] in voxels (column, row, slice); ``step`` in voxels."""
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _march(  # pragma: no cover
+    hu: NDArray, source: NDArray, ends: NDArray, step: float, out: NDArray, first_ray: int, last_ray: int
+) -> None:
+    """Water and bone on rays from ``source`` to ``ends`` [N, 4] in voxels (column, row, slice, first sample); ``step`` in voxels."""
     depth, height, width = hu.shape
     size = (width - 1.0, height - 1.0, depth - 1.0)
-    for n in numba.prange(ends.shape[0]):
+    for n in range(first_ray, last_ray):
         dx, dy, dz = ends[n, 0] - source[0], ends[n, 1] - source[1], ends[n, 2] - source[2]
         length = np.sqrt(dx * dx + dy * dy + dz * dz)
         direction = (dx / length, dy / length, dz / length)
@@ -45,7 +49,7 @@ def _march(hu: NDArray, source: NDArray, ends: NDArray, start: NDArray, step: fl
             count = int(np.ceil((last - first) / step))
             pitch = (last - first) / count
             for k in range(count):
-                t = first + (k + start[n]) * pitch
+                t = first + (k + ends[n, 3]) * pitch
                 x, y, z = source[0] + t * direction[0], source[1] + t * direction[1], source[2] + t * direction[2]
                 i = min(max(int(x), 0), width - 2)
                 j = min(max(int(y), 0), height - 2)
@@ -94,10 +98,12 @@ def path_lengths(
     seen = view.transformed(to_voxels)
     ends = seen.pixel_centres().reshape(-1, 3).numpy()
     start = torch.rand(len(ends), generator=generator, dtype=torch.float64).numpy()
+    rays = np.concatenate([ends, start[:, None]], 1)
     out = np.zeros((2, len(ends)))
     hu = np.ascontiguousarray(volume.data.detach().to(torch.float32).numpy())
-    _march(hu, seen.source.numpy(), ends, start, step, out)
+    source = seen.source.numpy()
+    run_chunks(lambda first, last: _march(hu, source, rays, step, out, first, last), len(ends))
     # a voxel is worth a different number of mm along each ray
-    mm = torch.from_numpy(np.linalg.norm(ends - seen.source.numpy(), axis=1))
+    mm = torch.from_numpy(np.linalg.norm(ends - source, axis=1))
     scale = (view.rays()[1].norm(dim=-1).reshape(-1) / mm)[None]
     return (torch.from_numpy(out) * scale).to(torch.float32).reshape(2, *view.shape)

@@ -1,9 +1,9 @@
 """Photons of a tungsten tube and what matter and detector do to them, in eight bins of 10 keV.
 
 Spectra: Kramers' bremsstrahlung (1923) with self-absorption in the anode and tungsten K lines, behind 3 mm aluminium, energies
-below 20 keV dropped; the half-value layers are 3.0, 3.5 and 4.0 mm aluminium at 80, 90 and 100 kV. Attenuation: xraydb 4.5 (Elam
-tables) at the middle of each bin, for water, ICRU-44 cortical bone (1.92 g/cm3) and steel (iron, 7.9 g/cm3). Detector: 0.6 mm of columnar
-caesium iodide. The computation is in tests/simulation/tungsten.py, and the tests hold these tables to it.
+below 20 keV dropped; the half-value layers are 3.0, 3.5 and 4.0 mm aluminium at 80, 90 and 100 kV. Attenuation: xraydb 4.5
+(Elam tables) at the middle of each bin, for water, ICRU-44 cortical bone (1.92 g/cm3) and steel (iron, 7.9 g/cm3). Detector:
+0.6 mm of columnar caesium iodide. The computation is in tests/simulation/tungsten.py, and the tests hold these tables to it.
 """
 
 from __future__ import annotations

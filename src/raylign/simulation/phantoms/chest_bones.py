@@ -153,7 +153,8 @@ def costal_cartilage(union: Union, shape: ChestShape, label: int) -> None:
         for number in range(1, 11):
             end = rib_line(shape, number, side)[0][-1]
             if number <= 7:
-                join = _sternum_at(shape, 88.0 - 21.0 * (number - 1)) + [side * (19 if number < 3 else 15), 2, 0]
+                beside = np.array([side * (19.0 if number < 3 else 15.0), 2.0, 0.0])
+                join = _sternum_at(shape, 88.0 - 21.0 * (number - 1)) + beside
             else:
                 assert previous is not None
                 join = previous[1]
@@ -169,8 +170,10 @@ def _sternum_at(shape: ChestShape, z: float) -> Points:
 
 def sternum(union: Union, shape: ChestShape, label: int) -> None:
     """Manubrium, body and xiphoid process, lying in the front of the cage."""
-    rows = ((98, 5.5, 27), (90, 6.0, 28), (72, 6.0, 21), (56, 5.5, 15), (54, 5.0, 15), (20, 5.0, 18), (-20, 5.0, 20), (-46, 4.5, 14),
-            (-58, 3.0, 6), (-70, 2.5, 4))  # fmt: skip
+    rows = (
+        (98, 5.5, 27), (90, 6.0, 28), (72, 6.0, 21), (56, 5.5, 15), (54, 5.0, 15), (20, 5.0, 18), (-20, 5.0, 20), (-46, 4.5, 14),
+        (-58, 3.0, 6), (-70, 2.5, 4),
+    )  # fmt: skip
     points = np.stack([_sternum_at(shape, z) for z, _, _ in rows])
     # the ends of a band are rounded by its thickness only, so it can be as wide as the sternum without growing longer
     union.band(points, np.array([[t, w] for _, t, w in rows]), np.tile([0.0, 1.0, 0.15], (len(rows), 1)), label)
@@ -194,9 +197,8 @@ def scapula(union: Union, side: float, label: int) -> None:
     _plate(union, np.stack([superior, inferior, glenoid]), 1.6, label)
     union.tube(np.stack([glenoid, 0.5 * (glenoid + inferior) + [side * 3, 0, 0], inferior]), np.array([7.0, 4.5, 5.0]), label)
     union.tube(np.stack([superior, root, inferior]), np.array([3.0, 2.8, 4.0]), label)
-    union.tube(
-        np.stack([superior, 0.6 * superior + 0.4 * glenoid + [0, 0, 4], glenoid + [0, 0, 12]]), np.array([2.5, 2.5, 4.5]), label
-    )
+    up = np.array([0.0, 0.0, 4.0])
+    union.tube(np.stack([superior, 0.6 * superior + 0.4 * glenoid + up, glenoid + 3 * up]), np.array([2.5, 2.5, 4.5]), label)
     union.band(
         at((72, 101, 90), (104, 96, 104), (134, 78, 124), (156, 46, 130), (157, 24, 127)),
         np.array([[2.5, 3.0], [3.0, 6.5], [3.5, 8.0], [4.0, 9.0], [4.0, 9.0]]),

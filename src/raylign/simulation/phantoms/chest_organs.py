@@ -70,8 +70,8 @@ def airways(lumen: Union, wall: Union, shape: ChestShape, label: int) -> None:
         tubes.append((main, np.linspace(7.2, 5.4, 24)))
         for end in ((26, -6, 34), (20, -34, 2), (20, 18, -36), (14, 34, 4)):
             start = main[-1]
-            tubes.append((_path(tuple(start), tuple(start + np.multiply(end, (s * 0.5, 0.5, 0.5))), tuple(start + np.multiply(end, (s, 1, 1)))),
-                          np.linspace(3.8, 1.9, 24)))  # fmt: skip
+            half, whole = (start + np.multiply(end, (s * part, part, part)) for part in (0.5, 1.0))
+            tubes.append((_path(tuple(start), tuple(half), tuple(whole)), np.linspace(3.8, 1.9, 24)))
     for line, radius in tubes:
         lumen.tube(line, radius, label)
         wall.tube(line, radius + np.minimum(1.5, radius * 0.35), label)

@@ -29,8 +29,8 @@ _SKIN = (
 )  # fmt: skip
 _CAGE = (
     (164, 16, 4, 34), (155, 40, -6, 44), (135, 68, -24, 60), (112, 92, -44, 74), (90, 107, -60, 83), (60, 121, -76, 91),
-    (30, 130, -87, 96), (0, 136, -94, 98), (-40, 141, -101, 98), (-80, 143, -104, 96), (-120, 142, -102, 92), (-170, 138, -98, 86),
-    (-250, 134, -96, 84),
+    (30, 130, -87, 96), (0, 136, -94, 98), (-40, 141, -101, 98), (-80, 143, -104, 96), (-120, 142, -102, 92),
+    (-170, 138, -98, 86), (-250, 134, -96, 84),
 )  # fmt: skip
 
 
@@ -103,13 +103,16 @@ def trunk(shape: ChestShape, xyz: tuple[Array, Array, Array]) -> Array:
     d = _oval(_SKIN, 0.45, xyz)
     # the groove over the spine
     d = d + np.float32(5) * np.exp(-((x / 22) ** 2)) * np.exp(-(((y - 120) / 18) ** 2)) * (z < 140)
-    high = np.flatnonzero(z.ravel() > 20)
-    if len(high):
-        upper = slice(int(high[0]), int(high[-1]) + 1)
-        part = d[upper]
+    upper = slice(int(np.searchsorted(z.ravel(), 20)), len(z))
+    for sides in (x.ravel() < -50, x.ravel() > 50):  # each shoulder on its own half
+        where = np.flatnonzero(sides)
+        if not len(where) or upper.start == upper.stop:
+            continue
+        half = slice(int(where[0]), int(where[-1]) + 1)
+        part = d[upper, :, half]
         for solid in _SHOULDERS:
-            part = smooth_min(part, solid.distance(np.abs(x), y, z[upper]), 26)
-        d[upper] = part
+            part = smooth_min(part, solid.distance(np.abs(x[:, :, half]), y, z[upper]), 26)
+        d[upper, :, half] = part
     return d
 
 
@@ -170,12 +173,32 @@ def mediastinum(shape: ChestShape, xyz: tuple[Array, Array, Array]) -> Array:
     width = column.reshape(z.shape).astype(np.float32)
     # the lungs nearly meet in front of the great vessels
     forward = np.float32(0.3) + np.float32(0.7) / (1 + np.exp(-(y + 42) / 7))
-    return smooth_min(smooth_min(np.abs(x - np.float32(3)) - width * forward, spine, 10), heart(shape, xyz), 8)
+    d = smooth_min(np.abs(x - np.float32(3)) - width * forward, spine, 10)
+    near = _near_heart(shape, xyz)
+    d[near] = smooth_min(d[near], heart(shape, _part(xyz, near)), 8)
+    return d
 
 
-def lungs(shape: ChestShape, xyz: tuple[Array, Array, Array]) -> Array:
-    """Distance to both lungs: in the cage, above the diaphragm, beside the mediastinum."""
+def _near_heart(shape: ChestShape, xyz: tuple[Array, Array, Array]) -> tuple[slice, ...]:
+    """The part of a grid that the heart or its fillets may touch; all of a list of points."""
+    if xyz[0].ndim != 3:
+        return (slice(None),)
+    solids = heart_parts(shape).values()
+    low = np.min([np.asarray(s.centre) - max(s.radii) for s in solids], 0) - 30
+    high = np.max([np.asarray(s.centre) + max(s.radii) for s in solids], 0) + 30
+    ends = [np.searchsorted(axis.ravel(), (a, b)).tolist() for axis, a, b in zip(xyz, low, high, strict=True)]
+    return tuple(slice(a, b) for a, b in reversed(ends))
+
+
+def _part(xyz: tuple[Array, Array, Array], box: tuple[slice, ...]) -> tuple[Array, Array, Array]:
+    if len(box) == 1:
+        return xyz
+    return xyz[0][:, :, box[2]], xyz[1][:, box[1]], xyz[2][box[0]]
+
+
+def lungs(shape: ChestShape, xyz: tuple[Array, Array, Array], wall: Array | None = None) -> Array:
+    """Distance to both lungs: in the cage (``wall`` where it is known), above the diaphragm, beside the mediastinum."""
     x, y, z = xyz
-    inside = np.maximum(cage(xyz) + np.float32(6.5), -mediastinum(shape, xyz))
+    inside = np.maximum((cage(xyz) if wall is None else wall) + np.float32(6.5), -mediastinum(shape, xyz))
     out: Array = np.maximum(inside, (dome(shape, x, y) - z) * np.float32(0.75))
     return out

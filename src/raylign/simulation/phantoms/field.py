@@ -7,7 +7,7 @@ there, which is all that painting an edge one voxel wide needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,8 @@ class Grid:
     def shape(self) -> tuple[int, int, int]:
         return len(self.z), len(self.y), len(self.x)
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> Box | None:
-        """Index ranges (slices, rows, columns) that cover an axis-aligned box in (x, y, z) mm; ``None`` where it misses the grid."""
+    def box(self, low: NDArray[np.float64], high: NDArray[np.float64]) -> Box | None:
+        """Index ranges (slices, rows, columns) of an axis-aligned box in (x, y, z) mm; ``None`` where it misses the grid."""
         ranges = []
         for axis, a, b in zip((self.x, self.y, self.z), low, high, strict=True):
             start, pitch = float(axis[0]), float(axis[-1] - axis[0]) / (len(axis) - 1)
@@ -134,14 +134,12 @@ def _dot(rx: Array, ry: Array, rz: Array, e: NDArray[np.float64]) -> Array:
 
 def _quadric(components: Sequence[Array], radii: Sequence[float]) -> Array:
     """Signed distance to ``sum (c/r)^2 = 1`` by its value over its slope (Taubin 1991), bounded at the centre."""
-    value, slope = np.float32(0), np.float32(0)
-    for c, r in zip(components, radii, strict=True):
-        s = (c * np.float32(1 / r)) ** 2
-        value, slope = value + s, slope + s * np.float32(1 / r**2)
-    q = np.sqrt(value)
+    squares = [np.square(c * np.float32(1 / r)) for c, r in zip(components, radii, strict=True)]
+    a, b, c = (s * np.float32(1 / r**2) for s, r in zip(squares, radii, strict=True))
+    q, slope = np.sqrt(squares[0] + squares[1] + squares[2]), np.sqrt(a + b + c)
     small = np.float32(1e-3)
-    out: Array = (q - 1) * np.maximum(q, small) / np.maximum(np.sqrt(slope), small / np.float32(min(radii)))
-    return out
+    distance = (q - 1) * np.maximum(q, small) / np.maximum(slope, small / np.float32(min(radii)))
+    return np.asarray(distance, np.float32)
 
 
 def _to_segment(
@@ -162,7 +160,7 @@ def smooth_min(a: Array, b: Array, width: float) -> Array:
 
 
 def curve(knots: Sequence[Sequence[float]], z: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Shape-preserving interpolation of rows ``(z, value, value, ...)``, z descending; constant beyond the ends. [len(z), values]"""
+    """Shape-preserving interpolation [len(z), values] of rows ``(z, value, ...)``, z descending; constant beyond the ends."""
     from scipy.interpolate import PchipInterpolator
 
     table = np.asarray(knots, float)[::-1]
@@ -172,7 +170,7 @@ def curve(knots: Sequence[Sequence[float]], z: NDArray[np.floating]) -> NDArray[
 
 @dataclass(frozen=True, eq=False)
 class Canvas:
-    """A scan being painted: HU and labels on a grid. Each layer covers what lies under it by the fraction of the voxel it fills."""
+    """A scan being painted: HU and labels. Each layer covers what lies under it by the fraction of the voxel it fills."""
 
     grid: Grid
     hu: Array
@@ -183,7 +181,7 @@ class Canvas:
         return Canvas(grid, np.full(grid.shape, -1000, np.float32), np.zeros(grid.shape, np.uint8))
 
     def fill(self, distance: Array, hu: float | Array, label: int | None = None, box: Box | None = None) -> None:
-        """A homogeneous solid given by its distance in ``box`` (the whole grid by default); ``label`` None leaves labels alone."""
+        """A solid given by its distance in ``box`` (the whole grid by default); ``label`` None leaves labels alone."""
         box = self.grid.whole if box is None else box
         cover = np.clip(np.float32(0.5) - distance * np.float32(1 / self.grid.voxel), 0, 1)
         under = self.hu[box]
@@ -191,13 +189,13 @@ class Canvas:
         if label is not None:
             np.copyto(self.labels[box], np.uint8(label), where=distance < 0)
 
-    def paint(self, union: Union, hu: Callable[[NDArray[np.uint8]], Array | float], labelled: bool = True) -> None:
-        """Every solid of a union, each with the HU of its label."""
+    def paint(self, union: Union, hu: float | Array, labelled: bool = True) -> None:
+        """Every solid of a union: ``hu`` is one number, or a table indexed by label."""
         where = np.flatnonzero(union.distance.ravel() < self.grid.voxel)
         d, owner = union.distance.ravel()[where], union.owner.ravel()[where]
         cover = np.clip(0.5 - d / self.grid.voxel, 0, 1)
         flat = self.hu.reshape(-1)
-        flat[where] += cover * (hu(owner) - flat[where])
+        flat[where] += cover * ((hu[owner] if isinstance(hu, np.ndarray) else hu) - flat[where])
         if labelled:
             self.labels.reshape(-1)[where[d < 0]] = owner[d < 0]
 

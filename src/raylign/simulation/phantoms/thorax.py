@@ -19,8 +19,8 @@ from raylign.simulation.phantoms.phantom import Phantom
 _SOFT = (
     "skin", "subcutaneous_fat", "muscle", "lung_left", "lung_right", "trachea", "heart_myocardium", "heart_ventricle_left",
     "heart_ventricle_right", "heart_atrium_left", "heart_atrium_right", "aorta", "pulmonary_artery", "pulmonary_vein",
-    "superior_vena_cava", "inferior_vena_cava", "arch_branches", "liver", "stomach", "spleen", "kidney_left", "kidney_right", "colon",
-    "spinal_cord", "lung_vessels", "intervertebral_discs", "costal_cartilages",
+    "superior_vena_cava", "inferior_vena_cava", "arch_branches", "liver", "stomach", "spleen", "kidney_left", "kidney_right",
+    "colon", "spinal_cord", "lung_vessels", "intervertebral_discs", "costal_cartilages",
 )  # fmt: skip
 _BONES = (
     *(f"vertebrae_{level}" for level in LEVELS),
@@ -72,9 +72,9 @@ class ThoraxConfig:
 def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Phantom:
     """A chest on the scanner's table, head first and supine, arms raised.
 
-    Skin, fat and muscle; lungs with vessel trees and airways; heart chambers and great vessels; diaphragm, liver, stomach with a gas
-    bubble, spleen, kidneys; C6 to L3 with discs and processes, twelve pairs of ribs with cartilage, sternum, clavicles, scapulae,
-    humeri, each bone with its cortex. The patient goes on beyond the first and last slice, and the volume says so.
+    Skin, fat and muscle; lungs with vessel trees and airways; heart chambers and great vessels; diaphragm, liver, stomach with
+    a gas bubble, spleen, kidneys; C6 to L3 with discs and processes, twelve pairs of ribs with cartilage, sternum, clavicles,
+    scapulae, humeri, each bone with its cortex. The patient goes on beyond the first and last slice, and the volume says so.
 
     The same seed gives the same patient at any resolution and extent: scan one at 2 mm and expose the same one at 1.3 mm over
     a longer range, and the exposure knows more than the scan.
@@ -139,7 +139,7 @@ def _soft_tissue(canvas: Canvas, shape: ChestShape, cavity: Array) -> Array:
     sx, sy = (v.reshape(z.shape).astype(np.float32) for v in chest_shape.spine_line(shape, z.ravel()))
     beside = np.sqrt(((np.abs(x - sx) - 20) / 21) ** 2 + ((y - sy - 34) / 17) ** 2)
     canvas.fill(np.maximum((beside - 1) * np.float32(18), body + np.float32(5)), _MUSCLE, NUMBER["muscle"])
-    return chest_shape.lungs(shape, xyz)
+    return chest_shape.lungs(shape, xyz, cavity)
 
 
 def _organs(canvas: Canvas, shape: ChestShape, cavity: Array) -> None:
@@ -157,7 +157,7 @@ def _organs(canvas: Canvas, shape: ChestShape, cavity: Array) -> None:
     heart = Union.empty(grid)
     for solid in chest_shape.heart_parts(shape).values():
         heart.ellipsoid(solid, NUMBER["heart_myocardium"])
-    canvas.paint(heart, lambda _: np.float32(54))
+    canvas.paint(heart, 54)
 
 
 def _clipped(canvas: Canvas, solid: Ellipsoid, room: Array, name: str) -> None:
@@ -194,20 +194,20 @@ def _vessels(canvas: Canvas, shape: ChestShape, rng: np.random.Generator, contra
     chest_organs.great_vessels(blood, shape, NUMBER)
     tree = Union.empty(grid)
     chest_organs.lung_tree(tree, shape, rng, NUMBER["lung_vessels"])
-    canvas.paint(tree, lambda _: np.float32(_BLOOD + contrast))
-    canvas.paint(blood, lambda _: np.float32(_BLOOD + contrast))
+    canvas.paint(tree, _BLOOD + contrast)
+    canvas.paint(blood, _BLOOD + contrast)
     lumen, wall = Union.empty(grid), Union.empty(grid)
     chest_organs.airways(lumen, wall, shape, NUMBER["trachea"])
-    canvas.paint(wall, lambda _: np.float32(20), labelled=False)
-    canvas.paint(lumen, lambda _: np.float32(-995))
+    canvas.paint(wall, 20, labelled=False)
+    canvas.paint(lumen, -995)
     z = np.arange(-260.0, 231.0, 10.0)
     x, y = chest_shape.spine_line(shape, z)
     canal = np.stack([x, y + np.interp(z, [-240, 170], [24.0, 17.0]), z], 1)
     sac, cord = Union.empty(grid), Union.empty(grid)
     sac.tube(canal, 8.5, 0)
     cord.tube(canal, 5.0, NUMBER["spinal_cord"])
-    canvas.paint(sac, lambda _: np.float32(8), labelled=False)
-    canvas.paint(cord, lambda _: np.float32(36))
+    canvas.paint(sac, 8, labelled=False)
+    canvas.paint(cord, 36)
 
 
 def _skeleton(canvas: Canvas, shape: ChestShape) -> Union:
@@ -226,7 +226,7 @@ def _skeleton(canvas: Canvas, shape: ChestShape) -> Union:
     chest_bones.sternum(bones, shape, NUMBER["sternum"])
     hu = np.zeros(256, np.float32)
     hu[NUMBER["costal_cartilages"]], hu[NUMBER["intervertebral_discs"]] = 105, 88
-    canvas.paint(soft, lambda owner: hu[owner])
+    canvas.paint(soft, hu)
     shell, cortex, marrow = (np.zeros(256, np.float32) for _ in range(3))
     for name in _BONES:
         kind = name.split("_")[0]
@@ -247,7 +247,7 @@ _BONE_KINDS = {
 
 
 def _lattice(grid: Grid, pitch: float, rng: np.random.Generator) -> Array:
-    """Smooth noise of unit variance at the nodes of a lattice fixed in the anatomy, so that it does not change with the voxel size."""
+    """Smooth noise, of unit variance at the nodes of a lattice fixed in the anatomy: it does not change with the voxel size."""
     spans = (_Z, _Y, _X)
     nodes = [int((b - a) / pitch) + 3 for a, b in spans]
     out: Array = rng.standard_normal(nodes, dtype=np.float32)
