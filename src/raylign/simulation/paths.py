@@ -1,8 +1,8 @@
 """Millimetres of water and of bone on each ray through a scan: the simulator's own integrator.
 
-It shares with the renderer of ``raylign.projection`` the geometry of a ``View`` and the threads, nothing else: HU are split into two
-materials at every sample, after interpolation, where the renderer interpolates attenuation; samples start at a random depth on
-each ray.
+It shares with the renderer of ``raylign.projection`` the geometry of a ``View`` and the threads, nothing else: HU are split into
+two materials at every sample, after interpolation, where the renderer interpolates attenuation; samples start at a random depth
+on each ray.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ BONE_HU = 1558.0  # cortical bone (ICRU-44) in a scanner of 70 keV effective ene
 def _march(  # pragma: no cover
     hu: NDArray, source: NDArray, ends: NDArray, step: float, out: NDArray, first_ray: int, last_ray: int
 ) -> None:
-    """Water and bone on rays from ``source`` to ``ends`` [N, 4] in voxels (column, row, slice, first sample); ``step`` in voxels."""
+    """Water and bone on rays from ``source`` to ``ends`` [N, 4]: column, row, slice in voxels, then where sampling starts.
+
+    That start and ``step`` are fractions of a step and voxels.
+    """
     depth, height, width = hu.shape
     size = (width - 1.0, height - 1.0, depth - 1.0)
     for n in range(first_ray, last_ray):
