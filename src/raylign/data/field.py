@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
+from raylign.data.apertures import Polygon, both, edge_apertures
 from raylign.data.exposure import Encoding, brightness, check_not_blank
 
 _GRID = 176  # pixels along the longer side on which the collimator is looked for: its edge is long, so little suffices
@@ -92,40 +91,12 @@ def _stands_apart(bright: np.ndarray, extreme: float, side: int) -> bool:
 # -- the collimator ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Polygon:
-    """A convex region ``normals @ (x, y) <= offsets`` in (column, row) of the full image."""
-
-    normals: np.ndarray
-    offsets: np.ndarray
-
-    def shrunk(self, margin: float) -> _Polygon:
-        return _Polygon(self.normals, self.offsets - margin)
-
-    def fill(self, shape: tuple[int, int]) -> np.ndarray:
-        """[H, W] True inside: for each row the interval of columns that every half-plane leaves."""
-        y = np.arange(shape[0])[:, None]
-        low, high = np.full(shape[0], -np.inf), np.full(shape[0], np.inf)
-        a, b = self.normals.T
-        for sense in (1, -1):
-            pick = a * sense > 1e-9
-            if pick.any():
-                ends = (self.offsets[pick] - b[pick] * y) / a[pick]
-                if sense > 0:
-                    high = ends.min(1)
-                else:
-                    low = ends.max(1)
-        flat = np.abs(a) <= 1e-9
-        inside = (b[flat] * y <= self.offsets[flat]).all(1)
-        x = np.arange(shape[1])
-        return inside[:, None] & (x >= low[:, None]) & (x <= high[:, None])
-
-
 def collimated(level: np.ndarray) -> np.ndarray | None:
     """[H, W] True inside the collimator's sharp part, or ``None`` where there is no collimator.
 
     ``level`` is the logarithm of the intensity. Every brightness between the darkest part of the image's border and its middle
-    is tried as the threshold between shadow and field; the region whose edge is the sharpest wins.
+    is tried as the threshold between shadow and field, and so are a circle and blades along the image's edges; the region whose
+    border drops the most wins.
     """
     h, w = level.shape
     factor = max(1, -(-max(h, w) // _GRID))
@@ -139,21 +110,71 @@ def collimated(level: np.ndarray) -> np.ndarray | None:
         usual = float(np.percentile(small, 90))
     if usual - dark < _STEP:
         return None
-    best: tuple[float, _Polygon] | None = None
-    for share in (0.08, 0.16, 0.25, 0.35, 0.46, 0.58, 0.7, 0.85):
-        polygon = _lit_polygon(small, dark + share * (usual - dark), factor)
-        if polygon is None:
-            continue
-        score = _edge_score(level, polygon, factor)
-        if score is not None and (best is None or score > best[0]):
-            best = score, polygon
-    if best is None:
+    shares = (0.08, 0.16, 0.25, 0.35, 0.46, 0.58, 0.7, 0.85)
+    lit = [_lit_polygon(small, dark + share * (usual - dark), factor) for share in shares]
+    # Where dense tissue meets the edge, or scatter fills the shadow, no one threshold parts them; the edge still does.
+    edges = [p for p in _along_edges(level, small, factor) if len(p.offsets) > 1 and _in_shadow(level, p, factor)]
+    best = _sharpest(level, [p for p in lit if p is not None], factor)
+    scored = [(_edge_score(level, p, factor, strict=False) or 0.0, p) for p in ([best] if best is not None else []) + edges]
+    top = max((score for score, _ in scored), default=0.0)
+    if top <= 0:
         return None
-    polygon = best[1]
+    # Of borders about as sharp, the one that leaves the least: the others miss a blade or a corner.
+    polygon = min((p for score, p in scored if score >= 0.6 * top), key=lambda p: int(p.fill((h, w)).sum()))
     return polygon.shrunk(_blur_margin(level, polygon)).fill((h, w))
 
 
-def _lit_polygon(small: np.ndarray, threshold: float, factor: int) -> _Polygon | None:
+def _sharpest(level: np.ndarray, polygons: list[Polygon], factor: int, strict: bool = True) -> Polygon | None:
+    scores = [_edge_score(level, polygon, factor, strict) for polygon in polygons]
+    best = max(range(len(scores)), key=lambda k: scores[k] or 0.0, default=None)
+    return polygons[best] if best is not None and scores[best] else None
+
+
+def _along_edges(level: np.ndarray, small: np.ndarray, factor: int) -> list[Polygon]:
+    """The circle, the blades that are real, and both together."""
+    circle, blades = (None if p is None else p.enlarged(factor) for p in edge_apertures(small))
+    while blades is not None:
+        drops = _drops(level, blades, factor)
+        if drops is None or len(blades.offsets) == 1:
+            break
+        drop, _, side = drops
+        share = np.array([_share(drop[side == k], drop) for k in range(len(blades.offsets))])
+        worst = int(share.argmin())
+        if share[worst] >= 0.85:
+            break
+        keep = np.arange(len(share)) != worst
+        blades = Polygon(blades.normals[keep], blades.offsets[keep])
+    if circle is None or blades is None:
+        return [p for p in (circle, blades) if p is not None]
+    found, together = [circle, blades], both(circle, blades)
+    drops = _drops(level, together, factor)
+    if drops is not None:
+        drop, _, side = drops
+        blade = side >= len(circle.offsets)
+        cut = together.fill(level.shape).sum() / max(int(circle.fill(level.shape).sum()), 1)
+        # an edge in the picture is no second shadow, and a chord of the circle's own edge is no blade
+        if blade.any() and np.median(drop[blade]) > 0.4 * np.median(drop) and cut < 0.92:
+            found.append(together)
+    return found
+
+
+def _share(of_side: np.ndarray, of_all: np.ndarray) -> float:
+    """How much of a side drops at all; nothing where the others drop far more."""
+    if not of_side.size or np.median(of_side) < 0.3 * np.median(of_all):
+        return 0.0
+    return float((of_side > 0.15 * _STEP).mean())
+
+
+def _in_shadow(level: np.ndarray, polygon: Polygon, factor: int) -> bool:
+    """Whether what lies outside is as dark as the darkest part inside: beyond the chest's wall it is not."""
+    inside = polygon.fill(level.shape)[::factor, ::factor]
+    thin = level[::factor, ::factor]
+    if inside.all() or not inside.any():
+        return False
+    return float(np.median(thin[~inside])) < float(np.percentile(thin[inside], 10)) + 0.2
+
+
+def _lit_polygon(small: np.ndarray, threshold: float, factor: int) -> Polygon | None:
     """Convex hull of the region around the middle that is brighter than a shadow touching the image's border."""
     shape = small.shape
     labels, count = ndimage.label(small < threshold)
@@ -191,51 +212,68 @@ def _lit_polygon(small: np.ndarray, threshold: float, factor: int) -> _Polygon |
         far = (w, h)[k] - 0.5
         on = ((normals[:, k] > 0.999) & (offsets > far - 0.6 * factor)) | ((normals[:, k] < -0.999) & (offsets > -0.6 * factor))
         offsets = np.where(on, offsets + 1e6, offsets)
-    return _Polygon(normals, offsets)
+    return Polygon(normals, offsets)
 
 
-def _profiles(level: np.ndarray, polygon: _Polygon, distances: np.ndarray) -> np.ndarray | None:
-    """[points, distances] levels along the outward normals of the polygon's border, at points inside the picture."""
+def _profiles(level: np.ndarray, polygon: Polygon, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """[points, distances] levels along the outward normals of the polygon's border, and the side that each point is on."""
     h, w = level.shape
     centre = np.array([w / 2, h / 2])
     theta = np.linspace(0, 2 * np.pi, 361)[:-1]
     rays = np.stack([np.cos(theta), np.sin(theta)], 1)
     rate = rays @ polygon.normals.T
-    with np.errstate(divide="ignore"):
-        reach = np.where(rate > 1e-9, (polygon.offsets - polygon.normals @ centre) / rate, np.inf)
-    edge = reach.argmin(1)
+    reach = np.where(rate > 1e-9, (polygon.offsets - polygon.normals @ centre) / np.where(rate > 1e-9, rate, 1), 1e9)
+    side = reach.argmin(1)
     points = centre + rays * reach.min(1)[:, None]
-    at = points[:, None] + distances[:, None] * polygon.normals[edge][:, None]
+    at = points[:, None] + distances[:, None] * polygon.normals[side][:, None]
     inside = ((at >= 0) & (at <= [w - 1, h - 1])).all((1, 2))
     if inside.sum() < 12:
         return None
     at = np.rint(at[inside]).astype(int)
-    return level[at[..., 1], at[..., 0]]
+    return level[at[..., 1], at[..., 0]], side[inside]
 
 
-def _edge_score(level: np.ndarray, polygon: _Polygon, factor: int) -> float | None:
-    """How sharply the level drops over the polygon's border; ``None`` where that is no collimator's edge."""
+def _drops(level: np.ndarray, polygon: Polygon, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """For points along the border: the drop over it, the slope beside it, and the polygon's side they lie on."""
     near, far = 1.5 * factor + 1.5, 4.5 * factor + 4.5
-    p = _profiles(level, polygon, np.array([-far, -far + factor, -near - factor, -near, near, near + factor, far]))
-    if p is None:
+    found = _profiles(
+        level, polygon, np.array([-far, factor - far, -near - factor, -near, near, near + factor, far, far + factor])
+    )
+    if found is None:
         return None
-    inner_far, inner, outer, outer_far = (p[:, 0] + p[:, 1]) / 2, (p[:, 2] + p[:, 3]) / 2, (p[:, 4] + p[:, 5]) / 2, p[:, 6]
-    drop = inner - outer
+    p, side = found
+    inner_far, inner, outer, outer_far = ((p[:, k] + p[:, k + 1]) / 2 for k in (0, 2, 4, 6))
+    return inner - outer, np.maximum(np.abs(inner_far - inner), np.abs(outer - outer_far)), side
+
+
+def _edge_score(level: np.ndarray, polygon: Polygon, factor: int, strict: bool) -> float | None:
+    """How sharply the level drops over the polygon's border; ``None`` where that is no collimator's edge.
+
+    ``strict`` asks for a deep shadow along most of the border; without it a shallow one will do, but along nearly all of it.
+    """
+    found = _drops(level, polygon, factor)
+    if found is None:
+        return None
+    drop, slope, _ = found
     # A collimator's edge is a step: level on both sides. The body's outline goes on falling.
-    slope = np.maximum(np.abs(inner_far - inner), np.abs(outer - outer_far))
-    if np.median(drop) < _STEP or np.median(drop) < 2.5 * np.median(slope) or (drop > _STEP / 2).mean() < 0.8:
+    least, ratio, share = (_STEP, 2.5, 0.8) if strict else (0.6 * _STEP, 2.0, 0.9)
+    middle = float(np.median(drop))
+    if middle < least or middle < ratio * np.median(slope) or (drop > least / 4 * (2 if strict else 1)).mean() < share:
         return None
-    return float(np.median(drop) - np.median(slope))
+    return middle - float(np.median(slope))
 
 
-def _blur_margin(level: np.ndarray, polygon: _Polygon) -> float:
+def _blur_margin(level: np.ndarray, polygon: Polygon) -> float:
     """Pixels by which to shrink the polygon so that the blurred edge is out, and two more."""
     distances = np.arange(-_REACH, _REACH + 1.0)
-    p = _profiles(level, polygon, distances)
-    if p is None:
+    found = _profiles(level, polygon, distances)
+    if found is None:
         return 4.0
-    profile = np.median(p, 0)
-    plateau, floor = float(np.median(profile[:4])), float(np.median(profile[-4:]))
-    reached = profile < plateau - 0.08 * (plateau - floor)
+    profile = np.median(found[0], 0)
+    # the level inside, carried on to the edge: where the profile leaves it by a twentieth (or, as tissue bends too, by a
+    # fiftieth of a deep drop) the blur begins
+    bend = max(0.05, 0.02 * float(np.median(profile[:4]) - np.median(profile[-4:])))
+    slope, start = np.polyfit(distances[:6], profile[:6], 1)
+    reached = profile < start + slope * distances - bend
     first = int(reached.argmax()) if reached.any() else _REACH
     return float(np.clip(-distances[first], 0, _REACH - 2)) + 2.0
