@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import h5py
@@ -10,7 +9,6 @@ import SimpleITK as sitk
 import torch
 
 from raylign import InputError, View
-from raylign.cli.info import info
 from raylign.data import Landmarks, Mesh
 from raylign.geometry import Rigid, se3
 from raylign.io.describe import Description, describe
@@ -161,14 +159,3 @@ def test_what_is_unsupported_or_broken_is_one_line(tmp_path: Path, name: str, da
         describe(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_the_command_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_view(VIEW, tmp_path / "v.json")
-    info(tmp_path / "v.json")
-    text = capsys.readouterr().out
-    assert "geometry" in text and "20.0 degrees RAO" in text
-    info(tmp_path / "v.json", json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "view"
-    assert {"what": "geometry", "value": "C-arm 20.0 degrees RAO, 5.0 degrees cranial"} in found["rows"]

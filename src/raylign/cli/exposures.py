@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,17 +41,17 @@ def _option(help: str, metavar: str | None = None) -> Any:
 class ExposureFlags:
     """Options that say how exposures are read; each beats what the file says."""
 
-    frame: Annotated[Optional[list[int]], _option("Frame of a multi-frame file, from 0.")] = None
-    view: Annotated[Optional[list[Path]], _option("Geometry: view.json or an OpenCV calibration.")] = None
-    mask: Annotated[Optional[list[str]], _option("Valid pixels: auto, none, or a mask image.", "auto|none|FILE")] = None
-    relationship: Annotated[Optional[list[Relationship]], _option("Values are counts, line integrals or display values.")] = None
-    bright: Annotated[Optional[list[Bright]], _option("What bright pixels of a picture show.")] = None
-    sid: Annotated[Optional[list[float]], _option("Source to detector, mm.", "MM")] = None
-    sod: Annotated[Optional[list[float]], _option("Source to isocentre, mm.", "MM")] = None
-    primary: Annotated[Optional[list[float]], _option("C-arm angle, + is LAO.", "DEGREES")] = None
-    secondary: Annotated[Optional[list[float]], _option("C-arm angle, + is CRA.", "DEGREES")] = None
-    pixel_spacing: Annotated[Optional[list[str]], _option("Detector pixel pitch, mm: row,column or one number.", "R,C")] = None
-    patient_position: Annotated[Optional[list[str]], _option("HFS, HFP, FFS, FFP, HFDR, ...", "POSITION")] = None
+    frame: Annotated[list[int] | None, _option("Frame of a multi-frame file, from 0.")] = None
+    view: Annotated[list[Path] | None, _option("Geometry: view.json or an OpenCV calibration.")] = None
+    mask: Annotated[list[str] | None, _option("Valid pixels: auto, none, or a mask image.", "auto|none|FILE")] = None
+    relationship: Annotated[list[Relationship] | None, _option("Values are counts, line integrals or display values.")] = None
+    bright: Annotated[list[Bright] | None, _option("What bright pixels of a picture show.")] = None
+    sid: Annotated[list[float] | None, _option("Source to detector, mm.", "MM")] = None
+    sod: Annotated[list[float] | None, _option("Source to isocentre, mm.", "MM")] = None
+    primary: Annotated[list[float] | None, _option("C-arm angle, + is LAO.", "DEGREES")] = None
+    secondary: Annotated[list[float] | None, _option("C-arm angle, + is CRA.", "DEGREES")] = None
+    pixel_spacing: Annotated[list[str] | None, _option("Detector pixel pitch, mm: row,column or one number.", "R,C")] = None
+    patient_position: Annotated[list[str] | None, _option("HFS, HFP, FFS, FFP, HFDR, ...", "POSITION")] = None
 
 
 def exposure_options(flags: ExposureFlags, count: int) -> list[ExposureOptions]:

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json as json_format
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from raylign.io.describe import Description, describe
-from raylign.io.options import ExposureOptions
+import typer
+
+from raylign.cli.console import DONE, command
+from raylign.cli.exposures import ExposureFlags, exposure_options
+
+if TYPE_CHECKING:
+    from raylign.io.describe import Description
 
 
-def info(path: Path, json: bool = False, options: ExposureOptions | None = None) -> None:
-    """Print what ``path`` is: a table, or JSON for machines.
+@dataclass(frozen=True, kw_only=True)
+class InfoFlags(ExposureFlags):
+    """Options of ``raylign info``."""
 
-    Parameters
-    ----------
-    path: any supported input.
-    json: print one JSON object in place of the table.
-    options: geometry of a picture and overrides.
+    path: Annotated[Path, typer.Argument(metavar="FILE_OR_DIR", help="Any supported input.", show_default=False)]
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False
 
-    Raises
-    ------
-    InputError: nothing there, unsupported or broken.
-    """
-    description = describe(path, options or ExposureOptions())
-    if json:
+
+@command(InfoFlags)
+def info(flags: InfoFlags) -> int:
+    """Say what FILE_OR_DIR is: geometry and content of any supported input, in plain words."""
+    from raylign.io.describe import describe
+
+    description = describe(flags.path, exposure_options(flags, 1)[0])
+    if flags.json:
         print(json_format.dumps(description.to_dict(), indent=1, ensure_ascii=False))
     else:
         _print_table(description)
+    return DONE
 
 
 def _print_table(description: Description) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from raylign._version import __version__
-from raylign.cli import register
+from raylign.cli import convert, demo, info, project, register
 from raylign.cli.console import WRONG_INPUT, complain, interrupt_on_termination
 
 app = typer.Typer(
@@ -19,7 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo")(demo.demo)
+app.command("info")(info.info)
+app.command("project")(project.project)
 app.command("register")(register.register)
+app.command("convert")(convert.convert)
 
 
 def _version(wanted: bool) -> None:
@@ -30,7 +34,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    version: Annotated[Optional[bool], typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
 ) -> None:
     pass
 

@@ -25,7 +25,7 @@ RESULT, POSE, OVERLAY, REPORT = "result.json", "pose.tfm", "overlay.png", "repor
 
 @dataclass(frozen=True)
 class About:
-    """What the outputs tell beside the result: the command, the inputs in numbers and in words, and the truth where it is known."""
+    """What the outputs tell beside the result: the command, the inputs in numbers and in words, the truth where it is known."""
 
     command: str
     inputs: Mapping[str, Any]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -50,19 +50,19 @@ class RegisterFlags(ExposureFlags):
     ]
     out: Annotated[Path, typer.Option(help="Folder for result.json, pose.tfm, overlay.png and report.html.", show_default=False)]
     method: Annotated[Method, typer.Option(help="How the pose is found.")] = Method.DIRECT
-    init: Annotated[str, typer.Option(help="Where to begin: center, or a pose (.json, .tfm, .h5).", metavar="center|POSE")] = "center"
+    init: Annotated[str, typer.Option(help="Start: center, or a pose (.json, .tfm, .h5).", metavar="center|POSE")] = "center"
     labels: Annotated[
-        Optional[str], typer.Option(help="Register these structures of a label map only.", metavar="LABELMAP:NAME,...")
+        str | None, typer.Option(help="Register these structures of a label map only.", metavar="LABELMAP:NAME,...")
     ] = None
-    series: Annotated[Optional[str], typer.Option(help="SeriesInstanceUID, where a folder holds several.", metavar="UID")] = None
-    unit: Annotated[Optional[Unit], typer.Option(help="The volume's numbers, where they do not tell.")] = None
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several.", metavar="UID")] = None
+    unit: Annotated[Unit | None, typer.Option(help="The volume's numbers, where they do not tell.")] = None
     search_degrees: Annotated[
-        Optional[float], typer.Option(help="What the start leaves open, either way [20 about center, 15 about a pose].", metavar="DEG")
+        float | None, typer.Option(help="Searched about the start, either way [center: 20, a pose: 15].", metavar="DEG")
     ] = None
     search_mm: Annotated[
-        Optional[float], typer.Option(help="What the start leaves open, either way [35 about center, 15 about a pose].", metavar="MM")
+        float | None, typer.Option(help="Searched about the start, either way [center: 35, a pose: 15].", metavar="MM")
     ] = None
-    starts: Annotated[Optional[int], typer.Option(help="Poses tried at the coarsest level; 1: the given one alone.")] = None
+    starts: Annotated[int | None, typer.Option(help="Poses tried at the coarsest level; 1: the given one alone.")] = None
     seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0
     trust: Annotated[float, typer.Option(help="Probability of success from which a result is trusted.")] = 0.5
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
@@ -90,7 +90,8 @@ def register(flags: RegisterFlags) -> int:
 
 def _check(flags: RegisterFlags) -> None:
     """Refuse what can be refused before anything is loaded."""
-    if flags.init == "search" or flags.init.lower().endswith((".mrk.json", ".fcsv", ".csv")) or Path(flags.init).stem == "landmarks":
+    landmarks = flags.init.lower().endswith((".mrk.json", ".fcsv", ".csv")) or Path(flags.init).stem == "landmarks"
+    if flags.init == "search" or landmarks:
         raise InputError(
             "this version cannot start from a search of all poses or from landmarks",
             field=f"--init {flags.init}",

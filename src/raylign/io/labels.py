@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from raylign.data import LabelMap, Volume
+from raylign.data import LabelMap
+from raylign.data.resample import resample_labels
 from raylign.errors import InputError
 from raylign.io.files import existing_file, read_text, reading, suffix
 from raylign.io.grids import read_grid
+
+__all__ = ["read_label_names", "read_labels", "resample_labels"]
 
 _NUMBER_COLUMNS = ("id", "value", "label", "number", "index", "labelvalue", "label_value")
 _NAME_COLUMNS = ("structure", "name", "label_name", "labelname", "segment", "description", "label")
@@ -80,35 +83,6 @@ def read_label_names(path: str | Path) -> dict[int, str]:
                     f"label {number} is both {names[number]!r} and {name!r}", field="id", remedy="name each label once"
                 )
     return names
-
-
-def resample_labels(labels: LabelMap, like: Volume) -> LabelMap:
-    """The label map on the grid of a volume, by nearest neighbour; voxels outside the label map are background.
-
-    Raises
-    ------
-    InputError: nothing labelled falls into the volume (another patient, another frame of reference).
-    """
-    if labels.data.shape == like.data.shape and torch.allclose(labels.affine, like.affine, atol=1e-4):
-        return LabelMap(labels.data, like.affine, labels.names)
-    m = torch.linalg.inv(labels.affine) @ like.affine  # index in the volume to index in the label map
-    d, h, w = like.data.shape
-    size = torch.tensor(labels.data.shape[::-1])
-    i, j = torch.arange(w, dtype=torch.float64), torch.arange(h, dtype=torch.float64)
-    plane = i[None, :, None] * m[:3, 0] + j[:, None, None] * m[:3, 1] + m[:3, 3]
-    out = torch.zeros((d, h, w), dtype=labels.data.dtype)
-    for k in range(d):  # slice by slice: the whole grid of indices would be many times the volume
-        at = (plane + k * m[:3, 2] + 0.5).floor().long()
-        inside = ((at >= 0) & (at < size)).all(-1)
-        x, y, z = torch.where(inside[..., None], at, 0).unbind(-1)
-        out[k] = torch.where(inside, labels.data[z, y, x], 0)
-    if not bool((out != 0).any()):
-        raise InputError(
-            "no label lies inside the volume",
-            field="labels",
-            remedy="check that both are of one patient and one frame of reference",
-        )
-    return LabelMap(out, like.affine, labels.names)
 
 
 def _whole(data: np.ndarray) -> torch.Tensor:
