@@ -20,7 +20,9 @@ _REACH = 16  # grid-independent pixels over which the blurred edge is followed
 
 
 def validity_mask(stored: Float[Tensor, "H W"], encoding: Encoding) -> Bool[Tensor, "H W"]:
-    """Pixels inside the collimated field, neither clipped (metal, direct exposure) nor part of burnt-in text.
+    """Pixels inside the collimated field, neither without counts (metal) nor part of burnt-in text.
+
+    Direct exposure clipped at the top of the range stays valid: clipping is monotone, and "nothing but air here" is worth knowing.
 
     The field is looked for as a convex region around the image's middle whose border drops sharply into a shadow that reaches
     the image's border: a round or a rectangular collimator, an image intensifier's circle, single blades. The blurred edge is
@@ -54,13 +56,15 @@ def _logarithm(bright: np.ndarray, encoding: Encoding) -> np.ndarray:
 
 
 def _clipped(bright: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """Values at the ends of the range, and a crowd of pixels of one value that lies apart from all others (text)."""
+    """Values without counts, and pixels of one extreme value that were written over the image (text)."""
     low, high = float(bright.min()), float(bright.max())
     bad = np.zeros(bright.shape, bool)
     if low <= 0:
         bad |= bright <= 0
     top = encoding.top
-    if (top is not None and high >= top) or _stands_apart(bright, high, 1):
+    if top is not None and high >= top:
+        bad |= _written(bright, high)
+    elif _stands_apart(bright, high, 1):
         bad |= bright >= high
     if low > 0 and _stands_apart(bright, low, -1):
         bad |= bright <= low
@@ -69,6 +73,26 @@ def _clipped(bright: np.ndarray, encoding: Encoding) -> np.ndarray:
     # A single noisy pixel is just itself; what belongs to metal or to a letter has a blurred rim around it.
     crowd = bad & (ndimage.uniform_filter(bad.astype(np.float32), 3) > 0.3)
     return bad | ndimage.binary_dilation(crowd, iterations=2) if crowd.any() else bad
+
+
+def _written(bright: np.ndarray, top: float) -> np.ndarray:
+    """Small patches at the top of the range that rise from much darker surroundings; clipped direct exposure fades into them."""
+    at = bright >= top
+    patches, count = ndimage.label(at, np.ones((3, 3)))
+    out = np.zeros(at.shape, bool)
+    if count == 0:
+        return out
+    sizes = np.bincount(patches.ravel())
+    spread = float(np.percentile(bright[::4, ::4], 99.5) - np.percentile(bright[::4, ::4], 0.5))
+    for number, box in enumerate(ndimage.find_objects(patches), 1):
+        if not 12 <= sizes[number] <= 0.005 * at.size:
+            continue
+        around = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in box)
+        patch = patches[around] == number
+        rim = ndimage.binary_dilation(patch, iterations=3) & ~at[around]
+        if rim.any() and top - float(np.median(bright[around][rim])) > 0.25 * spread:
+            out[around] |= patch
+    return out
 
 
 def _stands_apart(bright: np.ndarray, extreme: float, side: int) -> bool:

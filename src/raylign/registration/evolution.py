@@ -12,7 +12,7 @@ import torch
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.projection.project import samples_per_ray
-from raylign.registration.confidence import Evidence, judge
+from raylign.registration.confidence import gather, judge
 from raylign.registration.direct import Candidate, DirectConfig, Scale, build_scales, covariance_of, evaluate
 from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render, voxel_rays
 from raylign.registration.problem import Problem
@@ -124,7 +124,7 @@ class Evolution:
         normal = normal_equations(last.model, last.images, rendering, masks, floor.noise, config.match)
         best_candidate = Candidate(matrix, replace(normal, cost=floor.cost))
         covariance = covariance_of(normal)
-        evidence = Evidence.gather(problem, best_candidate, [], covariance, last.images, problem.start.matrix.numpy())
+        evidence = gather(best_candidate, covariance, last.images, axes, 0.0, True)
         return Result(
             transform=Rigid(torch.from_numpy(matrix)),
             start=problem.start,

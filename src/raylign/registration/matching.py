@@ -273,9 +273,10 @@ class Rendering:
 
 def voxel_rays(level: ModelLevel, image: ImageLevel, matrix: Array64) -> tuple[Array64, Array64]:
     """An exposure's rays [4, 3] in voxel coordinates (source, first pixel minus source, steps), and voxel-from-world [4, 4]."""
-    voxel_from_world = np.linalg.inv(matrix @ level.affine)
+    voxel_from_world = np.asarray(np.linalg.inv(matrix @ level.affine), np.float64)
     source = voxel_from_world[:3, :3] @ image.source + voxel_from_world[:3, 3]
-    return np.concatenate([source[None], image.steps @ voxel_from_world[:3, :3].T]), voxel_from_world
+    rays: Array64 = np.concatenate([source[None], image.steps @ voxel_from_world[:3, :3].T])
+    return rays, voxel_from_world
 
 
 def render(

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from raylign.projection import cpu
 
 Array32 = NDArray[np.float32]
 Array64 = NDArray[np.float64]
+Cut = Sequence[Sequence[bool]]  # for each axis x, y, z: at the first and at the last face
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +125,8 @@ def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     source = native(model)
     threshold = np.float32(-700.0 if model.unit == "HU" else 0.02 * float(source.max()))
     table = np.empty((source.shape[0], 4), np.int64)
-    cpu.run_chunks(lambda a, b: _bounds(source, threshold, table, a, b), source.shape[0], smallest=4)
+    slices_of = partial(_bounds, source, threshold, table)
+    cpu.run_chunks(slices_of, source.shape[0], smallest=4)
     slices = np.flatnonzero(table[:, 1] >= 0)
     if not len(slices) or (model.unit != "HU" and threshold <= 0):
         raise InputError(
@@ -164,14 +167,14 @@ def _reduced(
     offset, above = hu or (0.0, 1.0)
     below = offset / 1000 if hu else 1.0
     numbers = tuple(np.float32(n) for n in (below, above, offset))
-    cpu.run_chunks(lambda a, b: _block_means(source, out, factors, first, *numbers, a, b), int(counts[2]), smallest=1)
+    cpu.run_chunks(partial(_block_means, source, out, factors, first, *numbers), int(counts[2]), smallest=1)
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ (first + (factors - 1) / 2)
     moved[:3, :3] = affine[:3, :3] * factors
     return out, moved
 
 
-def _cut_faces(volume: Array32, threshold: float) -> tuple[tuple[bool, bool], ...]:
+def _cut_faces(volume: Array32, threshold: float) -> Cut:
     """For each axis x, y, z, whether content goes on beyond its first and last face, judged by the content itself.
 
     Where something was cut, its cross-section at the face is a good part of the largest one; a structure that was cropped tightly
@@ -184,10 +187,10 @@ def _cut_faces(volume: Array32, threshold: float) -> tuple[tuple[bool, bool], ..
         areas = solid.sum(others)
         # the second layer too: some scanners leave the outermost one partly empty
         flags.append(tuple(max(areas[i], areas[j]) > 0.12 * areas.max() for i, j in ((0, 1), (-1, -2))))
-    return tuple(flags)  # type: ignore[return-value]
+    return tuple(flags)
 
 
-def _faces(volume: Array32, spacing: float, threshold: float, cut: Sequence[Sequence[bool]]) -> tuple[NDArray[np.bool_], ...]:
+def _faces(volume: Array32, spacing: float, threshold: float, cut: Cut) -> tuple[NDArray[np.bool_], ...]:
     """For each of the six faces, where content was cut, widened by a quarter of its width (10 mm at most): no body is a prism."""
     from scipy.ndimage import binary_dilation
 
@@ -204,6 +207,14 @@ def _faces(volume: Array32, spacing: float, threshold: float, cut: Sequence[Sequ
     return tuple(maps)
 
 
+def cut_faces(model: Volume) -> Cut:
+    """For each axis x, y, z whether the object goes on beyond the model's first and last face: as stated, or as its content tells."""
+    if model.truncated is not None:
+        return model.truncated
+    level = model_pyramid(model, content(model), [4.0])[0]
+    return tuple((level.faces[2 * a].size > 0, level.faces[2 * a + 1].size > 0) for a in range(3))
+
+
 def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]], spacings: Sequence[float]) -> list[ModelLevel]:
     """A box of the model (first voxel and size, from ``content``) at about the given voxel pitches in mm, finest first.
 
@@ -214,7 +225,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
     pitch = np.linalg.norm(affine[:3, :3], axis=0)
     made: list[tuple[NDArray[np.int64], Array32, Array64]] = []
     levels = []
-    cut = model.truncated
+    cut: Cut | None = model.truncated
     for spacing in spacings:
         factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(np.int64))
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
@@ -244,11 +255,11 @@ def image_level(xray: XRay, region: Footprint, factor: int) -> ImageLevel:
     view = view.resample((h, w))
     blocks = (h, factor, w, factor)
     image = xray.image.numpy()[rows, columns].reshape(blocks).mean((1, 3), dtype=np.float32)
-    valid = xray.mask.numpy()[rows, columns].reshape(blocks).all((1, 3))
+    valid = np.asarray(xray.mask.numpy()[rows, columns].reshape(blocks).all((1, 3)))
     gradient = np.zeros((2, h, w), np.float32)
     gradient[0, :, 1:-1] = (image[:, 2:] - image[:, :-2]) / 2
     gradient[1, 1:-1] = (image[2:] - image[:-2]) / 2
-    has = np.zeros_like(valid)
+    has = np.zeros(valid.shape, np.bool_)
     has[1:-1, 1:-1] = valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
     gradient *= has
     usable = int(has.sum())

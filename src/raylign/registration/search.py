@@ -46,7 +46,7 @@ def spread(count: int, degrees: float, mm: float, axes: Array64, seed: int) -> A
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """How far a registration may go from its start: half as far again as the starts are spread, twice that along the beam.
+    """How far a registration may go from its start: half as far again as the starts are spread.
 
     Parameters
     ----------
@@ -68,8 +68,7 @@ class Bounds:
         turn = np.degrees(self.axes.T @ se3.log_rotation(rotation).numpy())
         in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
         shift = self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
-        reach = 1.5 * self.mm + 5
-        return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and (np.abs(shift) <= np.array([reach, reach, 2 * reach])).all())
+        return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and np.abs(shift).max() <= 1.5 * self.mm + 5)
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
