@@ -43,9 +43,7 @@ def demo(flags: DemoFlags) -> int:
     """
     if flags.seed < 0:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
-    again = shlex.join(
-        ["raylign", "register", str(flags.out / VOLUME), str(flags.out / XRAY), "--out", str(flags.out / "again")]
-    )
+    again = shlex.join(["raylign", "register", str(flags.out / VOLUME), str(flags.out / XRAY), "--out", str(flags.out / "again")])
     with staged(flags.out) as folder, progress() as tell:
         tell("making a patient and an exposure", 0.0)
         truth = _make_inputs(folder, flags.seed)
@@ -77,8 +75,8 @@ def _make_inputs(folder: Path, seed: int) -> Any:
     from raylign.simulation import ExposureConfig, ThoraxConfig, expose, guide_wire, thorax
 
     generator = torch.Generator().manual_seed(seed)
-    scan = thorax(ThoraxConfig(voxel_mm=2.0), seed).volume
-    patient = thorax(ThoraxConfig(voxel_mm=1.6, z_range=(-225.0, 205.0)), seed).volume
+    scan = thorax(ThoraxConfig(voxel_mm=2.0, z_range=(-190.0, 185.0)), seed).volume
+    patient = thorax(ThoraxConfig(voxel_mm=1.6, z_range=(-238.0, 208.0)), seed).volume
     pose = true_pose(scan, generator)
     view = View.from_carm(primary=12.0, secondary=4.0, sid=1020.0, sod=720.0, pixel_spacing=0.62, shape=(512, 512))
     config = ExposureConfig(collimator=0.96, wires=(guide_wire(generator),))

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from raylign.cli.console import uninterrupted
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
+    from raylign.data import Volume
     from raylign.evaluation import Truth
     from raylign.registration import Problem, Result
 
@@ -135,6 +136,19 @@ def finite(value: Any) -> Any:
     return value
 
 
+def _for_display(problem: Problem) -> Volume:
+    """The model as attenuation, no finer than pictures of a few hundred pixels show: a scan of 0.7 mm takes seconds to render."""
+    import torch
+
+    from raylign.data import Volume
+    from raylign.registration.pyramid import content, model_pyramid
+
+    model = problem.model
+    level = model_pyramid(model, content(model), [1.0])[0]
+    data = torch.from_numpy(level.padded[1:-1, 1:-1, 1:-1].copy())
+    return Volume(data, torch.from_numpy(level.affine), "raw" if model.unit == "raw" else "1/mm", model.truncated)
+
+
 def write_outputs(folder: Path, problem: Problem, result: Result, about: About) -> None:
     """Write ``result.json``, ``pose.tfm``, ``overlay.png`` and ``report.html`` into ``folder``."""
     from raylign.evaluation import ReportContent, gather
@@ -143,11 +157,9 @@ def write_outputs(folder: Path, problem: Problem, result: Result, about: About) 
     from raylign.io.transforms import write_pose_itk
     from raylign.registration.coverage import covered
 
-    exposures = gather.rendered(problem, result, covered)
+    exposures = gather.rendered(replace(problem, model=_for_display(problem)), result, covered)
     points = gather.surface_points(problem.model)
-    content = ReportContent(
-        result, exposures, truth=about.truth, points=points, command=about.command, inputs=dict(about.words)
-    )
+    content = ReportContent(result, exposures, truth=about.truth, points=points, command=about.command, inputs=dict(about.words))
     text = json.dumps(result_dict(result, about), indent=1, allow_nan=False)
     (folder / RESULT).write_text(text + "\n", encoding="utf-8", newline="\n")
     write_pose_itk(result.transform, folder / POSE)

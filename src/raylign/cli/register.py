@@ -123,15 +123,17 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Any) -> tuple[Result, 
     start = centred(volume) if given is None else given
     model = volume if flags.labels is None else _structure(volume, flags.labels)
     chosen = _registrar(flags, given is not None, lambda stage, share: tell(stage, 0.2 + 0.6 * share))
-    result = chosen.register(Problem(model, xrays, start))
+    problem = Problem(model, xrays, start)
+    try:
+        result = chosen.register(problem)
+    except InputError as error:  # it knows the model and the exposures, but not the files that they came from
+        raise error.at(flags.volume if error.field in ("volume", "unit", "data") else ", ".join(map(str, flags.xrays))) from None
     tell("writing the report", 0.85)
     about = about_inputs(flags.volume, volume, flags.xrays, xrays, command_line())
     if flags.labels is not None:
-        about = replace(
-            about, inputs={**about.inputs, "labels": flags.labels}, words={**about.words, "Structures": flags.labels}
-        )
+        about = replace(about, inputs={**about.inputs, "labels": flags.labels}, words={**about.words, "Structures": flags.labels})
     about = replace(about, inputs={**about.inputs, "init": flags.init}, words={**about.words, "Start": flags.init})
-    write_outputs(folder, Problem(model, xrays, start), result, about)
+    write_outputs(folder, problem, result, about)
     return result, about
 
 

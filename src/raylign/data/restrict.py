@@ -65,8 +65,8 @@ def _box(mask: LabelMap, volume: Volume) -> Box:
     to_volume = torch.linalg.inv(volume.affine) @ mask.affine
     at = corners @ to_volume[:3, :3].T + to_volume[:3, 3]
     size = torch.tensor(volume.data.shape[::-1])
-    first = (at.amin(0).floor().long() - 1).clamp_min(0)
-    last = torch.minimum(at.amax(0).ceil().long() + 1, size - 1)
+    first = (at.amin(0).ceil().long() - 1).clamp_min(0)
+    last = torch.minimum(at.amax(0).floor().long() + 1, size - 1)
     if bool((last - first < 1).any()):
         raise InputError(
             "no label lies inside the volume",

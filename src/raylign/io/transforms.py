@@ -80,20 +80,37 @@ def write_pose_itk(pose: Rigid, path: str | Path, centre: Sequence[float] | None
     ------
     InputError: another suffix, or a place that cannot be written.
     """
-    import SimpleITK as sitk
-
     if suffix(path) not in (".tfm", ".txt", ".h5", ".hdf5"):
         raise InputError("no ITK transform format", file=path, remedy="use the suffix .tfm, .txt or .h5")
     inverse = se3.inverse(pose.matrix)
     c = torch.tensor([0.0, 0.0, 0.0] if centre is None else [float(x) for x in centre], dtype=torch.float64)
     rotation = inverse[:3, :3]
     translation = inverse[:3, 3] + rotation @ c - c
-    transform = sitk.AffineTransform(rotation.flatten().tolist(), translation.tolist(), c.tolist())
+    parameters = [*rotation.flatten().tolist(), *translation.tolist()]
     with atomic_write(path) as temporary:
-        try:
-            sitk.WriteTransform(transform, str(temporary))
-        except RuntimeError as error:
-            raise InputError(f"cannot be written ({str(error).strip().splitlines()[-1]})", file=path) from error
+        if suffix(path) in (".tfm", ".txt"):
+            temporary.write_text(_itk_text(parameters, c.tolist()), encoding="ascii", newline="\n")
+        else:
+            _write_itk_binary(parameters, c.tolist(), temporary, path)
+
+
+def _itk_text(parameters: Sequence[float], fixed: Sequence[float]) -> str:
+    """ITK's text format; a few lines, for which loading ITK itself would take longer than the rest of a command."""
+    numbers = [" ".join(repr(float(x)) for x in row) for row in (parameters, fixed)]
+    return (
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+        f"Parameters: {numbers[0]}\nFixedParameters: {numbers[1]}\n"
+    )
+
+
+def _write_itk_binary(parameters: Sequence[float], fixed: Sequence[float], temporary: Path, path: str | Path) -> None:
+    import SimpleITK as sitk
+
+    transform = sitk.AffineTransform(parameters[:9], parameters[9:], fixed)
+    try:
+        sitk.WriteTransform(transform, str(temporary))
+    except RuntimeError as error:
+        raise InputError(f"cannot be written ({str(error).strip().splitlines()[-1]})", file=path) from error
 
 
 def _json_matrix(values: Mapping[str, Any]) -> Tensor:
@@ -106,7 +123,9 @@ def _json_matrix(values: Mapping[str, Any]) -> Tensor:
         if found is not None:
             matrix = torch.tensor(found, dtype=torch.float64)
             if matrix.numel() != 16:
-                raise InputError(f"{matrix.numel()} numbers where 4x4 are needed", field="matrix")
+                raise InputError(
+                    f"{matrix.numel()} numbers where 4x4 are needed", field="matrix", remedy="give four rows of four numbers"
+                )
             return matrix.reshape(4, 4)
     raise InputError(
         "no pose in it",
