@@ -22,7 +22,7 @@ def warm_kernels() -> float:
     z, y, x = torch.meshgrid(*[torch.linspace(-1, 1, 24, dtype=torch.float64)] * 3, indexing="ij")
     data = ((x + 0.2) ** 2 + 2 * y**2 + z**2 < 0.4).to(torch.float32) * 700 - 650
     affine = torch.diag(torch.tensor([5.0, 5.0, 5.0, 1.0], dtype=torch.float64))
-    volume = Volume(data, affine, "HU")
+    volume = Volume(data, affine, "HU", truncated=((False, False),) * 3)
     view = View.from_carm(sid=1000, sod=700, pixel_spacing=3.0, shape=(64, 64))
     image = project(volume, view, centred(volume))[0, 0]
     xray = XRay(image, view, torch.ones(view.shape, dtype=torch.bool))
