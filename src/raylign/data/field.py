@@ -22,7 +22,7 @@ _REACH = 16  # grid-independent pixels over which the blurred edge is followed
 def validity_mask(stored: Float[Tensor, "H W"], encoding: Encoding) -> Bool[Tensor, "H W"]:
     """Pixels inside the collimated field, neither without counts (metal) nor part of burnt-in text.
 
-    Direct exposure clipped at the top of the range stays valid: clipping is monotone, and "nothing but air here" is worth knowing.
+    Direct exposure clipped at the top of the range stays valid: clipping is monotone, and "only air here" is worth knowing.
 
     The field is looked for as a convex region around the image's middle whose border drops sharply into a shadow that reaches
     the image's border: a round or a rectangular collimator, an image intensifier's circle, single blades. The blurred edge is

@@ -63,7 +63,7 @@ def project(
 
 
 def voxel_rays(volume: Volume, view: View, pose: Float[Tensor, "4 4"]) -> Float[Tensor, "4 3"]:
-    """A view's source, first pixel minus source, column step and row step in the voxel coordinates (x, y, z) of a posed volume."""
+    """A view's source, first pixel minus source, column step and row step in the voxel coordinates (x, y, z) of a volume."""
     voxel_from_world = torch.linalg.inv(pose @ volume.affine)
     source = se3.transform(voxel_from_world, view.source[None])[0]
     steps = torch.stack([view.origin - view.source, view.column_step, view.row_step]) @ voxel_from_world[:3, :3].T

@@ -20,6 +20,7 @@ from raylign.registration.pyramid import (
     ModelLevel,
     box_corners,
     content,
+    cut_faces,
     footprint,
     image_level,
     model_pyramid,
@@ -43,8 +44,8 @@ class SearchConfig:
     hypotheses: starts compared at the coarsest level; 1 for the given start alone.
     refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
 
-    All four numbers are raised, up to fourfold, where the model is small: a bone in a large image is easier to mistake, and quicker
-    to render.
+    All four numbers are raised, up to fourfold, where the model is small: a bone in a large image is easier to mistake, and
+    quicker to render.
     """
 
     degrees: float = 20.0
@@ -137,10 +138,10 @@ def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
 def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *, threaded: bool) -> Candidate:
     """Levenberg-Marquardt from one pose at one level.
 
-    The floor ``sigma2`` of the residual variance starts at the mean residual and follows it down, so that the cost is convex where the
-    pose is far off and close to the likelihood where it is near (graduated non-convexity). The rays that the model does not answer for
-    are fixed while a step is judged and looked up again after each step of more than a third of a pixel: a cost over a changing set
-    of pixels is not a cost.
+    The floor ``sigma2`` of the residual variance starts at the mean residual and follows it down, so that the cost is convex
+    where the pose is far off and close to the likelihood where it is near (graduated non-convexity). The rays that the model
+    does not answer for are fixed while a step is judged and looked up again after each step of more than a third of a pixel: a
+    cost over a changing set of pixels is not a cost.
     """
     basis = np.zeros((6, 6))
     basis[:3, :3] = basis[3:, 3:] = bounds.axes
@@ -157,7 +158,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     now = system(rendering, masks, floor)
     steps = [Step(scale.index, 0, now.cost, torch.from_numpy(matrix.copy()))]
     renders, damping = 1, 1e-4
-    radius = float(np.linalg.norm(scale.model.size * scale.model.spacing)) / 4
+    radius = scale.model.radius
     # above the finest level a pose need only be good enough to begin the next
     tolerance = config.tolerance if scale.index == 0 else 20 * config.tolerance
     for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
@@ -219,8 +220,8 @@ class Direct:
         """The pose under which the model explains the exposures, with its covariance and the confidence in it.
 
         Whether an exposure shows the patient beyond the model's cut faces (the rule) or the model alone (a phantom, a specimen, a
-        simulation) is not written in any file. The rule is tried first; where its result is not to be trusted and faces were cut, the
-        other reading is tried too and the more probable result is kept.
+        simulation) is not written in any file. The rule is tried first; where its result is not to be trusted and faces were
+        cut, the other reading is tried too and the more probable result is kept.
         """
         first = self._attempt(problem)
         model = problem.model
@@ -254,7 +255,7 @@ class Direct:
             costs = list(pool.map(lambda m: evaluate(top, m, config.match).cost, starts))
             starts = [starts[i] for i in np.argsort(costs, kind="stable")[: counts[0]]]
         self._tell("search", 0.3)
-        radius = float(np.linalg.norm(top.model.size * top.model.spacing)) / 4
+        radius = top.model.radius
         candidates: list[Candidate] = []
         seeds = starts
         rival = 0.0
@@ -276,7 +277,7 @@ class Direct:
         clock.append(time.perf_counter())
         covariance = covariance_of(best.normal)
         held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm).hold(best.matrix)
-        evidence = gather(best, covariance, scales[0].images, axes, rival, held)
+        evidence = gather(best, covariance, scales[0], axes, rival, held)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),
             start=problem.start,
@@ -300,8 +301,8 @@ class Direct:
 def covariance_of(normal: Normal) -> Array64:
     """Covariance of the twist about the centre: ``H^-1 S H^-1`` (Huber-White), S from the scores of image blocks.
 
-    The Gauss-Newton Hessian alone would take neighbouring residuals for independent; they are not (noise is blurred, anatomy that does
-    not match has extent). Blocks as large as the comparison window carry that correlation into S.
+    The Gauss-Newton Hessian alone would take neighbouring residuals for independent; they are not (noise is blurred, anatomy
+    that does not match has extent). Blocks as large as the comparison window carry that correlation into S.
     """
     h = normal.hessian
     inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)

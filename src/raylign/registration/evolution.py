@@ -124,7 +124,7 @@ class Evolution:
         normal = normal_equations(last.model, last.images, rendering, masks, floor.noise, config.match)
         best_candidate = Candidate(matrix, replace(normal, cost=floor.cost))
         covariance = covariance_of(normal)
-        evidence = gather(best_candidate, covariance, last.images, axes, 0.0, True)
+        evidence = gather(best_candidate, covariance, last, axes, 0.0, True)
         return Result(
             transform=Rigid(torch.from_numpy(matrix)),
             start=problem.start,

@@ -6,8 +6,8 @@ pixel one non-negative factor ``a`` brings the moving gradients to the fixed one
     a = <gF, gM> / (<gM, gM> + delta),    r = gF - a gM,    E = <r, r> / n,
 
 which makes the comparison blind to any offset, to slow changes of intensity (scatter, heel effect) and to the slope of an
-unknown monotone display curve. The cost is the sum over pixels of ``log((E + sigma2) / (<gF, gF> / n + sigma2))``: up to the floor
-``sigma2`` the likelihood of Gaussian residuals whose variance is unknown and differs from place to place, so that metal, moved soft
+unknown monotone display curve. The cost is the sum over pixels of ``log((E + sigma2) / (<gF, gF> / n + sigma2))``: up to the
+floor ``sigma2`` the likelihood of Gaussian residuals of unknown variance that differs from place to place, so that metal, moved soft
 tissue and whatever the model does not hold lose their say where they are. It is zero where nothing is explained, or nothing can
 be (rays the model does not answer for), and negative elsewhere.
 
@@ -52,9 +52,9 @@ class MatchConfig:
 class Normal:
     """Cost and Gauss-Newton system at a pose, summed over exposures.
 
-    ``hessian @ x = gradient`` gives the step, a twist (rad, mm) about ``centre``; ``scores`` are the contributions to ``gradient`` by
-    image block, from which the covariance is estimated; ``explained`` is the share of the fixed images' gradient energy that the
-    model explains, over valid pixels; ``pixels`` how many they are; ``noise`` [views] the mean residual E.
+    ``hessian @ x = gradient`` gives the step, a twist (rad, mm) about ``centre``; ``scores`` are what each image block
+    contributes to ``gradient``, from which the covariance is estimated; ``explained`` is the share of the fixed images' gradient
+    energy that the model explains where it has something to say; ``pixels`` how many they are; ``noise`` [views] the mean residual E.
     """
 
     cost: float
@@ -206,8 +206,10 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
             residual[r, c] = has[r, c] * (x * x + y * y)
     box_sum(residual, radius, scratch, residual)
     cost = 0.0
+    noise = 0.0
     left = 0.0
     seen = 0.0
+    speaks = np.float32(26.0) * delta  # a quarter of the mean moving energy: there the model has something to say
     for r in range(h):
         for c in range(w):
             work[r, c] = 0.0
@@ -216,11 +218,13 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
                 e = max(residual[r, c], np.float32(0.0)) / n  # running sums leave tiny negative numbers
                 f = max(total[r, c], np.float32(0.0)) / n
                 cost += np.log((e + sigma2) / (f + sigma2))
-                left += e
-                seen += f
+                noise += e
+                if moving[r, c] > speaks * n:
+                    left += e
+                    seen += f
                 work[r, c] = 1.0 / ((e + sigma2) * n)
     if channels == 1:
-        return cost, seen - left, seen, pixels, left
+        return cost, seen - left, seen, pixels, noise
     box_sum(work, radius, scratch, work)
     # d factor / d pose = (<gF, gJ> - 2 a <gM, gJ>) / <gM, gM>, window by window
     by_pose = np.empty((6, h, w), np.float32)
@@ -260,7 +264,7 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
             for k in range(6):
                 for m in range(k, 6):
                     hessian[k, m] += weight * (jx6[k] * jx6[m] + jy6[k] * jy6[m])
-    return cost, seen - left, seen, pixels, left
+    return cost, seen - left, seen, pixels, noise
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,11 @@ class ModelLevel:
         """Voxels along x, y, z."""
         return np.array(self.padded.shape[::-1], float) - 2
 
+    @property
+    def radius(self) -> float:
+        """A typical distance of the model's surface from its centre, mm: half of half the diagonal."""
+        return float(np.linalg.norm(self.size * self.spacing)) / 4
+
 
 @dataclass(frozen=True, eq=False)
 class ImageLevel:
@@ -208,7 +213,7 @@ def _faces(volume: Array32, spacing: float, threshold: float, cut: Cut) -> tuple
 
 
 def cut_faces(model: Volume) -> Cut:
-    """For each axis x, y, z whether the object goes on beyond the model's first and last face: as stated, or as its content tells."""
+    """For each axis x, y, z whether the object goes on beyond the first and the last face: as stated, or as its content tells."""
     if model.truncated is not None:
         return model.truncated
     level = model_pyramid(model, content(model), [4.0])[0]

@@ -69,7 +69,8 @@ def register(
     xrays: one exposure, or several of the same pose.
     init: a rough ``T_world_from_volume``, or "center": the volume's centre at the isocentre, not turned.
     method: a name from ``METHODS``, or any Registrar.
-    search: what the start leaves open; by default +-20 degrees and +-35 mm about "center", +-15 degrees and +-15 mm about a given pose.
+    search: what the start leaves open; by default +-20 degrees and +-35 mm about "center", +-15 degrees and +-15 mm about a
+        given pose.
     seed: of whatever is random.
 
     Raises

@@ -72,7 +72,7 @@ class Bounds:
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
-    """How far apart two poses put the model, in mm: of its centre (world mm under ``a``) plus what their rotation moves at ``radius``."""
+    """How far apart two poses put the model, mm: its centre (world mm under ``a``), plus what the turn moves at ``radius``."""
     rotation = a[:3, :3] @ b[:3, :3].T
     angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
     in_model = a[:3, :3].T @ (centre - a[:3, 3])
