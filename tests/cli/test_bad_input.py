@@ -172,14 +172,10 @@ def test_labels(raylign: Command, scene: Scene, tmp_path: Path, labels: str, wor
     bone = body()
     write_volume(Volume((bone.data > 600).float(), bone.affine, "HU"), tmp_path / "labels.nii")
     (tmp_path / "labels.csv").write_text("id,name\n1,femur\n")
+    chosen = labels.format(map=tmp_path / "labels.nii")
     refused(
-        raylign,
-        tmp_path / "out",
-        [
-            "register", scene.volume, scene.xray, "--labels", labels.format(map=tmp_path / "labels.nii"), "--out", tmp_path / "out"
-        ],
-        *words,
-    )  # fmt: skip
+        raylign, tmp_path / "out", ["register", scene.volume, scene.xray, "--labels", chosen, "--out", tmp_path / "out"], *words
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ def environment() -> dict[str, str]:
 
 def test_help_loads_neither_torch_nor_numba() -> None:
     code = (
-        "import sys\nsys.argv = ['raylign', 'register', '--help']\nfrom raylign.cli import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "import sys\nfrom raylign.cli.main import app\n"
+        "try:\n    app(['register', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'torch', 'numba', 'scipy', 'SimpleITK', 'pydicom', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

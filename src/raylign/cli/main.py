@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -46,4 +48,14 @@ def run() -> None:
         app(prog_name="raylign")
     except KeyboardInterrupt:
         complain("interrupted; nothing was written")
-        sys.exit(WRONG_INPUT)
+        _leave(WRONG_INPUT)
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+
+
+def _leave(code: int) -> None:
+    """End the process now: everything is written, and taking torch apart module by module would take most of a second."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it may have gone
+            stream.flush()
+    os._exit(code)

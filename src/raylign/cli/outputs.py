@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,11 +158,14 @@ def write_outputs(folder: Path, problem: Problem, result: Result, about: About) 
     from raylign.io.transforms import write_pose_itk
     from raylign.registration.coverage import covered
 
-    exposures = gather.rendered(replace(problem, model=_for_display(problem)), result, covered)
+    shown = replace(problem, model=_for_display(problem))
+    exposures = gather.rendered(shown, result, covered, longest=320)
     points = gather.surface_points(problem.model)
     content = ReportContent(result, exposures, truth=about.truth, points=points, command=about.command, inputs=dict(about.words))
     text = json.dumps(result_dict(result, about), indent=1, allow_nan=False)
     (folder / RESULT).write_text(text + "\n", encoding="utf-8", newline="\n")
     write_pose_itk(result.transform, folder / POSE)
-    write_png(folder / OVERLAY, gather.sheet(exposures))
-    write_report(folder / REPORT, content)
+    with ThreadPoolExecutor(1) as beside:  # filters and encoders let go of the interpreter
+        sheet = beside.submit(lambda: write_png(folder / OVERLAY, gather.sheet(exposures)))
+        write_report(folder / REPORT, content)
+        sheet.result()
