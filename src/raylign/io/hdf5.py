@@ -25,7 +25,7 @@ from raylign.data import LabelMap, Landmarks, Volume, XRay
 from raylign.data.exposure import Encoding, to_line_integrals
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
-from raylign.geometry.convert.xreg import DEEPFLUORO_SHIFT, NEG_Z, XRegCamera, from_xreg
+from raylign.geometry.convert.xreg import DEEPFLUORO_SHIFT, NEG_Z, XRegCamera, from_xreg, pose_from_xreg
 from raylign.io.files import existing_file, reading
 from raylign.io.masks import exposure_mask
 from raylign.io.options import ExposureOptions
@@ -308,10 +308,7 @@ def _points_2d(group: Any, name: str) -> Landmarks | None:
 
 
 def _pose(stored: Tensor, key: str, shift: bool) -> Rigid:
-    if shift:
-        stored = stored.clone()
-        stored[:3, 3] += torch.tensor(DEEPFLUORO_SHIFT, dtype=torch.float64)
     try:
-        return Rigid(stored).inverse()
+        return pose_from_xreg(stored, DEEPFLUORO_SHIFT if shift else (0.0, 0.0, 0.0))
     except InputError as error:
         raise InputError(error.problem, field=key, remedy=error.remedy) from None

@@ -56,10 +56,10 @@ def _slicer(_: View | None, pose: Rigid) -> dict[str, Any]:
 def _xreg(view: View, pose: Rigid) -> dict[str, Any]:
     camera = xreg.to_xreg(view)
     note = (
-        "extrinsic: world LPS mm to camera; cam_to_vol: camera to volume LPS mm, as xReg stores poses; pixel centres at integers;"
-        " spacing is (row, column)."
+        "extrinsic: world LPS mm to camera; cam_to_vol: that world to volume LPS mm, as xReg stores poses; pixel centres at"
+        " integers; spacing is (row, column)."
     )
-    return {**plain(camera), "cam_to_vol": plain(xreg.pose_to_xreg(pose, camera)), "note": note}
+    return {**plain(camera), "cam_to_vol": plain(xreg.pose_to_xreg(pose)), "note": note}
 
 
 def _nanodrr(view: View, pose: Rigid) -> dict[str, Any]:

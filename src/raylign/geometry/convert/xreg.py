@@ -3,9 +3,13 @@
 A camera is an extrinsic 4x4 (world to camera) and a 3x3 intrinsic matrix, its origin at the focal spot, x along the image
 columns and y along the rows. The detector lies at negative z ("origin-at-focal-pt-det-neg-z", focal lengths negative) or at
 positive z ("...-pos-z", focal lengths positive). The two differ in handedness, so every view is exactly one of them: a C-arm
-shown the usual way is the first. Poses are stored the other way round than ours, camera to volume.
+shown the usual way is the first.
 
-Source: xReg (MIT), CameraModel and its HDF5 projection data.
+Poses are stored the other way round than ours: ``cam-to-X-vol`` maps the camera *world*, the frame that the extrinsic starts
+from, to the volume. A point of the volume is seen at ``intrinsic @ extrinsic @ inverse(cam-to-X-vol) @ point``.
+
+Sources: xReg (MIT), CameraModel and its HDF5 projection data; Grupp et al., "Automatic annotation of hip anatomy in
+fluoroscopy" (IPCAI 2020), data set description, "HDF5 layouts": the frames of ``extrinsic`` and ``cam-to-pelvis-vol``.
 """
 
 from __future__ import annotations
@@ -85,20 +89,21 @@ def from_xreg(camera: XRegCamera) -> View:
     return view_from_rays(-inverse @ extrinsic[:3, 3], depth * inverse @ torch.linalg.inv(k), camera.shape)
 
 
-def pose_to_xreg(pose: Rigid, camera: XRegCamera, shift: Any = (0.0, 0.0, 0.0)) -> Float[Tensor, "4 4"]:
-    """The pose as xReg stores it: camera to volume, LPS mm; ``shift`` undoes the one that a loader will apply."""
-    world_from_camera = se3.inverse(matrix(camera.extrinsic, (4, 4), "extrinsic"))
-    stored = pose.inverse().matrix @ world_from_camera
-    return torch.cat([torch.cat([stored[:3, :3], (stored[:3, 3] - matrix(shift, (3,), "shift"))[:, None]], 1), stored[3:]])
+def pose_to_xreg(pose: Rigid, shift: Any = (0.0, 0.0, 0.0)) -> Float[Tensor, "4 4"]:
+    """The pose as xReg stores it: camera world to volume, LPS mm; ``shift`` undoes the one that a loader will apply."""
+    return _shifted(pose.inverse().matrix, -matrix(shift, (3,), "shift"))
 
 
-def pose_from_xreg(stored: Any, camera: XRegCamera, shift: Any = (0.0, 0.0, 0.0)) -> Rigid:
-    """``T_world_from_volume`` of a stored camera-to-volume matrix, first moved by ``shift`` (``DEEPFLUORO_SHIFT``).
+def pose_from_xreg(stored: Any, shift: Any = (0.0, 0.0, 0.0)) -> Rigid:
+    """``T_world_from_volume`` of a stored ``cam-to-...-vol`` matrix, first moved by ``shift`` (``DEEPFLUORO_SHIFT``).
 
     Raises
     ------
     InputError: the matrix is not rigid.
     """
-    m = matrix(stored, (4, 4), "cam-to-vol")
-    m = torch.cat([torch.cat([m[:3, :3], (m[:3, 3] + matrix(shift, (3,), "shift"))[:, None]], 1), m[3:]])
-    return Rigid(se3.inverse(Rigid(m @ matrix(camera.extrinsic, (4, 4), "extrinsic")).matrix))
+    return Rigid(_shifted(matrix(stored, (4, 4), "cam-to-vol"), matrix(shift, (3,), "shift"))).inverse()
+
+
+def _shifted(stored: Tensor, shift: Tensor) -> Tensor:
+    """``stored`` followed by a translation of the volume."""
+    return torch.cat([torch.cat([stored[:3, :3], (stored[:3, 3] + shift)[:, None]], 1), stored[3:]])
