@@ -44,16 +44,16 @@ class SearchConfig:
     hypotheses: starts compared at the coarsest level; 1 for the given start alone.
     refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
 
-    All four numbers are raised, up to fourfold, where the model is small: a bone in a large image is easier to mistake, and
+    All four numbers are raised, up to sixfold, where the model is small: a bone in a large image is easier to mistake, and
     quicker to render.
     """
 
     degrees: float = 20.0
     mm: float = 35.0
-    hypotheses: int = 192
-    refined: int = 24
-    kept: int = 10
-    finalists: int = 4
+    hypotheses: int = 128
+    refined: int = 16
+    kept: int = 6
+    finalists: int = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class DirectConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 256
-    coarsest: int = 14
+    coarsest: int = 18
     iterations: int = 12
     tolerance: float = 2e-5
     trust: float = 0.5
@@ -245,7 +245,7 @@ class Direct:
         centre = evaluate(top, start, config.match).centre
         bounds = Bounds(start, axes, centre, search.degrees, search.mm)
         # what a chest CT and one exposure cost at the coarsest level is the measure of a small problem
-        more = float(np.clip(_CHEST / top.work, 1, 4))
+        more = float(np.clip(_CHEST / top.work, 1, 6))
         counts = [round(more * n) for n in (search.refined, search.kept, search.finalists)]
         hypotheses = round(more * search.hypotheses) if search.hypotheses > 1 else 1
         twists = spread(hypotheses, search.degrees, search.mm, axes, config.seed)

@@ -8,8 +8,8 @@ pixel one non-negative factor ``a`` brings the moving gradients to the fixed one
 which makes the comparison blind to any offset, to slow changes of intensity (scatter, heel effect) and to the slope of an
 unknown monotone display curve. The cost is the sum over pixels of ``log((E + sigma2) / (<gF, gF> / n + sigma2))``: up to the
 floor ``sigma2`` the likelihood of Gaussian residuals of unknown variance that differs from place to place, so that metal, moved
-soft tissue and whatever the model does not hold lose their say where they are. It is zero where nothing is explained, or nothing can
-be (rays the model does not answer for), and negative elsewhere.
+soft tissue and whatever the model does not hold lose their say where they are. It is zero where nothing is explained, or
+nothing can be (rays the model does not answer for), and negative elsewhere.
 
 The derivative of M by the pose comes from the ray integrals S0 and S1 of the same pass. Along the ray they are known without
 integration, because the model vanishes at both ends: ``S0 . d = 0`` and ``S1 . d = -I``. Summed over samples a voxel apart they
