@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -19,6 +21,9 @@ Flags = TypeVar("Flags")
 Tell = Callable[[str, float], None]
 
 DONE, WRONG_INPUT, NOT_TRUSTED = 0, 1, 3  # 2 is wrong usage, which typer answers
+INTERRUPTED = "interrupted; nothing was written"
+
+_interruption = threading.Event()
 
 
 def complain(line: str) -> None:
@@ -38,14 +43,20 @@ def command(flags: type[Flags]) -> Callable[[Callable[[Flags], int]], Callable[.
             try:
                 code = function(flags(**values))
             except InputError as error:
-                complain(str(error))
+                complain(INTERRUPTED if _interruption.is_set() else str(error))
                 code = WRONG_INPUT
             except KeyboardInterrupt:
-                complain("interrupted; nothing was written")
+                complain(INTERRUPTED)
                 code = WRONG_INPUT
             except BrokenPipeError:  # whoever read stdout has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = DONE
+            except Exception:
+                if not _interruption.is_set():
+                    raise
+                # a library that is interrupted while it loads or calls back may well raise something else
+                complain(INTERRUPTED)
+                code = WRONG_INPUT
             raise typer.Exit(code)
 
         hints = get_type_hints(flags, include_extras=True)
@@ -68,18 +79,34 @@ def command(flags: type[Flags]) -> Callable[[Callable[[Flags], int]], Callable[.
     return decorate
 
 
-def interrupt_on_termination() -> None:
-    """Let SIGTERM end a command as Ctrl-C does: cleaned up, with its one line."""
-    signal.signal(signal.SIGTERM, _interrupt)
+def catch_interruption() -> None:
+    """Let Ctrl-C and SIGTERM end a command cleaned up, with its one line."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(*_: object) -> None:
+    _interruption.set()
+    sys.unraisablehook = lambda _: None  # where it cannot be passed on (a destructor), Python would print it
     raise KeyboardInterrupt
+
+
+def check_interruption() -> None:
+    """Raise KeyboardInterrupt where one was swallowed on its way, by a library that was loading say."""
+    if _interruption.is_set():
+        raise KeyboardInterrupt
+
+
+def load(*modules: str) -> None:
+    """Import what a command is about to use, with interruptions held back: torch cut off while it loads aborts the process."""
+    with uninterrupted():
+        for module in modules:
+            importlib.import_module(module)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM for the moment in which files take their places; they are delivered after it."""
+    """Hold back SIGINT and SIGTERM; they are delivered at the end."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -94,7 +121,7 @@ def uninterrupted() -> Iterator[None]:
 def progress(quiet: bool = False) -> Iterator[Tell]:
     """A function to call with (stage, share done): a bar on stderr where that is a terminal, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
-        yield lambda stage, share: None
+        yield lambda stage, share: check_interruption()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -102,4 +129,9 @@ def progress(quiet: bool = False) -> Iterator[Tell]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+
+        def tell(stage: str, share: float) -> None:
+            check_interruption()
+            bar.update(task, description=stage, completed=share)
+
+        yield tell

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raylign.cli.console import DONE, command
+from raylign.cli.console import DONE, command, load
 from raylign.cli.views import view_of
 from raylign.errors import InputError
 
@@ -53,6 +53,7 @@ class ConvertFlags:
 def convert(flags: ConvertFlags) -> int:
     """Say POSE, and the view it belongs to, in another package's terms."""
     kind = _checked_suffix(flags)
+    load("raylign.geometry.convert.export")
 
     from raylign.geometry.convert.export import export
     from raylign.io import read_pose

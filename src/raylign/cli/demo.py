@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raylign.cli.console import DONE, NOT_TRUSTED, command, complain, progress
+from raylign.cli.console import DONE, NOT_TRUSTED, command, complain, load, progress
 from raylign.cli.outputs import REPORT, About, staged, write_outputs
 from raylign.cli.register import about_inputs, distrust
 from raylign.cli.warm import warm_kernels
@@ -45,6 +45,7 @@ def demo(flags: DemoFlags) -> int:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
     again = shlex.join(["raylign", "register", str(flags.out / VOLUME), str(flags.out / XRAY), "--out", str(flags.out / "again")])
     with staged(flags.out) as folder, progress() as tell:
+        load("raylign.registration", "raylign.simulation", "raylign.io.images_write", "SimpleITK")
         tell("making a patient and an exposure", 0.0)
         truth = _make_inputs(folder, flags.seed)
         tell("preparing the compiled kernels", 0.5)

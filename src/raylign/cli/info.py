@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raylign.cli.console import DONE, command
+from raylign.cli.console import DONE, command, load
 from raylign.cli.exposures import ExposureFlags, exposure_options
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class InfoFlags(ExposureFlags):
 @command(InfoFlags)
 def info(flags: InfoFlags) -> int:
     """Say what FILE_OR_DIR is: geometry and content of any supported input, in plain words."""
+    load("raylign.io.describe")
     from raylign.io.describe import describe
 
     description = describe(flags.path, exposure_options(flags, 1)[0])

@@ -11,7 +11,7 @@ import typer
 
 from raylign._version import __version__
 from raylign.cli import convert, demo, info, project, register
-from raylign.cli.console import WRONG_INPUT, complain, interrupt_on_termination
+from raylign.cli.console import INTERRUPTED, WRONG_INPUT, catch_interruption, complain
 
 app = typer.Typer(
     name="raylign",
@@ -43,11 +43,11 @@ def _common(
 
 def run() -> None:
     """Run the command line and exit: 0 done, 1 the input is wrong or it was interrupted, 2 wrong usage, 3 not to be trusted."""
-    interrupt_on_termination()
+    catch_interruption()
     try:
         app(prog_name="raylign")
     except KeyboardInterrupt:
-        complain("interrupted; nothing was written")
+        complain(INTERRUPTED)
         _leave(WRONG_INPUT)
     except SystemExit as end:
         _leave(end.code if isinstance(end.code, int) else int(end.code is not None))

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylign.cli.console import uninterrupted
+from raylign.cli.console import check_interruption, uninterrupted
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
     from raylign.data import Volume
     from raylign.evaluation import Truth
     from raylign.registration import Problem, Result
+
+_SMALL = 4e6  # voxels, which are rendered as they are
 
 RESULT, POSE, OVERLAY, REPORT = "result.json", "pose.tfm", "overlay.png", "report.html"
 
@@ -61,6 +63,7 @@ def staged(out: str | Path) -> Iterator[Path]:
         raise _unwritable(target, error) from None
     try:
         yield folder
+        check_interruption()
         with uninterrupted():
             _publish(folder, target)
     except OSError as error:
@@ -138,16 +141,23 @@ def finite(value: Any) -> Any:
 
 
 def _for_display(problem: Problem) -> Volume:
-    """The model as attenuation, no finer than pictures of a few hundred pixels show: a scan of 0.7 mm takes seconds to render."""
+    """The model as attenuation, no finer than pictures of a few hundred pixels show: a scan of 0.7 mm takes seconds to render.
+
+    Where it was cut off is told here, on a grid that is fine enough to tell; on a coarse one a small bone touches every face.
+    """
     import torch
 
     from raylign.data import Volume
     from raylign.registration.pyramid import content, model_pyramid
 
     model = problem.model
-    level = model_pyramid(model, content(model), [1.0])[0]
+    box = content(model)
+    spacing = 0.0 if float(box[1].prod()) < _SMALL else 1.0
+    level = model_pyramid(model, box, [spacing])[0]
     data = torch.from_numpy(level.padded[1:-1, 1:-1, 1:-1].copy())
-    return Volume(data, torch.from_numpy(level.affine), "raw" if model.unit == "raw" else "1/mm", model.truncated)
+    ends = [face.size > 0 for face in level.faces]
+    truncated = ((ends[0], ends[1]), (ends[2], ends[3]), (ends[4], ends[5]))
+    return Volume(data, torch.from_numpy(level.affine), "raw" if model.unit == "raw" else "1/mm", truncated)
 
 
 def write_outputs(folder: Path, problem: Problem, result: Result, about: About) -> None:

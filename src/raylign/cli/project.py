@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raylign.cli.console import DONE, command, progress
+from raylign.cli.console import DONE, command, load, progress
 from raylign.cli.exposures import image_shape, pixel_spacing
 from raylign.cli.register import Unit
 from raylign.cli.views import view_of
@@ -62,6 +62,7 @@ def project(flags: ProjectFlags) -> int:
             f"{kind or 'no suffix'!r} cannot be written", file=flags.output, field="--output", remedy=f"use {', '.join(_FORMATS)}"
         )
     with progress() as tell:
+        load("raylign.registration", "raylign.io.dicom")
         tell("reading the volume", 0.0)
         _render(flags, kind)
     print(flags.output)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raylign.cli.console import DONE, NOT_TRUSTED, command, complain, progress
+from raylign.cli.console import DONE, NOT_TRUSTED, command, complain, load, progress
 from raylign.cli.exposures import ExposureFlags, exposure_options
 from raylign.cli.outputs import OVERLAY, POSE, REPORT, RESULT, About, result_dict, staged, write_outputs
 from raylign.errors import InputError
@@ -110,6 +110,7 @@ def _check(flags: RegisterFlags) -> None:
 
 def _registered(flags: RegisterFlags, folder: Path, tell: Any) -> tuple[Result, About]:
     """Read, register, and write everything into ``folder``."""
+    load("raylign.registration", "raylign.io.dicom", "raylign.io.xray_dicom", "pydicom")
     from raylign.io import read_volume, read_xray
     from raylign.registration import Problem, centred
 
