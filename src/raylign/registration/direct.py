@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raylign.geometry import Rigid
 from raylign.projection import cpu
@@ -32,6 +33,8 @@ from raylign.registration.versions import versions
 Progress = Callable[[str, float], None]
 
 _CHEST = 1.2e5  # voxels visited, see ``Scale.work``
+# The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
+_UNMODELLED = 3.5
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,34 @@ def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     while min(region.short / (f * 2**count) for region, f in zip(regions, factors, strict=True)) >= config.coarsest:
         count += 1
     models = model_pyramid(problem.model, box, [1.25 * min(pitches) * 2**i for i in range(count)])
-    return [
+    scales = [
         Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
         for i in range(count)
     ]
+    seeing = _seeing_faces(scales[-1], start)
+    return [replace(s, model=replace(s.model, faces=_only(s.model.faces, seeing))) for s in scales]
+
+
+def _only(faces: Sequence[NDArray[np.bool_]], kept: set[int]) -> tuple[NDArray[np.bool_], ...]:
+    return tuple(face if i in kept else np.zeros((0, 0), np.bool_) for i, face in enumerate(faces))
+
+
+def _seeing_faces(scale: Scale, matrix: Array64, least: float = 0.25) -> set[int]:
+    """The cut faces whose rays can be left out with at least a share ``least`` of the pixels remaining.
+
+    A CT of the heart is cut in front and behind too, and every ray of a frontal view passes there: such a face is counted as
+    if the patient ended at it (what is missing is mostly smooth chest wall), or nothing would be left to compare.
+    """
+
+    def share(faces: set[int]) -> float:
+        model = replace(scale.model, faces=_only(scale.model.faces, faces))
+        masks = answered(model, scale.images, matrix)
+        return sum(int(m.sum()) for m in masks) / max(1, sum(int(i.valid.sum()) for i in scale.images))
+
+    kept = {i for i, face in enumerate(scale.model.faces) if face.size}
+    while kept and share(kept) < least:
+        kept.remove(min(kept, key=lambda i: share({i})))
+    return kept
 
 
 def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
@@ -302,10 +329,11 @@ def covariance_of(normal: Normal) -> Array64:
     """Covariance of the twist about the centre: ``H^-1 S H^-1`` (Huber-White), S from the scores of image blocks.
 
     The Gauss-Newton Hessian alone would take neighbouring residuals for independent; they are not (noise is blurred, anatomy
-    that does not match has extent). Blocks as large as the comparison window carry that correlation into S.
+    that does not match has extent). Blocks as large as the comparison window carry that correlation into S. What remains (the
+    interpolation of the model, beam hardening, the spectrum) moves the optimum itself; ``_UNMODELLED`` allows for it.
     """
     h = normal.hessian
     inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)
     scores = normal.scores[np.abs(normal.scores).sum(1) > 0]
     scores = scores - scores.mean(0) if len(scores) else scores
-    return inverse @ (scores.T @ scores) @ inverse
+    return _UNMODELLED * inverse @ (scores.T @ scores) @ inverse
