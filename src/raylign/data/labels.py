@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -41,8 +42,15 @@ class LabelMap:
 
     def present(self) -> dict[int, str]:
         """The labels that occur, with their names ("label 7" where none is known)."""
-        numbers = [int(n) for n in torch.unique(self.data) if int(n) != 0]
-        return {n: self.names.get(n, f"label {n}") for n in numbers}
+        return {n: self.names.get(n, f"label {n}") for n in self._numbers}
+
+    @cached_property
+    def _numbers(self) -> tuple[int, ...]:
+        if self.data.numel() and int(self.data.min()) >= 0 and int(self.data.max()) < 2**16:
+            found = torch.bincount(self.data.flatten().to(torch.int32)).nonzero()  # counting is quicker than the sort of unique
+        else:
+            found = torch.unique(self.data)
+        return tuple(n for n in found.flatten().tolist() if n != 0)
 
     def number(self, name: str | int) -> int:
         """The number of a label given by name (case does not matter) or by number.
