@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -235,3 +237,52 @@ def anchors(page: Path) -> set[str]:
     """What a page's headings are called in links, as GitHub makes them."""
     headings = re.findall(r"^#+\s+(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def typed_commands() -> list[tuple[str, list[str]]]:
+    """Every ``raylign ...`` line in the shell blocks of the documentation: page and words."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words and Path(words[0]).name == "raylign":
+                    found.append((str(page.relative_to(ROOT)), words[1:]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), typed_commands())
+def test_documented_commands_use_options_that_exist(page: str, words: list[str]) -> None:
+    from typer.main import get_command
+
+    from raylign.cli.main import app
+
+    command: Any = get_command(app)
+    if words[0] in command.commands:
+        command = command.commands[words[0]]
+    known = {name for parameter in command.params for name in parameter.opts} | {"--help", "-h"}
+    assert {word for word in words if word.startswith("-") and not re.fullmatch(r"-[\d.]+", word)} <= known, page
+
+
+def test_the_example_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raylign.io.images_write import write_volume
+    from raylign.io.xray_dicom_write import counts_from_integrals, write_xray_dicom
+    from raylign.registration import centred
+    from tests.cli.conftest import VIEW, body
+
+    volume = body()
+    start = centred(volume)
+    (tmp_path / "build" / "demo").mkdir(parents=True)
+    write_volume(volume, tmp_path / "build" / "demo" / "volume.nii.gz")
+    counts = counts_from_integrals(raylign.project(volume, VIEW, start)[0, 0])
+    write_xray_dicom(counts, VIEW, tmp_path / "build" / "demo" / "xray.dcm")
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert float((names["result"].transform.apply(volume.centre[None]) - start.apply(volume.centre[None])).norm()) < 3
+    assert names["drr"].shape == VIEW.shape
+    assert names["pixel"].shape == (1, 2)
+    assert len(capsys.readouterr().out.splitlines()) >= 5
