@@ -191,7 +191,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
         usable = max(1, sum(image.usable for image in scale.images))
         accepted = False
-        for _ in range(5):
+        for _ in range(2 if scale.index == 0 else 5):
             h = basis.T @ now.hessian @ basis
             damped = h + damping * np.diag(np.diag(h)) + 1e-9 * max(np.trace(h), 1e-12) * np.eye(6)
             twist = basis @ np.linalg.solve(damped, basis.T @ now.gradient)
@@ -317,7 +317,7 @@ class Direct:
             method="direct",
             seed=config.seed,
             versions=versions(),
-            settings=asdict(config),
+            settings={**asdict(config), "cut_faces": cut_faces(problem.model)},
         )
 
     def _tell(self, stage: str, share: float) -> None:

@@ -11,12 +11,11 @@ import torch
 
 from raylign.geometry import Rigid
 from raylign.projection import cpu
-from raylign.projection.project import samples_per_ray
 from raylign.registration.confidence import gather, judge
 from raylign.registration.direct import Candidate, DirectConfig, Scale, build_scales, covariance_of, evaluate
-from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render, voxel_rays
+from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render, samples_on, voxel_rays
 from raylign.registration.problem import Problem
-from raylign.registration.pyramid import Array64
+from raylign.registration.pyramid import Array64, cut_faces
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
 from raylign.registration.versions import versions
@@ -50,7 +49,7 @@ def costs(scale: Scale, matrices: list[Array64], config: MatchConfig) -> list[fl
     rays = [np.stack([voxel_rays(scale.model, image, m)[0] for m in matrices]) for image in scale.images]
     rendered = []
     for image, batch in zip(scale.images, rays, strict=True):
-        samples = np.full(len(matrices), samples_per_ray(image.view, config.step * scale.model.spacing))
+        samples = np.full(len(matrices), samples_on(image, config.step * scale.model.spacing))
         valid = np.broadcast_to(image.valid, (len(matrices), *image.shape))
         rendered.append(cpu.forward(scale.model.padded, batch, image.shape, samples, valid))
     none = np.zeros(len(scale.images))
@@ -137,5 +136,5 @@ class Evolution:
             method="cmaes",
             seed=config.seed,
             versions=versions(),
-            settings=asdict(config),
+            settings={**asdict(config), "cut_faces": cut_faces(problem.model)},
         )

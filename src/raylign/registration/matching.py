@@ -19,6 +19,7 @@ Gauss-Newton step in depth came out 50 times too short. The component along the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from raylign.projection import cpu
-from raylign.projection.project import samples_per_ray
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
 _FAST = {"contract", "nsz", "arcp", "reassoc"}
@@ -276,6 +276,11 @@ class Rendering:
     integrals: tuple[Array32, ...]
 
 
+def samples_on(image: ImageLevel, step: float) -> int:
+    """Samples on a whole ray so that they are at most ``step`` mm apart on the longest one."""
+    return max(1, math.ceil(image.longest / step))
+
+
 def voxel_rays(level: ModelLevel, image: ImageLevel, matrix: Array64) -> tuple[Array64, Array64]:
     """An exposure's rays [4, 3] in voxel coordinates (source, first pixel minus source, steps), and voxel-from-world [4, 4]."""
     voxel_from_world = np.asarray(np.linalg.inv(matrix @ level.affine), np.float64)
@@ -300,7 +305,7 @@ def render(
     out = []
     for image in images:
         rays, _ = voxel_rays(level, image, matrix)
-        samples = np.array([samples_per_ray(image.view, config.step * level.spacing)])
+        samples = np.array([samples_on(image, config.step * level.spacing)])
         out.append(
             cpu.forward(level.padded, rays[None], image.shape, samples, image.valid[None], gradients=jacobian, threaded=threaded)[
                 0

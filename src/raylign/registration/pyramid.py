@@ -59,6 +59,7 @@ class ImageLevel:
     source: Array64
     steps: Array64  # [3, 3]: first pixel minus source, column step, row step
     lengths: Array32  # [H, W] mm from the source to each pixel
+    longest: float  # mm, of the longest ray
     gradient: Array32  # [2, H, W]
     valid: NDArray[np.bool_]  # [H, W]: the pixel itself is valid
     energy: float  # mean squared gradient over pixels with a gradient
@@ -96,28 +97,27 @@ def _block_means(source, out, factors, first, below, above, offset, z0, z1):  # 
 
 
 @njit(cache=True, nogil=True)
-def _bounds(source, threshold, table, z0, z1):  # type: ignore[no-untyped-def]
-    """For slices z0..z1-1 the first and last row and column with a value above ``threshold``: [D, 4], or -1 where none is."""
+def _count(source, threshold, by_row, by_column, z0, z1):  # type: ignore[no-untyped-def]
+    """Values above ``threshold`` in slices z0..z1-1, counted by row [D, H] and by column [D, W]."""
     for k in range(z0, z1):
-        top = left = 1 << 30
-        bottom = right = -1
         for j in range(source.shape[1]):
             row = source[k, j]
             count = 0
             for i in range(source.shape[2]):
-                count += row[i] > threshold
-            if count:
-                top = min(top, j)
-                bottom = j
-                i = 0
-                while row[i] <= threshold:
-                    i += 1
-                left = min(left, i)
-                i = source.shape[2] - 1
-                while row[i] <= threshold:
-                    i -= 1
-                right = max(right, i)
-        table[k, 0], table[k, 1], table[k, 2], table[k, 3] = top, bottom, left, right
+                solid = row[i] > threshold
+                count += solid
+                by_column[k, i] += solid
+            by_row[k, j] = count
+
+
+def sections(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Areas, in voxels, of the model's cross-sections along x, y and z: of what casts a shadow, -700 HU and more."""
+    source = native(model)
+    threshold = np.float32(-700.0 if model.unit == "HU" else max(0.02 * float(source.max()), 0.0))
+    by_row = np.zeros(source.shape[:2], np.int64)
+    by_column = np.zeros((source.shape[0], source.shape[2]), np.int64)
+    cpu.run_chunks(partial(_count, source, threshold, by_row, by_column), source.shape[0], smallest=4)
+    return by_column.sum(0), by_row.sum(0), by_row.sum(1)
 
 
 def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -127,20 +127,14 @@ def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     ------
     InputError: there is nothing but air.
     """
-    source = native(model)
-    threshold = np.float32(-700.0 if model.unit == "HU" else 0.02 * float(source.max()))
-    table = np.empty((source.shape[0], 4), np.int64)
-    slices_of = partial(_bounds, source, threshold, table)
-    cpu.run_chunks(slices_of, source.shape[0], smallest=4)
-    slices = np.flatnonzero(table[:, 1] >= 0)
-    if not len(slices) or (model.unit != "HU" and threshold <= 0):
+    where = [np.flatnonzero(area) for area in sections(model)]
+    if not all(len(w) for w in where):
         raise InputError(
             "the model holds nothing but air", field="volume", remedy="check its unit (HU, 1/mm or raw) and the labels"
         )
-    table = table[slices]
-    first = np.array([table[:, 2].min(), table[:, 0].min(), slices[0]])
-    last = np.array([table[:, 3].max(), table[:, 1].max(), slices[-1]])
-    limit = np.array(source.shape[::-1])
+    first = np.array([w[0] for w in where])
+    last = np.array([w[-1] for w in where])
+    limit = np.array(model.data.shape[::-1])
     first = np.maximum(first - 2, 0)
     last = np.minimum(np.maximum(last + 2, first + 3), limit - 1)
     return first, last - first + 1
@@ -179,20 +173,18 @@ def _reduced(
     return out, moved
 
 
-def _cut_faces(volume: Array32, threshold: float) -> Cut:
-    """For each axis x, y, z, whether content goes on beyond its first and last face, judged by the content itself.
+def cut_faces(model: Volume) -> Cut:
+    """For each axis x, y, z whether the object goes on beyond its first and last face: as stated, or as its content tells.
 
     Where something was cut, its cross-section at the face is a good part of the largest one; a structure that was cropped tightly
-    merely touches the face.
+    merely touches the face. Judged at the resolution of the model: on a coarse grid touching looks like being cut.
     """
-    solid = volume > threshold
-    flags = []
-    for axis in range(3):
-        others = tuple(a for a in range(3) if a != 2 - axis)
-        areas = solid.sum(others)
-        # the second layer too: some scanners leave the outermost one partly empty
-        flags.append(tuple(max(areas[i], areas[j]) > 0.12 * areas.max() for i, j in ((0, 1), (-1, -2))))
-    return tuple(flags)
+    if model.truncated is not None:
+        return model.truncated
+    # the second layer too: some scanners leave the outermost one partly empty
+    return tuple(
+        tuple(bool(max(area[i], area[j]) > 0.12 * area.max()) for i, j in ((0, 1), (-1, -2))) for area in sections(model)
+    )
 
 
 def _faces(volume: Array32, spacing: float, threshold: float, cut: Cut) -> tuple[NDArray[np.bool_], ...]:
@@ -212,14 +204,6 @@ def _faces(volume: Array32, spacing: float, threshold: float, cut: Cut) -> tuple
     return tuple(maps)
 
 
-def cut_faces(model: Volume) -> Cut:
-    """For each axis x, y, z whether the object goes on beyond the first and the last face: as stated, or as its content tells."""
-    if model.truncated is not None:
-        return model.truncated
-    level = model_pyramid(model, content(model), [4.0])[0]
-    return tuple((level.faces[2 * a].size > 0, level.faces[2 * a + 1].size > 0) for a in range(3))
-
-
 def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]], spacings: Sequence[float]) -> list[ModelLevel]:
     """A box of the model (first voxel and size, from ``content``) at about the given voxel pitches in mm, finest first.
 
@@ -230,7 +214,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
     pitch = np.linalg.norm(affine[:3, :3], axis=0)
     made: list[tuple[NDArray[np.int64], Array32, Array64]] = []
     levels = []
-    cut: Cut | None = model.truncated
+    cut = cut_faces(model)
     for spacing in spacings:
         factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(np.int64))
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
@@ -244,7 +228,6 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
         made.append((factors, data, moved))
         mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
         threshold = 0.3 * hu[0] if hu else 0.1 * float(data.max())
-        cut = _cut_faces(data, threshold) if cut is None else cut  # told at the finest level, the same at all
         levels.append(ModelLevel(cpu.pad(data), moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
     return levels
 
@@ -277,7 +260,9 @@ def plain_level(view: View, valid: NDArray[np.bool_]) -> ImageLevel:
     vectors = view.vectors.detach().numpy()
     lengths = view.rays()[1].norm(dim=-1).detach().numpy().astype(np.float32)
     steps = np.stack([vectors[1] - vectors[0], vectors[2], vectors[3]])
-    return ImageLevel(view, vectors[0], steps, lengths, np.zeros((2, *view.shape), np.float32), valid, 0.0, 0)
+    return ImageLevel(
+        view, vectors[0], steps, lengths, float(lengths.max()), np.zeros((2, *view.shape), np.float32), valid, 0.0, 0
+    )
 
 
 @dataclass(frozen=True)

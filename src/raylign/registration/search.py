@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import qmc
+from scipy.spatial.transform import Rotation
 
-from raylign.geometry import View, se3
+from raylign.geometry import View
 
 Array64 = NDArray[np.float64]
 
@@ -24,11 +24,11 @@ def camera_axes(view: View) -> Array64:
 
 
 def moved(matrix: Array64, twist: Array64, centre: Array64) -> Array64:
-    """``matrix`` followed by the motion of ``twist`` (rad, mm; world axes) about ``centre`` (world mm)."""
-    motion = se3.exp(torch.from_numpy(np.ascontiguousarray(twist))).numpy()
+    """``matrix``, then turned about ``centre`` (world mm) and shifted, as ``twist`` (rotation vector, mm) says."""
+    turn = Rotation.from_rotvec(twist[:3]).as_matrix()
     out = matrix.copy()
-    out[:3, :3] = motion[:3, :3] @ matrix[:3, :3]
-    out[:3, 3] = motion[:3, :3] @ (matrix[:3, 3] - centre) + centre + motion[:3, 3]
+    out[:3, :3] = turn @ matrix[:3, :3]
+    out[:3, 3] = turn @ (matrix[:3, 3] - centre) + centre + twist[3:]
     return out
 
 
@@ -37,6 +37,8 @@ def spread(count: int, degrees: float, mm: float, axes: Array64, seed: int) -> A
 
     A scrambled Sobol sequence: even coverage at any count, the same for the same seed.
     """
+    from scipy.stats import qmc  # a slow import, and only a search needs it
+
     size = 1 << max(0, int(np.ceil(np.log2(max(count, 1)))))
     cube = qmc.Sobol(6, scramble=True, rng=np.random.default_rng(seed)).random(size)[:count] * 2 - 1
     cube[0] = 0
@@ -64,8 +66,8 @@ class Bounds:
 
     def hold(self, matrix: Array64) -> bool:
         """Whether a pose lies within."""
-        rotation = torch.from_numpy(matrix[:3, :3] @ self.start[:3, :3].T)
-        turn = np.degrees(self.axes.T @ se3.log_rotation(rotation).numpy())
+        rotation = Rotation.from_matrix(matrix[:3, :3] @ self.start[:3, :3].T)
+        turn = np.degrees(self.axes.T @ rotation.as_rotvec())
         in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
         shift = self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
         return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and np.abs(shift).max() <= 1.5 * self.mm + 5)
