@@ -286,3 +286,8 @@ def test_the_example_of_the_readme_runs(
     assert names["drr"].shape == VIEW.shape
     assert names["pixel"].shape == (1, 2)
     assert len(capsys.readouterr().out.splitlines()) >= 5
+
+
+def test_folders_of_tests_are_packages() -> None:
+    # or pytest takes two modules of one name in different folders for the same
+    assert not [p.parent.name for p in (ROOT / "tests").rglob("test_*.py") if not (p.parent / "__init__.py").exists()]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scene
 import torch
 
 from raylign import InputError
 from raylign.evaluation import gather, overlay, pictures
+from tests.evaluation import scene
 
 
 def test_bone_is_bright_unless_asked_otherwise() -> None:

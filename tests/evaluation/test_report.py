@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import scene
 import torch
 
 from raylign import InputError
@@ -16,6 +15,7 @@ from raylign.evaluation.content import Exposure
 from raylign.evaluation.report import report_html, write_report
 from raylign.evaluation.sections import verdict
 from raylign.registration.result import Confidence
+from tests.evaluation import scene
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 SECTIONS = ("exposures", "convergence", "pose", "uncertainty", "truth", "use", "timings", "again")

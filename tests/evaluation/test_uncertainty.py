@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
-import scene
 import torch
 
 from raylign.evaluation.uncertainty import mahalanobis, seen_from, twist_about_centre
 from raylign.geometry import Rigid, View
+from tests.evaluation import scene
 
 
 def test_a_frontal_view_sees_y_as_depth() -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_files import ENHANCED_CT, FRAME, ct_folder, ct_slice, group, item, new, set_pixels, slice_pixels
 from pydicom.sequence import Sequence
 
 from raylign import InputError
 from raylign.io import list_series, read_volume
+from tests.io.dicom_files import ENHANCED_CT, FRAME, ct_folder, ct_slice, group, item, new, set_pixels, slice_pixels
 
 
 def test_slices_are_ordered_by_position_and_become_hounsfield_units(tmp_path: Path) -> None:

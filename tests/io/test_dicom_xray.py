@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dicom_files import group, item, new, set_pixels, xa_dataset, xa_file, xa_pixels
 from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from raylign import InputError, View
 from raylign.io import ExposureOptions, read_xray
+from tests.io.dicom_files import group, item, new, set_pixels, xa_dataset, xa_file, xa_pixels
 
 VIEW = View.from_carm(primary=20, secondary=5, sid=1000, sod=700, pixel_spacing=(0.5, 0.4), shape=(48, 64))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dicom_files import ct_folder, ct_slice, xa_dataset, xa_file, xa_pixels
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from raylign import InputError, Volume, XRay
 from raylign.io import read_volume, read_xray
+from tests.io.dicom_files import ct_folder, ct_slice, xa_dataset, xa_file, xa_pixels
 
 MUTANTS = 120
 LONGEST = 5.0  # seconds for one file of a few kB: more would be a hang
