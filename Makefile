@@ -31,8 +31,9 @@ demo: $(READY)
 	$(BIN)/raylign demo --out $(OUT)
 	@echo "Open $(OUT)/report.html in a browser."
 
+# The warning is that of ITK's wrappers as Python ends, after the last line of pytest.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -W "ignore:builtin type:DeprecationWarning" -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
