@@ -124,7 +124,7 @@ def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     count = 1
     while min(region.short / (f * 2**count) for region, f in zip(regions, factors, strict=True)) >= config.coarsest:
         count += 1
-    models = model_pyramid(problem.model, box, [1.25 * min(pitches) * 2**i for i in range(count)])
+    models = model_pyramid(problem.model, box, [1.5 * min(pitches) * 2**i for i in range(count)])
     scales = [
         Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
         for i in range(count)

@@ -45,7 +45,7 @@ class MatchConfig:
 
     window: int = 4
     floor: float = 0.02
-    step: float = 1.0
+    step: float = 1.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,10 +159,11 @@ def _reduced(
     factors: NDArray[np.int64],
     hu: tuple[float, float] | None,
 ) -> tuple[Array32, Array64]:
-    """A box of ``source`` averaged over blocks of ``factors`` (x, y, z) voxels; a remainder is shared by both ends."""
+    """A box of ``source`` averaged over blocks of ``factors`` (x, y, z) voxels, zero-padded; both ends share a remainder."""
     counts = box[1] // factors
     first = box[0] + (box[1] - counts * factors) // 2
-    out = np.empty(tuple(counts[::-1]), np.float32)
+    padded = np.zeros(tuple(counts[::-1] + 2), np.float32)
+    out = padded[1:-1, 1:-1, 1:-1]
     offset, above = hu or (0.0, 1.0)
     below = offset / 1000 if hu else 1.0
     numbers = tuple(np.float32(n) for n in (below, above, offset))
@@ -170,7 +171,7 @@ def _reduced(
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ (first + (factors - 1) / 2)
     moved[:3, :3] = affine[:3, :3] * factors
-    return out, moved
+    return padded, moved
 
 
 def cut_faces(model: Volume) -> Cut:
@@ -220,15 +221,18 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
         parents = [m for m in made if not (factors % m[0]).any()]
         if parents:
-            done, parent, parent_affine = parents[-1]
-            whole = (np.zeros(3, np.int64), np.array(parent.shape[::-1]))
-            data, moved = _reduced(parent, parent_affine, whole, factors // done, None)
+            done, parent, inner = parents[-1]
+            outer = inner.copy()  # of the padded array: its voxel (1, 1, 1) is the level's voxel (0, 0, 0)
+            outer[:3, 3] -= inner[:3, :3].sum(1)
+            whole = (np.ones(3, np.int64), np.array(parent.shape[::-1]) - 2)
+            padded, moved = _reduced(parent, outer, whole, factors // done, None)
         else:
-            data, moved = _reduced(source, affine, box, factors, hu)
-        made.append((factors, data, moved))
+            padded, moved = _reduced(source, affine, box, factors, hu)
+        made.append((factors, padded, moved))
+        data = padded[1:-1, 1:-1, 1:-1]
         mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
         threshold = 0.3 * hu[0] if hu else 0.1 * float(data.max())
-        levels.append(ModelLevel(cpu.pad(data), moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
+        levels.append(ModelLevel(padded, moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
     return levels
 
 
