@@ -35,6 +35,7 @@ Progress = Callable[[str, float], None]
 _CHEST = 1.2e5  # voxels visited, see ``Scale.work``
 # The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
 _UNMODELLED = 3.5
+_LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class SearchConfig:
     kept: int = 6
     finalists: int = 2
 
+    def denser(self, times: int) -> SearchConfig:
+        """The same box, that many times as many starts and candidates."""
+        counts = {n: times * getattr(self, n) for n in ("hypotheses", "refined", "kept", "finalists")}
+        return replace(self, **counts)
+
 
 @dataclass(frozen=True)
 class DirectConfig:
@@ -71,6 +77,7 @@ class DirectConfig:
     coarsest: length in pixels of its shorter side at the coarsest level, at least.
     iterations: accepted steps per level, at most.
     tolerance: a level ends when the predicted decrease of the cost (mean log variance ratio a pixel) is below this.
+    leash: cost of a pose 10 mm or 5 degrees from where its level began, above the finest level.
     trust: probability of success from which a result is called trustworthy.
     seed: of the spread of starts.
     """
@@ -81,6 +88,7 @@ class DirectConfig:
     coarsest: int = 18
     iterations: int = 12
     tolerance: float = 2e-5
+    leash: float = 0.003
     trust: float = 0.5
     seed: int = 0
 
@@ -162,6 +170,11 @@ def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
     return normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), config)
 
 
+def centre_under(scale: Scale, matrix: Array64) -> Array64:
+    """The model's centre in world mm under a pose."""
+    return (matrix @ scale.model.affine @ np.array([*(scale.model.size - 1) / 2, 1.0]))[:3]
+
+
 def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *, threaded: bool) -> Candidate:
     """Levenberg-Marquardt from one pose at one level.
 
@@ -169,14 +182,26 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     where the pose is far off and close to the likelihood where it is near (graduated non-convexity). The rays that the model
     does not answer for are fixed while a step is judged and looked up again after each step of more than a third of a pixel: a
     cost over a changing set of pixels is not a cost.
+
+    Above the finest level a weak spring (``config.leash``) ties the pose to where the level began. In a direction that a coarse
+    image does not see (depth, mostly) noise would carry it off, out of reach of the finer levels that do see it.
     """
     basis = np.zeros((6, 6))
     basis[:3, :3] = basis[3:, 3:] = bounds.axes
-    match = config.match
+    match = replace(config.match, step=config.match.finest_step) if scale.index == 0 else config.match
     none = np.zeros(len(scale.images))
 
     def system(rendering, masks, floor):  # type: ignore[no-untyped-def]
         return normal_equations(scale.model, scale.images, rendering, masks, floor, match)
+
+    usable = max(1, sum(image.usable for image in scale.images))
+    leash = config.leash if scale.index > 0 else 0.0
+    stiffness = usable * leash / np.array([np.radians(_LEASH_DEGREES)] * 3 + [_LEASH_MM] * 3) ** 2
+    tie = Bounds(start, bounds.axes, centre_under(scale, start), bounds.degrees, bounds.mm)
+
+    def pull(pose: Array64) -> Array64:
+        turn, shift = tie.offset(pose)
+        return np.concatenate([np.radians(turn), shift])
 
     matrix = start
     masks = answered(scale.model, scale.images, matrix)
@@ -189,13 +214,15 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     # above the finest level a pose need only be good enough to begin the next
     tolerance = config.tolerance if scale.index == 0 else 20 * config.tolerance
     for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
-        usable = max(1, sum(image.usable for image in scale.images))
         accepted = False
+        away = pull(matrix)
+        tension = float(stiffness @ away**2) / usable
         for _ in range(2 if scale.index == 0 else 5):
-            h = basis.T @ now.hessian @ basis
+            h = basis.T @ now.hessian @ basis + np.diag(stiffness)
+            g = basis.T @ now.gradient - stiffness * away
             damped = h + damping * np.diag(np.diag(h)) + 1e-9 * max(np.trace(h), 1e-12) * np.eye(6)
-            twist = basis @ np.linalg.solve(damped, basis.T @ now.gradient)
-            if twist @ now.gradient / usable < tolerance:
+            twist = basis @ np.linalg.solve(damped, g)
+            if twist @ (basis @ g) / usable < tolerance:
                 break
             trial_matrix = moved(matrix, twist, now.centre)
             if not bounds.hold(trial_matrix):
@@ -204,7 +231,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
             trial_rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
             trial = system(trial_rendering, masks, floor)
             renders += 1
-            if trial.cost < now.cost:
+            if trial.cost + float(stiffness @ pull(trial_matrix) ** 2) / usable < now.cost + tension:
                 accepted = True
                 break
             damping = max(damping, 1e-4) * 10
@@ -246,22 +273,23 @@ class Direct:
     def register(self, problem: Problem) -> Result:
         """The pose under which the model explains the exposures, with its covariance and the confidence in it.
 
-        Whether an exposure shows the patient beyond the model's cut faces (the rule) or the model alone (a phantom, a specimen, a
-        simulation) is not written in any file. The rule is tried first; where its result is not to be trusted and faces were
-        cut, the other reading is tried too and the more probable result is kept.
+        A result that is not to be trusted is sought again from more starts. Whether an exposure shows the patient beyond the
+        model's cut faces (the rule) or the model alone (a phantom, a specimen, a simulation) is not written in any file; where
+        faces were cut, the second search tries both readings. The most probable result is kept.
         """
-        first = self._attempt(problem)
-        model = problem.model
-        if first.confidence.trusted or model.truncated is not None or not any(f for axis in cut_faces(model) for f in axis):
-            return first
-        whole = ((False, False),) * 3
-        second = self._attempt(replace(problem, model=replace(model, truncated=whole)))
-        best = second if second.confidence.probability > first.confidence.probability else first
-        both = {k: first.timings[k] + second.timings[k] for k in first.timings}
-        return replace(best, timings=both)
+        results = [self._attempt(problem, self.config)]
+        search = self.config.search
+        if search.hypotheses > 1 and not results[0].confidence.trusted:
+            thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
+            results.append(self._attempt(problem, thorough))
+            if problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model)):
+                whole = replace(problem.model, truncated=((False, False),) * 3)
+                results.append(self._attempt(replace(problem, model=whole), thorough))
+        best = max(results, key=lambda r: r.confidence.probability)
+        return replace(best, seed=self.config.seed, timings={k: sum(r.timings[k] for r in results) for k in best.timings})
 
-    def _attempt(self, problem: Problem) -> Result:
-        config, search = self.config, self.config.search
+    def _attempt(self, problem: Problem, config: DirectConfig) -> Result:
+        search = config.search
         clock = [time.perf_counter()]
         scales = build_scales(problem, config)
         clock.append(time.perf_counter())

@@ -40,12 +40,14 @@ class MatchConfig:
     ----------
     window: radius in pixels of the window that shares one factor.
     floor: ``sigma2`` is at least this share of the fixed image's mean squared gradient.
-    step: distance of samples along a ray, in voxels of the level.
+    step: distance of samples along a ray, in voxels of the level, above the finest level.
+    finest_step: the same at the finest level, where what depth there is to see is seen.
     """
 
     window: int = 4
     floor: float = 0.02
     step: float = 1.5
+    finest_step: float = 0.75
 
 
 @dataclass(frozen=True, eq=False)

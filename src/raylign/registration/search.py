@@ -64,12 +64,16 @@ class Bounds:
     degrees: float
     mm: float
 
-    def hold(self, matrix: Array64) -> bool:
-        """Whether a pose lies within."""
+    def offset(self, matrix: Array64) -> tuple[Array64, Array64]:
+        """Rotation vector in degrees, and shift of the centre in mm, of a pose from the start, along the axes."""
         rotation = Rotation.from_matrix(matrix[:3, :3] @ self.start[:3, :3].T)
         turn = np.degrees(self.axes.T @ rotation.as_rotvec())
         in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
-        shift = self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
+        return turn, self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
+
+    def hold(self, matrix: Array64) -> bool:
+        """Whether a pose lies within."""
+        turn, shift = self.offset(matrix)
         return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and np.abs(shift).max() <= 1.5 * self.mm + 5)
 
 
