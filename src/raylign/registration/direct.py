@@ -35,6 +35,7 @@ Progress = Callable[[str, float], None]
 _CHEST = 1.2e5  # voxels visited, see ``Scale.work``
 # The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
 _UNMODELLED = 3.5
+_MOST = 768  # starts, however small the model
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
 
 
@@ -300,7 +301,7 @@ class Direct:
         centre = evaluate(top, start, config.match).centre
         bounds = Bounds(start, axes, centre, search.degrees, search.mm)
         # what a chest CT and one exposure cost at the coarsest level is the measure of a small problem
-        more = float(np.clip(_CHEST / top.work, 1, 6))
+        more = float(np.clip(_CHEST / top.work, 1, max(1.0, _MOST / search.hypotheses)))
         counts = [round(more * n) for n in (search.refined, search.kept, search.finalists)]
         hypotheses = round(more * search.hypotheses) if search.hypotheses > 1 else 1
         twists = spread(hypotheses, search.degrees, search.mm, axes, config.seed)

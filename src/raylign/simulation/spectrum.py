@@ -39,8 +39,8 @@ class Spectrum:
     attenuation: [B, 3] of water, bone and steel, 1/mm.
     """
 
-    photons: Float[Tensor, "B"]
-    weight: Float[Tensor, "B"]
+    photons: Float[Tensor, " B"]
+    weight: Float[Tensor, " B"]
     attenuation: Float[Tensor, "B 3"]
 
     def transmitted(self, paths: Float[Tensor, "3 H W"]) -> Float[Tensor, "B H W"]:
