@@ -171,3 +171,33 @@ def test_progress_is_told() -> None:
     )
     shares = [share for _, share in told]
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+
+
+def test_derivative_in_depth_is_that_of_the_finely_sampled_image() -> None:
+    """With samples a voxel and a half apart: the summed derivatives alone are several times off along the beam."""
+    from raylign.registration.matching import _jacobian_images, voxel_rays
+
+    scale = build_scales(Problem(scene.chest(), (scene.exposure(),), scene.truth()), DirectConfig())[1]
+    image, matrix = scale.images[0], scene.truth().matrix.numpy()
+    depth = scene.view().normal.numpy()
+
+    def finely(mm: float) -> np.ndarray:
+        shifted = moved(matrix, np.concatenate([np.zeros(3), mm * depth]), np.zeros(3))
+        fine = render(scale.model, scale.images, shifted, MatchConfig(step=0.1), jacobian=False).integrals[0]
+        return fine * image.lengths
+
+    expected = (finely(1.5) - finely(-1.5)) / 3
+    coarse = render(scale.model, scale.images, matrix, MatchConfig(step=1.5)).integrals[0]
+    images = np.empty((7, *image.shape), np.float32)
+    _, voxel_from_world = voxel_rays(scale.model, image, matrix)
+    world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
+    _jacobian_images(coarse, image.lengths, world, image.source, image.steps, images)
+    found = np.einsum("i,ihw->hw", depth, images[4:])
+    summed = -np.einsum("i,ij,hwj->hw", depth, world, coarse[..., 1:4]) * image.lengths
+
+    def error(derivative: np.ndarray) -> float:
+        inside = image.valid
+        return float(np.sqrt(((derivative - expected)[inside] ** 2).mean() / (expected[inside] ** 2).mean()))
+
+    assert error(found) < 0.25
+    assert error(summed) > 2
