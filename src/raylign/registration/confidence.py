@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,16 +64,23 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
     )
 
 
-# Logistic regression of success (mTRE under 10 mm), see docs/methods/direct.md for the data and the figures on cases left out.
-_INTERCEPT, _EXPLAINED, _RIVAL, _WOBBLE, _HELD = 1.2, 0.8, -1.3, -1.7, 0.76
+# Logistic regression of success (mTRE under 10 mm) by ``benchmarks/confidence.py``; docs/methods/direct.md has the figures on cases
+# left out.
+_INTERCEPT, _EXPLAINED, _RIVAL, _WOBBLE = 5.02, 0.65, -1.58, -2.41
+
+
+def features(evidence: Evidence) -> tuple[float, float, float]:
+    """What the logistic regression sees: explained, rival, and the logarithm of the wobble in units of 0.02 mm."""
+    return evidence.explained, evidence.rival, float(np.log(max(evidence.wobble, 1e-4) / 0.02))
 
 
 def judge(evidence: Evidence, threshold: float) -> Confidence:
     """A probability of success from the evidence, and the sentences that explain a low one."""
-    e = evidence
-    z = _INTERCEPT + _EXPLAINED * e.explained + _RIVAL * e.rival + _WOBBLE * np.log(max(e.wobble, 1e-4) / 0.02) + _HELD * e.held
+    explained, rival, wobble = features(evidence)
+    z = _INTERCEPT + _EXPLAINED * explained + _RIVAL * rival + _WOBBLE * wobble
     probability = float(1 / (1 + np.exp(-z)))
-    return Confidence(probability, probability >= threshold, _reasons(e) if probability < 0.9 else ())
+    trusted = probability >= threshold
+    return Confidence(probability, trusted, () if trusted else _reasons(evidence), asdict(evidence))
 
 
 def _reasons(e: Evidence) -> tuple[str, ...]:
@@ -81,11 +88,12 @@ def _reasons(e: Evidence) -> tuple[str, ...]:
     found = [
         (e.rival - 0.6, f"another pose explains the images {100 * e.rival:.0f} % as well"),
         (0.35 - e.explained, f"the model explains only {100 * e.explained:.0f} % of the image structure where it projects"),
-        (0.3 * np.log(max(e.wobble, 1e-4) / 0.03), f"the images determine the model's surface to {e.wobble:.2g} mm only"),
+        (0.3 * np.log(max(e.wobble, 1e-4) / 0.1), f"the images determine the model's surface to {e.wobble:.2g} mm only"),
         (0.5 * (not e.held), "the pose lies at the edge of what was searched: give a nearer start or a wider search"),
         (
             0.4 - e.answered,
             f"only {100 * e.answered:.0f} % of the pixels show what the model holds; the rest passes its cut faces",
         ),
     ]
-    return tuple(words for weight, words in sorted(found, key=lambda f: -f[0]) if weight > 0)
+    ordered = sorted(found, key=lambda f: -f[0])
+    return tuple(words for weight, words in ordered if weight > 0) or (ordered[0][1],)

@@ -90,7 +90,7 @@ class DirectConfig:
     iterations: int = 12
     tolerance: float = 2e-5
     leash: float = 0.003
-    trust: float = 0.5
+    trust: float = 0.7
     seed: int = 0
 
 
@@ -278,19 +278,20 @@ class Direct:
         model's cut faces (the rule) or the model alone (a phantom, a specimen, a simulation) is not written in any file; where
         faces were cut, the second search tries both readings. The most probable result is kept.
         """
-        results = [self._attempt(problem, self.config)]
+        results = [self.search_once(problem)]
         search = self.config.search
         if search.hypotheses > 1 and not results[0].confidence.trusted:
             thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
-            results.append(self._attempt(problem, thorough))
+            results.append(replace(self, config=thorough).search_once(problem))
             if problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model)):
                 whole = replace(problem.model, truncated=((False, False),) * 3)
-                results.append(self._attempt(replace(problem, model=whole), thorough))
+                results.append(replace(self, config=thorough).search_once(replace(problem, model=whole)))
         best = max(results, key=lambda r: r.confidence.probability)
         return replace(best, seed=self.config.seed, timings={k: sum(r.timings[k] for r in results) for k in best.timings})
 
-    def _attempt(self, problem: Problem, config: DirectConfig) -> Result:
-        search = config.search
+    def search_once(self, problem: Problem) -> Result:
+        """One search, taken as it comes out: ``register`` without its second look."""
+        config, search = self.config, self.config.search
         clock = [time.perf_counter()]
         scales = build_scales(problem, config)
         clock.append(time.perf_counter())

@@ -40,7 +40,7 @@ class EvolutionConfig:
     levels: int = 2
     match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 256
-    trust: float = 0.5
+    trust: float = 0.7
     seed: int = 0
 
 

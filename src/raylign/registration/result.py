@@ -34,11 +34,13 @@ class Confidence:
     probability: that the pose is right to within what the method claims, 0 to 1.
     trusted: whether the probability reaches the threshold that the registration was asked to apply.
     reasons: plain sentences, worst first, on what lowers it; empty where nothing does.
+    evidence: the numbers that the probability was computed from.
     """
 
     probability: float
     trusted: bool
     reasons: tuple[str, ...] = ()
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class Result:
                 "probability": self.confidence.probability,
                 "trusted": self.confidence.trusted,
                 "reasons": list(self.confidence.reasons),
+                "evidence": dict(self.confidence.evidence),
             },
             "uncertainty": {
                 "covariance": self.covariance.tolist(),
