@@ -64,8 +64,7 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
     )
 
 
-# Logistic regression of success (mTRE under 10 mm) by ``benchmarks/confidence.py``; docs/methods/direct.md has the figures on cases
-# left out.
+# Logistic regression of success (mTRE under 10 mm) by ``benchmarks/confidence.py``; its figures: docs/methods/direct.md.
 _INTERCEPT, _EXPLAINED, _RIVAL, _WOBBLE = 5.02, 0.65, -1.58, -2.41
 
 

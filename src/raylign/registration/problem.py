@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
@@ -50,13 +48,3 @@ def centred(model: Volume) -> Rigid:
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, 3] = -model.centre
     return Rigid(matrix)
-
-
-def as_tuple(xrays: XRay | Sequence[XRay]) -> tuple[XRay, ...]:
-    """One exposure or several, as a tuple."""
-    return (xrays,) if isinstance(xrays, XRay) else tuple(xrays)
-
-
-def pose_tensor(pose: Rigid | Tensor) -> Tensor:
-    """A pose's 4x4 matrix, whatever it came as."""
-    return pose.matrix if isinstance(pose, Rigid) else torch.as_tensor(pose, dtype=torch.float64)
