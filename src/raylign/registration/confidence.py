@@ -65,7 +65,7 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
 
 
 # Logistic regression of success (mTRE under 10 mm) by ``benchmarks/confidence.py``; its figures: docs/methods/direct.md.
-_INTERCEPT, _EXPLAINED, _RIVAL, _WOBBLE = 5.02, 0.65, -1.58, -2.41
+_INTERCEPT, _EXPLAINED, _RIVAL, _WOBBLE = 5.17, 1.15, -1.92, -2.64
 
 
 def features(evidence: Evidence) -> tuple[float, float, float]:
