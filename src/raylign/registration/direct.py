@@ -32,10 +32,10 @@ from raylign.registration.versions import versions
 
 Progress = Callable[[str, float], None]
 
-_CHEST = 1.2e5  # voxels visited, see ``Scale.work``
+_CHEST = 1.2e5  # voxels of a chest CT at the coarsest level: the measure of a small model
 # The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
 _UNMODELLED = 3.5
-_MOST = 768  # starts, however small the model
+_MOST = 400  # starts, however small the model
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
 
 
@@ -49,7 +49,7 @@ class SearchConfig:
     hypotheses: starts compared at the coarsest level; 1 for the given start alone.
     refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
 
-    All four numbers are raised, up to sixfold, where the model is small: a bone in a large image is easier to mistake, and
+    All four numbers are raised, up to threefold, where the model is small: a bone in a large image is easier to mistake, and
     quicker to render.
     """
 
@@ -101,11 +101,6 @@ class Scale:
     index: int
     model: ModelLevel
     images: list[ImageLevel]
-
-    @property
-    def work(self) -> float:
-        """Cost of one evaluation in voxels visited; comparing a pixel costs as much as visiting fifteen voxels (measured)."""
-        return float(self.model.padded.size * len(self.images) + 15 * sum(i.valid.size for i in self.images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,18 +269,24 @@ class Direct:
     def register(self, problem: Problem) -> Result:
         """The pose under which the model explains the exposures, with its covariance and the confidence in it.
 
-        A result that is not to be trusted is sought again from more starts. Whether an exposure shows the patient beyond the
-        model's cut faces (the rule) or the model alone (a phantom, a specimen, a simulation) is not written in any file; where
-        faces were cut, the second search tries both readings. The most probable result is kept.
+        Whether an exposure shows the patient beyond the model's cut faces (the rule) or the model alone (a phantom, a specimen, a
+        simulation) is not written in any file. Where the rule gives a result that is not to be trusted and faces were cut, the
+        other reading is tried; then both again from four times as many starts. The first trusted result is returned, or the most
+        probable one.
         """
-        results = [self.search_once(problem)]
-        search = self.config.search
-        if search.hypotheses > 1 and not results[0].confidence.trusted:
-            thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
-            results.append(replace(self, config=thorough).search_once(problem))
-            if problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model)):
-                whole = replace(problem.model, truncated=((False, False),) * 3)
-                results.append(replace(self, config=thorough).search_once(replace(problem, model=whole)))
+        problems = [problem]
+        if problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model)):
+            whole = replace(problem.model, truncated=((False, False),) * 3)
+            problems.append(replace(problem, model=whole))
+        search, results = self.config.search, []
+        thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
+        for config in (self.config, thorough) if search.hypotheses > 1 else (self.config,):
+            for reading in problems:
+                results.append(replace(self, config=config).search_once(reading))
+                if results[-1].confidence.trusted:
+                    break
+            if results[-1].confidence.trusted:
+                break
         best = max(results, key=lambda r: r.confidence.probability)
         return replace(best, seed=self.config.seed, timings={k: sum(r.timings[k] for r in results) for k in best.timings})
 
@@ -301,8 +302,7 @@ class Direct:
         top = scales[-1]
         centre = evaluate(top, start, config.match).centre
         bounds = Bounds(start, axes, centre, search.degrees, search.mm)
-        # what a chest CT and one exposure cost at the coarsest level is the measure of a small problem
-        more = float(np.clip(_CHEST / top.work, 1, max(1.0, _MOST / search.hypotheses)))
+        more = float(np.clip(np.sqrt(_CHEST / top.model.padded.size), 1, max(1.0, _MOST / search.hypotheses)))
         counts = [round(more * n) for n in (search.refined, search.kept, search.finalists)]
         hypotheses = round(more * search.hypotheses) if search.hypotheses > 1 else 1
         twists = spread(hypotheses, search.degrees, search.mm, axes, config.seed)

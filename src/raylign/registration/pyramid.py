@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -110,14 +111,22 @@ def _count(source, threshold, by_row, by_column, z0, z1):  # type: ignore[no-unt
             by_row[k, j] = count
 
 
+# asked for several times a registration, and a pass over all voxels; a model is compared by identity, and its entry goes with it
+_sections: WeakKeyDictionary[Volume, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = WeakKeyDictionary()
+
+
 def sections(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Areas, in voxels, of the model's cross-sections along x, y and z: of what casts a shadow, -700 HU and more."""
+    known = _sections.get(model)
+    if known is not None:
+        return known
     source = native(model)
     threshold = np.float32(-700.0 if model.unit == "HU" else max(0.02 * float(source.max()), 0.0))
     by_row = np.zeros(source.shape[:2], np.int64)
     by_column = np.zeros((source.shape[0], source.shape[2]), np.int64)
     cpu.run_chunks(partial(_count, source, threshold, by_row, by_column), source.shape[0], smallest=4)
-    return by_column.sum(0), by_row.sum(0), by_row.sum(1)
+    _sections[model] = by_column.sum(0), by_row.sum(0), by_row.sum(1)
+    return _sections[model]
 
 
 def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -217,7 +226,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
     levels = []
     cut = cut_faces(model)
     for spacing in spacings:
-        factors = np.maximum(1, np.ceil(spacing / pitch - 0.25).astype(np.int64))
+        factors = np.maximum(1, np.ceil(spacing / pitch - 0.1).astype(np.int64))
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
         parents = [m for m in made if not (factors % m[0]).any()]
         if parents:
