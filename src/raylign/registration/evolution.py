@@ -37,7 +37,7 @@ class EvolutionConfig:
     mm: float = 35.0
     population: int = 48
     generations: int = 60
-    levels: int = 2
+    levels: int = 3
     match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 256
     trust: float = 0.7
