@@ -64,7 +64,7 @@ class RegisterFlags(ExposureFlags):
     ] = None
     starts: Annotated[int | None, typer.Option(help="Poses tried at the coarsest level; 1: the given one alone.")] = None
     seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0
-    trust: Annotated[float, typer.Option(help="Probability of success from which a result is trusted.")] = 0.7
+    trust: Annotated[float, typer.Option(help="Probability of success from which a result is trusted.")] = 0.6
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
 
 

@@ -90,7 +90,7 @@ class DirectConfig:
     iterations: int = 12
     tolerance: float = 2e-5
     leash: float = 0.003
-    trust: float = 0.7
+    trust: float = 0.6
     seed: int = 0
 
 

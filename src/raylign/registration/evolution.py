@@ -40,7 +40,7 @@ class EvolutionConfig:
     levels: int = 3
     match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 256
-    trust: float = 0.7
+    trust: float = 0.6
     seed: int = 0
 
 
