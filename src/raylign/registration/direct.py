@@ -56,8 +56,8 @@ class SearchConfig:
     degrees: float = 20.0
     mm: float = 35.0
     hypotheses: int = 128
-    refined: int = 16
-    kept: int = 6
+    refined: int = 12
+    kept: int = 4
     finalists: int = 2
 
     def denser(self, times: int) -> SearchConfig:

@@ -47,7 +47,7 @@ class MatchConfig:
     window: int = 4
     floor: float = 0.02
     step: float = 1.5
-    finest_step: float = 0.75
+    finest_step: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
