@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -66,7 +66,11 @@ class _Integrals(torch.autograd.Function):
 
 
 def integrals(
-    volume: Float[Tensor, "D H W"], rays: Float[Tensor, "B 4 3"], shape: tuple[int, int], samples: list[int]
+    volume: Float[Tensor, "D H W"],
+    rays: Float[Tensor, "B n 3"],
+    shape: tuple[int, int],
+    samples: list[int],
+    model: str = "trilinear",
 ) -> Float[Tensor, "B H W"]:
     """``int V(o + t d) dt`` over t in [0, 1] for every pixel of every view; see ``reference.integrals``.
 
@@ -74,8 +78,30 @@ def integrals(
     the reference does the work: slower, differentiable by everything and to any order.
     """
     by_kernel = (
-        not (volume.requires_grad and torch.is_grad_enabled()) and volume.dtype != torch.float64 and volume.device.type == "cpu"
+        model == "trilinear"
+        and rays.shape[1] == 4
+        and not (volume.requires_grad and torch.is_grad_enabled())
+        and volume.dtype == torch.float32
+        and volume.device.type == "cpu"
     )
     if by_kernel:
         return _Integrals.apply(rays, padded(volume), shape, samples)
-    return reference.integrals(volume, rays, shape, samples)
+    return reference.integrals(volume, rays, shape, samples, model)
+
+
+def label_integrals(
+    volume: Float[Tensor, "D H W"] | None,
+    labels: UInt8[Tensor, "D H W"],
+    channels: int,
+    rays: Float[Tensor, "B n 3"],
+    shape: tuple[int, int],
+    samples: list[int],
+    model: str = "trilinear",
+) -> Float[Tensor, "B C H W"]:
+    """One integral for each label 0 .. channels - 1: of the volume where the label map says that label, zero elsewhere.
+
+    Without a volume, of the label's indicator: its length along the ray. The channels add up to the integral of the whole.
+    """
+    ones = torch.ones((), dtype=torch.float32 if volume is None else volume.dtype, device=labels.device)
+    parts = [(labels == c).to(ones.dtype) * (ones if volume is None else volume) for c in range(channels)]
+    return torch.stack([integrals(part, rays, shape, samples, model) for part in parts], 1)
