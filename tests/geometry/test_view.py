@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raylign import InputError, View
+from raylign import InputError, Problem, Rigid, View, Volume, XRay
 from raylign.geometry import se3
+from raylign.geometry.carm import to_carm
+from raylign.geometry.convert import to_deepdrr, to_diffdrr, to_nanodrr, to_opencv, to_xreg
 from raylign.geometry.view import as_views
-from tests.geometry.cases import D, points, views
+from tests.geometry.cases import D, any_views, points
 
 
 def grid(view: View) -> Tensor:
@@ -23,33 +25,48 @@ def grid(view: View) -> Tensor:
 
 
 @settings(max_examples=50, deadline=None)
-@given(views())
+@given(any_views())
 def test_pixel_centres_project_to_integers(view: View) -> None:
     assert float((view.project(view.pixel_centres()) - grid(view)).abs().max()) < 1e-8
 
 
 @settings(max_examples=30, deadline=None)
-@given(views(), st.floats(0.05, 1.5))
+@given(any_views(), st.floats(0.05, 1.5))
 def test_every_point_of_a_ray_projects_to_its_pixel(view: View, along: float) -> None:
     source, rays = view.rays()
     assert float((view.project(source + along * rays) - grid(view)).abs().max()) < 1e-7
 
 
 @settings(max_examples=30, deadline=None)
-@given(views())
+@given(any_views())
 def test_what_a_view_says_of_itself(view: View) -> None:
     p = torch.cat([points(), torch.ones(20, 1, dtype=D)], 1)
     homogeneous = p @ view.camera.T
     assert torch.allclose(homogeneous[:, :2] / homogeneous[:, 2:], view.project(points()), atol=1e-7)
     assert bool((homogeneous[:, 2] > 0).all())  # these points lie before the source
-    foot = view.source + view.sid * view.normal
-    assert torch.allclose(view.project(foot[None])[0], view.principal_point, atol=1e-7)
+    if view.beam == "cone":
+        foot = view.source + view.sid * view.normal
+        assert torch.allclose(view.project(foot[None])[0], view.principal_point, atol=1e-7)
     assert abs(float(view.normal @ view.column_step)) < 1e-9 and abs(float(view.normal @ view.row_step)) < 1e-9
     assert View.from_dict(json.loads(json.dumps(view.to_dict()))) == view
 
 
 @settings(max_examples=30, deadline=None)
-@given(views(), st.integers(0, 5), st.integers(1, 6), st.integers(0, 5), st.integers(1, 6))
+@given(any_views())
+def test_rays_are_what_their_six_vectors_say(view: View) -> None:
+    begin, rays = view.rays()
+    o, d, du, dv, ou, ov = view.ray_vectors
+    c, r = grid(view)[..., :1], grid(view)[..., 1:]
+    assert torch.allclose(o + c * ou + r * ov, begin.expand_as(rays), atol=1e-9)
+    assert torch.allclose(d + c * du + r * dv, rays, atol=1e-9)
+    assert torch.allclose(view.ray_lengths(), rays.norm(dim=-1), rtol=1e-12)
+    # the ray through a point is the ray of the pixel under which that point lies
+    seen = view.directions(begin + 0.4 * rays)
+    assert torch.allclose(seen, rays / rays.norm(dim=-1, keepdim=True), atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(any_views(), st.integers(0, 5), st.integers(1, 6), st.integers(0, 5), st.integers(1, 6))
 def test_a_crop_shifts_pixels(view: View, r0: int, r1: int, c0: int, c1: int) -> None:
     h, w = view.shape
     if r0 >= h - r1 or c0 >= w - c1:
@@ -58,6 +75,25 @@ def test_a_crop_shifts_pixels(view: View, r0: int, r1: int, c0: int, c1: int) ->
     assert cropped.shape == tuple(torch.empty(h, w)[r0:-r1, c0 : w - c1].shape)
     shift = torch.tensor([c0, r0], dtype=D)
     assert float((cropped.project(points()) - (view.project(points()) - shift)).abs().max()) < 1e-7
+
+
+@settings(max_examples=30, deadline=None)
+@given(any_views(), st.integers(2, 50), st.integers(2, 50), st.integers(0, 3), st.booleans())
+def test_a_landmark_stays_under_its_pixel_however_the_image_is_redrawn(
+    view: View, rows: int, columns: int, turns: int, flipped: bool
+) -> None:
+    """The place on the detector under a landmark is the same, whatever pixels it is counted in; so is the ray to it."""
+    redrawn = view.resample((rows, columns)).rotate(turns).flip(rows=flipped)
+    p = points()
+    places = [v.origin + v.project(p) @ torch.stack([v.column_step, v.row_step]) for v in (view, redrawn)]
+    assert float((places[0] - places[1]).abs().max()) < 1e-7
+    assert torch.allclose(view.directions(p), redrawn.directions(p), atol=1e-12)
+    begin, rays = redrawn.rays()
+    if view.beam == "parallel":
+        assert torch.allclose(rays, (view.origin - view.source).expand_as(rays), atol=1e-9)
+        assert torch.allclose(begin + rays, redrawn.pixel_centres(), atol=1e-9)
+    else:
+        assert torch.equal(redrawn.source, view.source)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +129,7 @@ def test_flips_and_turns_follow_the_image() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(views(), st.lists(st.floats(-1, 1), min_size=6, max_size=6))
+@given(any_views(), st.lists(st.floats(-1, 1), min_size=6, max_size=6))
 def test_moving_both_changes_nothing(view: View, twist: list[float]) -> None:
     motion = se3.exp(torch.tensor(twist, dtype=D) * torch.tensor([1, 1, 1, 100, 100, 100]))
     affine = motion @ torch.diag(torch.tensor([0.7, 2.0, -1.5, 1.0], dtype=D))  # voxel frames are not rigid
@@ -117,7 +153,67 @@ def test_a_view_is_compared_by_value() -> None:
     assert a == b and a.isclose(b)
     assert a != a.flip(rows=True) and not a.isclose(a.crop(slice(0, 9), slice(0, 12)))
     assert a != 3
+    beam = View.from_parallel(primary=20, pixel_spacing=1, shape=(10, 12))
+    assert View.from_dict(json.loads(json.dumps(beam.to_dict()))) == beam
+    same_numbers = View(beam.source, beam.origin, beam.column_step, beam.row_step, beam.shape)
+    assert same_numbers != beam and not same_numbers.isclose(beam)
+    assert eval(repr(beam), {"View": View}).isclose(beam, 1e-3)
     assert eval(repr(a), {"View": View}).isclose(a, 1e-3)  # it prints as the call that makes it
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-180, 180), st.floats(-85, 85))
+def test_a_parallel_beam_is_a_c_arm_infinitely_far_away(primary: float, secondary: float) -> None:
+    """In the limit of a distant source the cone's pixels, counted at the isocentre, are the parallel beam's."""
+    shape, pitch = (40, 50), 1.5
+    beam = View.from_parallel(primary=primary, secondary=secondary, pixel_spacing=pitch, shape=shape)
+    cone = View.from_carm(primary=primary, secondary=secondary, sid=1e9 + 10, sod=1e9, pixel_spacing=pitch, shape=shape)
+    assert float((beam.project(points()) - cone.project(points())).abs().max()) < 1e-4
+    (d,) = torch.unique(beam.rays()[1].reshape(-1, 3), dim=0)
+    by_direction = View.from_parallel(direction=d, pixel_spacing=pitch, shape=shape)
+    assert by_direction.isclose(beam, 1e-6)  # the head is up in both
+
+
+def test_gradients_reach_every_number_of_a_parallel_view() -> None:
+    def pixel(p: Tensor, primary: Tensor, secondary: Tensor, spacing: Tensor, reach: Tensor) -> Tensor:
+        view = View.from_parallel(primary=primary, secondary=secondary, pixel_spacing=spacing, shape=(20, 30), reach=reach)
+        view = view.resample((10, 10)).crop(slice(1, 9), slice(2, 8)).rotate().flip(columns=True)
+        return torch.cat([view.project(p).flatten(), view.ray_lengths().flatten()[:3], view.rays()[0][1, 2]])
+
+    numbers = [torch.tensor(x, dtype=D, requires_grad=True) for x in (12.0, -7.0, [0.9, 1.1], 500.0)]
+    assert torch.autograd.gradcheck(pixel, (points(3).requires_grad_(), *numbers), eps=1e-4, atol=1e-6)
+
+
+def test_what_needs_a_focal_spot_is_refused_for_a_parallel_beam() -> None:
+    view = View.from_parallel(pixel_spacing=1, shape=(10, 12))
+    for name in ("sid", "principal_point"):
+        with pytest.raises(InputError, match=r"beam: .* needs a cone beam"):
+            getattr(view, name)
+    for convert in (to_carm, to_opencv, to_xreg, to_nanodrr, to_diffdrr, to_deepdrr):
+        with pytest.raises(InputError, match=r"beam: .* needs a cone beam"):
+            convert(view)
+    with pytest.raises(InputError, match=r"shot\.dcm: beam: registration needs a cone beam"):
+        image = torch.zeros(10, 12)
+        xray = XRay(image, view, image == 0, name="shot.dcm")
+        Problem(Volume(torch.ones(2, 2, 2), torch.eye(4)), (xray,), Rigid(torch.eye(4, dtype=D)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"direction": [0, 0, 0]}, "direction: expected three"),
+        ({"direction": [0, 1]}, "direction: expected three"),
+        ({"direction": [0, 0, 2]}, "up: points along the beam"),
+        ({"direction": [0, 1, 0], "up": [0, math.nan, 0]}, "up: expected three"),
+        ({"direction": [0, 1, 0], "primary": 3}, "direction and C-arm angles"),
+        ({"reach": 0}, "reach: 0 mm"),
+        ({"pixel_spacing": -1}, "pixel_spacing: -1 mm"),
+        ({"pixel_spacing": [1, 1, 1]}, "one number or"),
+    ],
+)
+def test_a_parallel_beam_that_cannot_be_is_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        View.from_parallel(**{"pixel_spacing": 1, "shape": (4, 4), **change})  # type: ignore[arg-type]
 
 
 GOOD = {"source": [0, 0, 0], "origin": [0, 0, 1], "column_step": [1, 0, 0], "row_step": [0, 1, 0], "shape": (2, 2)}
@@ -135,6 +231,8 @@ GOOD = {"source": [0, 0, 0], "origin": [0, 0, 1], "column_step": [1, 0, 0], "row
         ({"shape": (2,)}, "shape: expected"),
         ({"shape": 2}, "shape: expected"),
         ({"shape": (2.5, 2)}, "whole numbers"),
+        ({"beam": "fan"}, "beam: unknown kind of beam 'fan'"),
+        ({"beam": "parallel", "source": [5, 5, 1]}, "beam runs along the detector plane"),
     ],
 )
 def test_a_view_that_cannot_be_is_refused(change: dict[str, object], message: str) -> None:

@@ -88,9 +88,8 @@ def mrpd(poses: Pose, gold: Pose, points: Float[Tensor, "n 3"], views: View | Se
     estimate, truth = se3.transform(_matrix(poses), p), se3.transform(_matrix(gold), p)
     total = []
     for view in _views(views):
-        ray = torch.nn.functional.normalize(estimate - view.source, dim=-1)
-        to_truth = (truth - view.source).expand_as(ray)
-        total.append(torch.linalg.cross(ray, to_truth).norm(dim=-1).mean(-1))
+        ray = view.directions(estimate)
+        total.append(torch.linalg.cross(ray, truth - estimate).norm(dim=-1).mean(-1))
     return torch.stack(total).mean(0)
 
 
@@ -101,7 +100,7 @@ def view_axes(view: View, point: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     the vertical completes them on the side of the rows, so the frame is orthonormal whatever the pixel grid; it is left-handed
     in the usual display, which looks from the detector towards the source.
     """
-    depth = torch.nn.functional.normalize(torch.as_tensor(point, dtype=torch.float64) - view.source, dim=0)
+    depth = view.directions(torch.as_tensor(point, dtype=torch.float64))
     across = view.column_step - (view.column_step @ depth) * depth
     across = across / across.norm()
     down = torch.linalg.cross(depth, across)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.geometry.view import View
+from raylign.geometry.view import View, require_cone
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,40 @@ def frame(primary: Any, secondary: Any) -> Float[Tensor, "3 3"]:
     return torch.stack([u, v, d], 1)
 
 
+def frame_along(direction: Any, up: Any = (0.0, 0.0, 1.0)) -> Float[Tensor, "3 3"]:
+    """The columns of ``frame`` for a beam along ``direction``, with ``up`` (world, not along the beam) pointing up in the image.
+
+    Raises
+    ------
+    InputError: no three finite numbers, a direction of no length, or ``up`` along it.
+    """
+    d, above = (_scalar(value).reshape(-1) for value in (direction, up))
+    for name, value in (("direction", d), ("up", above)):
+        if value.shape != (3,) or not bool(torch.isfinite(value.detach()).all()) or not float(value.detach().norm()) > 0:
+            raise InputError("expected three finite numbers, not all zero", field=name, remedy="give a vector in the world")
+    d, above = d / d.norm(), above / above.norm()
+    across = above - (above @ d) * d
+    if float(across.detach().norm()) < 1e-6:
+        raise InputError("points along the beam, which leaves the image's turn open", field="up", remedy="give another vector")
+    v = -across / across.norm()
+    return torch.stack([torch.linalg.cross(d, v), v, d], 1)
+
+
+def _length(value: Any, name: str) -> Tensor:
+    length = _scalar(value)
+    if not (math.isfinite(float(length.detach())) and float(length.detach()) > 0):
+        raise InputError(f"{float(length.detach()):g} mm is not a positive length", field=name, remedy="give it in mm")
+    return length
+
+
+def _pitches(pixel_spacing: Any) -> tuple[Tensor, Tensor]:
+    """Row and column pitch."""
+    spacing = _scalar(pixel_spacing).reshape(-1)
+    if spacing.numel() not in (1, 2):
+        raise InputError("pixel_spacing takes one number or (row, column)", field="pixel_spacing")
+    return _length(spacing[0], "pixel_spacing"), _length(spacing[-1], "pixel_spacing")
+
+
 def from_carm(
     *, primary: Any = 0.0, secondary: Any = 0.0, sid: Any, sod: Any, pixel_spacing: Any, shape: tuple[int, int]
 ) -> View:
@@ -68,13 +102,8 @@ def from_carm(
     ------
     InputError: a distance or spacing that is not positive, or sod >= sid.
     """
-    sid, sod, spacing = _scalar(sid), _scalar(sod), _scalar(pixel_spacing).reshape(-1)
-    if spacing.numel() not in (1, 2):
-        raise InputError("pixel_spacing takes one number or (row, column)", field="pixel_spacing")
-    row_pitch, column_pitch = spacing[0], spacing[-1]
-    for name, value in (("sid", sid), ("sod", sod), ("pixel_spacing", row_pitch), ("pixel_spacing", column_pitch)):
-        if not (math.isfinite(float(value.detach())) and float(value.detach()) > 0):
-            raise InputError(f"{float(value.detach()):g} mm is not a positive length", field=name, remedy="give it in mm")
+    sid, sod = _length(sid, "sid"), _length(sod, "sod")
+    row_pitch, column_pitch = _pitches(pixel_spacing)
     if float(sod.detach()) >= float(sid.detach()):
         raise InputError(
             f"the source-to-isocentre distance {float(sod.detach()):g} mm is not below"
@@ -89,6 +118,32 @@ def from_carm(
     return View(-sod * d, origin, column_step, row_step, (h, w))
 
 
+def from_parallel(axes: Float[Tensor, "3 3"], *, pixel_spacing: Any, shape: tuple[int, int], reach: float = 1000.0) -> View:
+    """View of a parallel beam that a detector perpendicular to it sees, the world's origin in the middle of the image.
+
+    ``View.from_parallel`` makes the axes from C-arm angles (``primary``, ``secondary``), or from a ``direction`` of the beam and
+    the vector that points ``up`` in the image, the patient's head by default: the same orientation, said otherwise.
+
+    Parameters
+    ----------
+    axes: columns u, v, d as ``frame`` gives them.
+    pixel_spacing: (row, column) pitch, mm, or one number for both. Nothing is magnified: it is the pitch at the patient too.
+    shape: (rows, columns).
+    reach: how far before and behind the world's origin rays begin and end, mm. What lies beyond is not seen.
+
+    Raises
+    ------
+    InputError: a length that is not positive.
+    """
+    row_pitch, column_pitch = _pitches(pixel_spacing)
+    far = _length(reach, "reach")
+    u, v, d = axes.unbind(1)
+    h, w = shape
+    column_step, row_step = column_pitch * u, row_pitch * v
+    first = -(w - 1) / 2 * column_step - (h - 1) / 2 * row_step
+    return View(first - far * d, first + far * d, column_step, row_step, (h, w), "parallel")
+
+
 def to_carm(view: View, tolerance: float = 1e-3) -> CArm:
     """The C-arm numbers of a view that a centred C-arm without detector rotation can make.
 
@@ -98,8 +153,9 @@ def to_carm(view: View, tolerance: float = 1e-3) -> CArm:
     Raises
     ------
     InputError: the view is not of that kind (rotated or flipped detector, principal point off centre, source off axis): naming
-        what differs, by more than ``tolerance`` mm at the detector's corners.
+        what differs, by more than ``tolerance`` mm at the detector's corners; or its rays are parallel.
     """
+    require_cone(view, "a C-arm's set of angles and distances")
     v64 = view.vectors.detach()
     source, origin, column_step, row_step = v64.unbind(0)
     h, w = view.shape

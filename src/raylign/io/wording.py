@@ -110,7 +110,9 @@ def label_words(labels: LabelMap) -> tuple[list[Row], list[str]]:
 
 
 def view_words(view: View) -> list[Row]:
-    """An exposure's geometry: as a C-arm where it is one, else as a calibrated camera."""
+    """An exposure's geometry: as a C-arm where it is one, else as a calibrated camera or a parallel beam."""
+    if view.beam == "parallel":
+        return _parallel_words(view)
     carm, display = _as_carm(view)
     sid = float(view.sid)
     rows: list[Row] = []
@@ -144,6 +146,19 @@ def view_words(view: View) -> list[Row]:
     if carm is not None:  # a calibration's world has axes of its own
         rows.append(("image axes", f"columns run to {direction(view.column_step)}, rows to {direction(view.row_step)}"))
     return rows
+
+
+def _parallel_words(view: View) -> list[Row]:
+    h, w = view.shape
+    row_pitch, column_pitch = view.pixel_spacing
+    along = view.origin - view.source
+    return [
+        ("geometry", "parallel beam: nothing is magnified"),
+        ("beam", f"runs to {direction(along)}, {float(along.norm()):.1f} mm to the detector"),
+        ("detector", f"{w} columns x {h} rows"),
+        ("pixel", f"{number(row_pitch)} x {number(column_pitch)} mm (rows x columns)"),
+        ("image axes", f"columns run to {direction(view.column_step)}, rows to {direction(view.row_step)}"),
+    ]
 
 
 def _as_carm(view: View) -> tuple[CArm | None, str]:

@@ -10,6 +10,7 @@ import torch
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
+from raylign.geometry.view import require_cone
 from raylign.registration.result import Result
 
 
@@ -22,6 +23,10 @@ class Problem:
     model: the volume whose pose is sought (restricted to a structure beforehand where only that one moves).
     xrays: one exposure or several of one and the same pose.
     start: a rough ``T_world_from_volume``.
+
+    Raises
+    ------
+    InputError: no exposure, or one of a parallel beam: the methods' own kernels take rays from one source.
     """
 
     model: Volume
@@ -32,6 +37,11 @@ class Problem:
         xrays = (self.xrays,) if isinstance(self.xrays, XRay) else tuple(self.xrays)
         if not xrays:
             raise InputError("no X-ray was given", field="xrays", remedy="give at least one exposure")
+        for xray in xrays:
+            try:
+                require_cone(xray.view, "registration")
+            except InputError as error:
+                raise error.at(xray.name) from None
         object.__setattr__(self, "xrays", xrays)
 
 

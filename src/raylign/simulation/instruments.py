@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.geometry import View
+from raylign.geometry.view import require_cone
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,12 @@ def steel_thickness(wires: Sequence[Wire], view: View) -> Float[Tensor, "H W"]:
     Each segment is drawn where ``View.project`` puts it, as wide as the magnification at its depth makes it; a ray through a
     cylinder of radius r at distance x from its axis sees ``2 sqrt(r^2 - x^2)`` over the sine of the angle between ray and axis.
     Wires thinner than a pixel keep their mean thickness.
+
+    Raises
+    ------
+    InputError: the view's rays are parallel.
     """
+    require_cone(view, "the thickness of wires")
     height, width = view.shape
     total = np.zeros((height, width))
     for wire in wires:

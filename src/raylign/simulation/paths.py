@@ -17,6 +17,7 @@ from torch import Tensor
 from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
+from raylign.geometry.view import require_cone
 from raylign.projection.cpu import run_chunks
 
 SOFT_HU = 100.0  # soft tissue at its densest: above, bone begins
@@ -91,8 +92,9 @@ def path_lengths(
 
     Raises
     ------
-    InputError: the volume is not in HU.
+    InputError: the volume is not in HU, or the view's rays are parallel.
     """
+    require_cone(view, "a simulated exposure")
     if volume.unit != "HU":
         raise InputError(
             f"the volume is in {volume.unit}, not in HU", field="unit", remedy="two materials can only be told apart in HU"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.geometry import se3
-from raylign.geometry.view import View
+from raylign.geometry.view import View, require_cone
 
 _ROTATION_TOLERANCE = 1e-3  # of R R^T against the identity: calibration files have few digits
 
@@ -44,7 +44,13 @@ class Pinhole:
 
 
 def pinhole(view: View) -> Pinhole:
-    """The camera of a view, exact and differentiable; ``K`` has skew where rows and columns are not perpendicular."""
+    """The camera of a view, exact and differentiable; ``K`` has skew where rows and columns are not perpendicular.
+
+    Raises
+    ------
+    InputError: a parallel beam, which no pinhole camera sees.
+    """
+    require_cone(view, "a camera")
     z, sid = view.normal, view.sid
     pitch = view.column_step.norm()
     x = view.column_step / pitch
