@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raylign.data import LabelMap, Landmarks, Mesh, Volume, XRay
     from raylign.geometry import Rigid, View
     from raylign.io import read_labels, read_landmarks, read_mesh, read_pose, read_volume, read_xray
-    from raylign.projection import project
+    from raylign.projection import project, project_labels
     from raylign.registration import Problem, Result, register
 
 _WHERE = {
@@ -35,6 +35,7 @@ _WHERE = {
     "read_landmarks": "raylign.io",
     "read_pose": "raylign.io",
     "project": "raylign.projection",
+    "project_labels": "raylign.projection",
     "register": "raylign.registration",
     "Problem": "raylign.registration",
     "Result": "raylign.registration",

@@ -41,6 +41,7 @@ def restricted(volume: Volume, labels: LabelMap, names: Sequence[str | int]) -> 
     """
     if not names:
         raise InputError("no structure is named", field="labels", remedy="name at least one")
+    volume = volume.decoded()
     mask = LabelMap(labels.mask(names).to(torch.uint8), labels.affine, {1: ", ".join(map(str, names))})
     box = _box(mask, volume)
     cropped = _cropped(volume, box)

@@ -88,7 +88,7 @@ def surface_points(volume: Volume, count: int = 200) -> Float[Tensor, "n 3"]:
     ------
     InputError: the volume is empty.
     """
-    data = volume.data.detach()
+    data = volume.decoded().data.detach()
     stride = max(1, round((data.numel() / 4e6) ** (1 / 3)))  # a few million voxels are enough to choose from
     small = data[::stride, ::stride, ::stride]
     threshold = 250.0

@@ -37,7 +37,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     import SimpleITK as sitk
 
     _known(path, VOLUMES)
-    data = volume.data.detach().cpu()
+    data = volume.decoded().data.detach().cpu()
     array = data.round().clamp(-32768, 32767).to(torch.int16) if volume.unit == "HU" else data.to(torch.float32)
     image = sitk.GetImageFromArray(array.numpy())
     spacing = torch.tensor(volume.spacing, dtype=torch.float64)

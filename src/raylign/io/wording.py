@@ -76,7 +76,7 @@ def grid_warnings(affine: Float[Tensor, "4 4"]) -> list[str]:
 
 def volume_words(volume: Volume) -> tuple[list[Row], list[str]]:
     """A CT or other volume."""
-    data = volume.data
+    data = volume.decoded().data
     low, high = float(data.min()), float(data.max())
     unit = {"HU": "HU", "1/mm": "1/mm (linear attenuation)", "raw": "raw numbers, 0 where there is nothing"}[volume.unit]
     rows = grid_rows(volume.affine, data.shape)

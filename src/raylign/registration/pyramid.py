@@ -151,7 +151,7 @@ def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def native(model: Volume) -> Array32:
     """The model's voxels as contiguous float32, without a copy where they already are."""
-    return np.ascontiguousarray(model.data.detach().to(torch.float32).numpy())
+    return np.ascontiguousarray(model.decoded().data.detach().to(torch.float32).numpy())
 
 
 def box_corners(model: Volume, first: NDArray[np.int64], size: NDArray[np.int64]) -> Array64:
