@@ -34,6 +34,7 @@ ROOMS = (
     "evaluation",
     "clinical",
     "workbench",
+    "bench",
     "cli",
 )
 """In the order that data flows: a room imports rooms to its left, itself, and the three files that stand outside all rooms."""
