@@ -37,7 +37,7 @@ class Tuning:
     rows, columns: pixels that one program renders.
     lanes: how many samples of a ray are taken at once. Neighbouring samples share cache lines whichever way the rays run,
         neighbouring pixels only where the detector's columns run along the volume's rows.
-    run: samples (trilinear) between two looks at the table of bricks; 16 planes at most for Joseph's model.
+    run: samples, or planes of Joseph's model, that are skipped together: never where they reach further than a brick.
     warps: of 32 threads, for each program.
     brick: edge of the bricks of ``occupancy``, in voxels.
     """
@@ -45,7 +45,7 @@ class Tuning:
     rows: int = 2
     columns: int = 8
     lanes: int = 8
-    run: int = 24
+    run: int = 16
     warps: int = 4
     brick: int = 16
 
@@ -60,11 +60,6 @@ class Tuning:
     def bits(self) -> int:
         """Binary logarithm of the brick."""
         return self.brick.bit_length() - 1
-
-    @property
-    def planes(self) -> int:
-        """Planes between two looks at the table: their window must not exceed a brick."""
-        return max(self.lanes, min(self.run, self.brick) // self.lanes * self.lanes)
 
 
 _tuning = Tuning()
@@ -349,7 +344,7 @@ def _march(what: int, model: str, job: _Job, out: Tensor, slopes: Tensor, vector
     if model == "siddon":
         options["LENGTH"] = at.brick - 4
     else:
-        options["RUN"] = at.run if model == "trilinear" else at.planes
+        options["run"] = at.run
     with _device(volume.device):
         kernels(model).march[(_programs(job, at), -(-channels // LABELS_AT_ONCE))](
             *pointers,

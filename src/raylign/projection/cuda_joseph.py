@@ -19,6 +19,7 @@ from raylign.projection.cuda_rays import (
     LABELS,
     LABELS_AT_ONCE,
     add_label,
+    busy_runs,
     cell_of,
     clip,
     deposit,
@@ -38,7 +39,7 @@ from raylign.projection.cuda_rays import (
     within,
 )
 
-_SIZES = ["height", "width", "nx", "ny", "nz", "table_x", "table_y", "table_z", "channels"]
+_SIZES = ["height", "width", "nx", "ny", "nz", "table_x", "table_y", "table_z", "channels", "run"]
 
 
 @triton.jit
@@ -123,6 +124,7 @@ def march(
     table_y,
     table_z,
     channels,
+    run,
     VECTORS: tl.constexpr,
     WHAT: tl.constexpr,
     HAS_VOLUME: tl.constexpr,
@@ -130,11 +132,10 @@ def march(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     LANES: tl.constexpr,
-    RUN: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    """Sums over the planes that a tile's rays cross, in runs of RUN planes; runs in empty bricks are skipped."""
-    _, _, is_x, is_y, first, count, b0, c0, mb, mc, t0, inverse = _start(
+    """Sums over the planes that a tile's rays cross, in runs; those in empty bricks are skipped."""
+    _at, _exists, is_x, is_y, first, count, b0, c0, mb, mc, t0, inverse = _start(
         rays, height, width, nx, ny, nz, VECTORS, ROWS, COLUMNS, LANES
     )
     stride_a, stride_b, stride_c = _strides(is_x, is_y, nx, ny, WIDE)
@@ -155,18 +156,19 @@ def march(
     s6 = s0
     s7 = s0
     channel = tl.program_id(1) * LABELS_AT_ONCE
-    for run in range(tl.cdiv(tl.max(count, axis=0), RUN)):
-        begin = run * RUN
-        b = b0 + begin * mb
-        c = c0 + begin * mc
+    for group in range(tl.cdiv(tl.max(count, axis=0), run * LANES)):
+        # lane r looks ahead at run r of the next LANES runs
+        ahead = (group * LANES + lane) * run
+        b = b0 + ahead * mb
+        c = c0 + ahead * mc
         busy = windows_busy(
             table,
-            first + begin,
+            first + ahead,
             cell_of(b),
             cell_of(c),
-            first + begin + (RUN - 1),
-            cell_of(b + (RUN - 1) * mb),
-            cell_of(c + (RUN - 1) * mc),
+            first + ahead + (run - 1),
+            cell_of(b + (run - 1) * mb),
+            cell_of(c + (run - 1) * mc),
             na,
             nb,
             nc,
@@ -175,54 +177,57 @@ def march(
             table_c,
             BITS,
         )
-        if tl.max((busy & (begin < count)).to(tl.int32), axis=0) > 0:
-            b += lane * mb
-            c += lane * mc
-            for step in range(RUN // LANES):
-                rank = begin + step * LANES + lane
-                live = rank < count
-                ib = cell_of(b)
-                ic = cell_of(c)
-                fb = fraction_of(b)
-                fc = fraction_of(c)
-                near = live & within(ic, nc)
-                far = live & within(ic + 1, nc)
-                place = (first + rank) * stride_a + ib * stride_b + ic * stride_c
-                p0 = volume + place
-                p1 = p0 + stride_c
-                q0 = labels + place
-                q1 = q0 + stride_c
-                v00, l00 = voxel(p0, q0, near & within(ib, nb), HAS_VOLUME, HAS_LABELS)
-                v01, l01 = voxel(p0 + stride_b, q0 + stride_b, near & within(ib + 1, nb), HAS_VOLUME, HAS_LABELS)
-                v10, l10 = voxel(p1, q1, far & within(ib, nb), HAS_VOLUME, HAS_LABELS)
-                v11, l11 = voxel(p1 + stride_b, q1 + stride_b, far & within(ib + 1, nb), HAS_VOLUME, HAS_LABELS)
-                if WHAT == LABELS:
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
-                        s0, s1, s2, s3, s4, s5, s6, s7, l00 - channel, v00 * ((1.0 - fc) * (1.0 - fb))
-                    )
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
-                        s0, s1, s2, s3, s4, s5, s6, s7, l01 - channel, v01 * ((1.0 - fc) * fb)
-                    )
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
-                        s0, s1, s2, s3, s4, s5, s6, s7, l10 - channel, v10 * (fc * (1.0 - fb))
-                    )
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l11 - channel, v11 * (fc * fb))
-                else:
-                    e0 = v01 - v00
-                    e1 = v11 - v10
-                    a0 = v00 + fb * e0
-                    a1 = v10 + fb * e1
-                    s0 += a0 + fc * (a1 - a0)
-                    if WHAT == JACOBIAN:
-                        t = t0 + rank.to(tl.float32) * inverse
-                        d = e0 + fc * (e1 - e0)
-                        s1 += d
-                        s3 += t * d
-                        d = a1 - a0
-                        s2 += d
-                        s4 += t * d
-                b += LANES * mb
-                c += LANES * mc
+        runs = busy_runs(busy & (ahead < count), ROWS * COLUMNS, LANES)
+        for bit in range(LANES):
+            if ((runs >> bit) & 1) > 0:
+                begin = (group * LANES + bit) * run
+                b = b0 + (begin + lane) * mb
+                c = c0 + (begin + lane) * mc
+                for step in range(run // LANES):
+                    rank = begin + step * LANES + lane
+                    live = rank < count
+                    ib = cell_of(b)
+                    ic = cell_of(c)
+                    fb = fraction_of(b)
+                    fc = fraction_of(c)
+                    near = live & within(ic, nc)
+                    far = live & within(ic + 1, nc)
+                    place = (first + rank) * stride_a + ib * stride_b + ic * stride_c
+                    p0 = volume + place
+                    p1 = p0 + stride_c
+                    q0 = labels + place
+                    q1 = q0 + stride_c
+                    v00, l00 = voxel(p0, q0, near & within(ib, nb), HAS_VOLUME, HAS_LABELS)
+                    v01, l01 = voxel(p0 + stride_b, q0 + stride_b, near & within(ib + 1, nb), HAS_VOLUME, HAS_LABELS)
+                    v10, l10 = voxel(p1, q1, far & within(ib, nb), HAS_VOLUME, HAS_LABELS)
+                    v11, l11 = voxel(p1 + stride_b, q1 + stride_b, far & within(ib + 1, nb), HAS_VOLUME, HAS_LABELS)
+                    if WHAT == LABELS:
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l00 - channel, v00 * ((1.0 - fc) * (1.0 - fb))
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l01 - channel, v01 * ((1.0 - fc) * fb)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l10 - channel, v10 * (fc * (1.0 - fb))
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l11 - channel, v11 * (fc * fb))
+                    else:
+                        e0 = v01 - v00
+                        e1 = v11 - v10
+                        a0 = v00 + fb * e0
+                        a1 = v10 + fb * e1
+                        s0 += a0 + fc * (a1 - a0)
+                        if WHAT == JACOBIAN:
+                            t = t0 + rank.to(tl.float32) * inverse
+                            d = e0 + fc * (e1 - e0)
+                            s1 += d
+                            s3 += t * d
+                            d = a1 - a0
+                            s2 += d
+                            s4 += t * d
+                    b += LANES * mb
+                    c += LANES * mc
     weight = tl.abs(inverse)
     s0 *= weight
     s1 *= weight

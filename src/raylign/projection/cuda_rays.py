@@ -146,8 +146,8 @@ def offset_of(ix, iy, iz, nx, ny, WIDE: tl.constexpr):
 
 @triton.jit
 def within(i, size):
-    """Whether an index exists."""
-    return (i >= 0) & (i < size)
+    """Whether an index exists: one comparison, since a negative one is large as an unsigned number."""
+    return i.to(tl.uint32) < tl.cast(size, tl.uint32)
 
 
 @triton.jit
@@ -171,6 +171,13 @@ def windows_busy(table, ax, ay, az, bx, by, bz, nx, ny, nz, table_x, table_y, ta
     kz = _brick(lz, (nz + (1 << BITS) - 1) >> BITS, BITS)
     found = tl.load(table + kx * table_x + ky * table_y + kz * table_z).to(tl.int32)
     return (found != 0) | (far >= (1 << BITS))
+
+
+@triton.jit
+def busy_runs(busy, PIXELS: tl.constexpr, LANES: tl.constexpr):
+    """One number whose bit r says whether lane r of any pixel is busy. Each lane looks at one run for all the others."""
+    bits = tl.where(busy, 1 << lanes_of(PIXELS, 1, LANES), 0)
+    return tl.sum(tl.max(tl.reshape(bits, (PIXELS, LANES)), axis=0), axis=0)
 
 
 @triton.jit

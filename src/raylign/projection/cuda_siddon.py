@@ -143,7 +143,7 @@ def march(
     BITS: tl.constexpr,
 ):
     """Sums over the voxels that a tile's rays pass; rounds of pieces in empty bricks are skipped."""
-    _, _, dx, dy, dz, x0, y0, z0, mx, my, mz, t0, span, count = _start(
+    _at, _exists, dx, dy, dz, x0, y0, z0, mx, my, mz, t0, span, count = _start(
         rays, height, width, nx, ny, nz, VECTORS, ROWS, COLUMNS, LANES, LENGTH
     )
     rx = tl.abs(_inverse(dx))

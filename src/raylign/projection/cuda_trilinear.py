@@ -15,6 +15,7 @@ from raylign.projection.cuda_rays import (
     LABELS,
     LABELS_AT_ONCE,
     add_label,
+    busy_runs,
     cell_of,
     clip,
     deposit,
@@ -34,7 +35,7 @@ from raylign.projection.cuda_rays import (
     within,
 )
 
-_SIZES = ["height", "width", "nx", "ny", "nz", "table_x", "table_y", "table_z", "channels"]
+_SIZES = ["height", "width", "nx", "ny", "nz", "table_x", "table_y", "table_z", "channels", "run"]
 
 
 @triton.jit
@@ -90,6 +91,7 @@ def march(
     table_y,
     table_z,
     channels,
+    run,
     VECTORS: tl.constexpr,
     WHAT: tl.constexpr,
     HAS_VOLUME: tl.constexpr,
@@ -97,10 +99,9 @@ def march(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     LANES: tl.constexpr,
-    RUN: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    """Sums over the samples of a tile's rays, in runs of RUN; a run that touches empty bricks alone is skipped.
+    """Sums over the samples of a tile's rays, in runs; one that touches empty bricks alone is skipped.
 
     What is skipped would add zeros, and positions do not depend on it: the result is the same to the last bit.
     """
@@ -120,19 +121,20 @@ def march(
     s7 = s0
     if WHAT == CURVATURE:
         ux, uy, uz, vx, vy, vz = load_six(vectors, at, exists)
-    for run in range(tl.cdiv(tl.max(count, axis=0), RUN)):
-        begin = run * RUN
-        x = x0 + begin * sx
-        y = y0 + begin * sy
-        z = z0 + begin * sz
+    for group in range(tl.cdiv(tl.max(count, axis=0), run * LANES)):
+        # lane r looks ahead at run r of the next LANES runs
+        ahead = (group * LANES + lane) * run
+        x = x0 + ahead * sx
+        y = y0 + ahead * sy
+        z = z0 + ahead * sz
         busy = windows_busy(
             table,
             cell_of(x),
             cell_of(y),
             cell_of(z),
-            cell_of(x + (RUN - 1) * sx),
-            cell_of(y + (RUN - 1) * sy),
-            cell_of(z + (RUN - 1) * sz),
+            cell_of(x + (run - 1) * sx),
+            cell_of(y + (run - 1) * sy),
+            cell_of(z + (run - 1) * sz),
             nx,
             ny,
             nz,
@@ -141,110 +143,129 @@ def march(
             table_z,
             BITS,
         )
-        if tl.max((busy & (begin < count)).to(tl.int32), axis=0) > 0:
-            x += lane * sx
-            y += lane * sy
-            z += lane * sz
-            for step in range(RUN // LANES):
-                rank = begin + step * LANES + lane
-                live = rank < count
-                ix = cell_of(x)
-                iy = cell_of(y)
-                iz = cell_of(z)
-                fx = fraction_of(x)
-                fy = fraction_of(y)
-                fz = fraction_of(z)
-                x0_in = within(ix, nx)
-                x1_in = within(ix + 1, nx)
-                near = within(iz, nz) & live
-                far = within(iz + 1, nz) & live
-                m00 = near & within(iy, ny)
-                m01 = near & within(iy + 1, ny)
-                m10 = far & within(iy, ny)
-                m11 = far & within(iy + 1, ny)
-                # pointers, not offsets, from here on: a neighbour along x is then the same address and a constant
-                place = offset_of(ix, iy, iz, nx, ny, WIDE)
-                beyond = offset_of(ix, iy, iz + 1, nx, ny, WIDE)
-                p00 = volume + place
-                p10 = volume + beyond
-                p01 = p00 + nx
-                p11 = p10 + nx
-                q00 = labels + place
-                q10 = labels + beyond
-                q01 = q00 + nx
-                q11 = q10 + nx
-                v000, l000 = voxel(p00, q00, m00 & x0_in, HAS_VOLUME, HAS_LABELS)
-                v001, l001 = voxel(p00 + 1, q00 + 1, m00 & x1_in, HAS_VOLUME, HAS_LABELS)
-                v010, l010 = voxel(p01, q01, m01 & x0_in, HAS_VOLUME, HAS_LABELS)
-                v011, l011 = voxel(p01 + 1, q01 + 1, m01 & x1_in, HAS_VOLUME, HAS_LABELS)
-                v100, l100 = voxel(p10, q10, m10 & x0_in, HAS_VOLUME, HAS_LABELS)
-                v101, l101 = voxel(p10 + 1, q10 + 1, m10 & x1_in, HAS_VOLUME, HAS_LABELS)
-                v110, l110 = voxel(p11, q11, m11 & x0_in, HAS_VOLUME, HAS_LABELS)
-                v111, l111 = voxel(p11 + 1, q11 + 1, m11 & x1_in, HAS_VOLUME, HAS_LABELS)
-                if WHAT == LABELS:
-                    gx = 1.0 - fx
-                    y0z0 = (1.0 - fz) * (1.0 - fy)
-                    y1z0 = (1.0 - fz) * fy
-                    y0z1 = fz * (1.0 - fy)
-                    y1z1 = fz * fy
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l000 - channel, v000 * (y0z0 * gx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l001 - channel, v001 * (y0z0 * fx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l010 - channel, v010 * (y1z0 * gx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l011 - channel, v011 * (y1z0 * fx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l100 - channel, v100 * (y0z1 * gx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l101 - channel, v101 * (y0z1 * fx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l110 - channel, v110 * (y1z1 * gx))
-                    s0, s1, s2, s3, s4, s5, s6, s7 = add_label(s0, s1, s2, s3, s4, s5, s6, s7, l111 - channel, v111 * (y1z1 * fx))
-                else:
-                    # differences along x at the four edges, along y at the two faces, along z
-                    e00 = v001 - v000
-                    e01 = v011 - v010
-                    e10 = v101 - v100
-                    e11 = v111 - v110
-                    a00 = v000 + fx * e00
-                    a01 = v010 + fx * e01
-                    a10 = v100 + fx * e10
-                    a11 = v110 + fx * e11
-                    f0 = a01 - a00
-                    f1 = a11 - a10
-                    t = (first + rank.to(tl.float32) + 0.5) * inverse
-                    if WHAT != CURVATURE:
-                        b0 = a00 + fy * f0
-                        b1 = a10 + fy * f1
-                        s0 += b0 + fz * (b1 - b0)
-                    if WHAT == JACOBIAN:
-                        c0 = e00 + fy * (e01 - e00)
-                        c1 = e10 + fy * (e11 - e10)
-                        dx = c0 + fz * (c1 - c0)
-                        dy = f0 + fz * (f1 - f0)
-                        dz = b1 - b0
-                        s1 += dx
-                        s2 += dy
-                        s3 += dz
-                        s4 += t * dx
-                        s5 += t * dy
-                        s6 += t * dz
-                    if WHAT == CURVATURE:
-                        wx = ux + t * vx
-                        wy = uy + t * vy
-                        wz = uz + t * vz
-                        h0 = e01 - e00
-                        h1 = e11 - e10
-                        hxy = h0 + fz * (h1 - h0)
-                        hxz = (e10 - e00) + fy * (h1 - h0)
-                        hyz = f1 - f0
-                        dx = hxy * wy + hxz * wz
-                        dy = hxy * wx + hyz * wz
-                        dz = hxz * wx + hyz * wy
-                        s1 += dx
-                        s2 += dy
-                        s3 += dz
-                        s4 += t * dx
-                        s5 += t * dy
-                        s6 += t * dz
-                x += LANES * sx
-                y += LANES * sy
-                z += LANES * sz
+        runs = busy_runs(busy & (ahead < count), ROWS * COLUMNS, LANES)
+        for bit in range(LANES):
+            if ((runs >> bit) & 1) > 0:
+                begin = (group * LANES + bit) * run
+                x = x0 + (begin + lane) * sx
+                y = y0 + (begin + lane) * sy
+                z = z0 + (begin + lane) * sz
+                for step in range(run // LANES):
+                    rank = begin + step * LANES + lane
+                    live = rank < count
+                    ix = cell_of(x)
+                    iy = cell_of(y)
+                    iz = cell_of(z)
+                    fx = fraction_of(x)
+                    fy = fraction_of(y)
+                    fz = fraction_of(z)
+                    x0_in = within(ix, nx)
+                    x1_in = within(ix + 1, nx)
+                    near = within(iz, nz) & live
+                    far = within(iz + 1, nz) & live
+                    m00 = near & within(iy, ny)
+                    m01 = near & within(iy + 1, ny)
+                    m10 = far & within(iy, ny)
+                    m11 = far & within(iy + 1, ny)
+                    # pointers, not offsets, from here on: a neighbour along x is then the same address and a constant
+                    place = offset_of(ix, iy, iz, nx, ny, WIDE)
+                    beyond = offset_of(ix, iy, iz + 1, nx, ny, WIDE)
+                    p00 = volume + place
+                    p10 = volume + beyond
+                    p01 = p00 + nx
+                    p11 = p10 + nx
+                    q00 = labels + place
+                    q10 = labels + beyond
+                    q01 = q00 + nx
+                    q11 = q10 + nx
+                    v000, l000 = voxel(p00, q00, m00 & x0_in, HAS_VOLUME, HAS_LABELS)
+                    v001, l001 = voxel(p00 + 1, q00 + 1, m00 & x1_in, HAS_VOLUME, HAS_LABELS)
+                    v010, l010 = voxel(p01, q01, m01 & x0_in, HAS_VOLUME, HAS_LABELS)
+                    v011, l011 = voxel(p01 + 1, q01 + 1, m01 & x1_in, HAS_VOLUME, HAS_LABELS)
+                    v100, l100 = voxel(p10, q10, m10 & x0_in, HAS_VOLUME, HAS_LABELS)
+                    v101, l101 = voxel(p10 + 1, q10 + 1, m10 & x1_in, HAS_VOLUME, HAS_LABELS)
+                    v110, l110 = voxel(p11, q11, m11 & x0_in, HAS_VOLUME, HAS_LABELS)
+                    v111, l111 = voxel(p11 + 1, q11 + 1, m11 & x1_in, HAS_VOLUME, HAS_LABELS)
+                    if WHAT == LABELS:
+                        gx = 1.0 - fx
+                        y0z0 = (1.0 - fz) * (1.0 - fy)
+                        y1z0 = (1.0 - fz) * fy
+                        y0z1 = fz * (1.0 - fy)
+                        y1z1 = fz * fy
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l000 - channel, v000 * (y0z0 * gx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l001 - channel, v001 * (y0z0 * fx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l010 - channel, v010 * (y1z0 * gx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l011 - channel, v011 * (y1z0 * fx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l100 - channel, v100 * (y0z1 * gx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l101 - channel, v101 * (y0z1 * fx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l110 - channel, v110 * (y1z1 * gx)
+                        )
+                        s0, s1, s2, s3, s4, s5, s6, s7 = add_label(
+                            s0, s1, s2, s3, s4, s5, s6, s7, l111 - channel, v111 * (y1z1 * fx)
+                        )
+                    else:
+                        # differences along x at the four edges, along y at the two faces, along z
+                        e00 = v001 - v000
+                        e01 = v011 - v010
+                        e10 = v101 - v100
+                        e11 = v111 - v110
+                        a00 = v000 + fx * e00
+                        a01 = v010 + fx * e01
+                        a10 = v100 + fx * e10
+                        a11 = v110 + fx * e11
+                        f0 = a01 - a00
+                        f1 = a11 - a10
+                        t = (first + rank.to(tl.float32) + 0.5) * inverse
+                        if WHAT != CURVATURE:
+                            b0 = a00 + fy * f0
+                            b1 = a10 + fy * f1
+                            s0 += b0 + fz * (b1 - b0)
+                        if WHAT == JACOBIAN:
+                            c0 = e00 + fy * (e01 - e00)
+                            c1 = e10 + fy * (e11 - e10)
+                            dx = c0 + fz * (c1 - c0)
+                            dy = f0 + fz * (f1 - f0)
+                            dz = b1 - b0
+                            s1 += dx
+                            s2 += dy
+                            s3 += dz
+                            s4 += t * dx
+                            s5 += t * dy
+                            s6 += t * dz
+                        if WHAT == CURVATURE:
+                            wx = ux + t * vx
+                            wy = uy + t * vy
+                            wz = uz + t * vz
+                            h0 = e01 - e00
+                            h1 = e11 - e10
+                            hxy = h0 + fz * (h1 - h0)
+                            hxz = (e10 - e00) + fy * (h1 - h0)
+                            hyz = f1 - f0
+                            dx = hxy * wy + hxz * wz
+                            dy = hxy * wx + hyz * wz
+                            dz = hxz * wx + hyz * wy
+                            s1 += dx
+                            s2 += dy
+                            s3 += dz
+                            s4 += t * dx
+                            s5 += t * dy
+                            s6 += t * dz
+                    x += LANES * sx
+                    y += LANES * sy
+                    z += LANES * sz
     s0 *= inverse
     s1 *= inverse
     s2 *= inverse
