@@ -132,13 +132,14 @@ def test_masked_pixels_are_zero_and_others_unchanged() -> None:
     from raylign.projection.project import samples_per_ray, voxel_rays
 
     rays = voxel_rays(volume, at, torch.eye(4, dtype=torch.float64))[None].numpy()
-    padded = cpu.pad(volume.data.numpy())
+    padded = cpu.grid(volume.data)
     samples = np.array([samples_per_ray(at, 1.0)])
     mask = np.random.default_rng(0).random((1, *at.shape)) < 0.5
     for gradients in (False, True):
-        everything = cpu.forward(padded, rays, at.shape, samples, gradients=gradients)
-        some = cpu.forward(padded, rays, at.shape, samples, mask, gradients=gradients)
-        assert np.array_equal(some[mask], everything[mask]) and not some[~mask].any()
+        whole = cpu.forward(padded, rays, at.shape, samples, gradients=gradients)
+        part = cpu.forward(padded, rays, at.shape, samples, mask, gradients=gradients)
+        for everything, some in zip(whole[: 1 + gradients], part[: 1 + gradients], strict=True):
+            assert np.array_equal(some[mask], everything[mask]) and not some[~mask].any()
 
 
 def test_a_changed_volume_is_rendered_anew() -> None:

@@ -187,13 +187,15 @@ def test_derivative_in_depth_is_that_of_the_finely_sampled_image() -> None:
         return fine * image.lengths
 
     expected = (finely(1.5) - finely(-1.5)) / 3
-    coarse = render(scale.model, scale.images, matrix, MatchConfig(step=1.5)).integrals[0]
+    coarse = render(scale.model, scale.images, matrix, MatchConfig(step=1.5))
+    slopes = coarse.slopes[0]
+    assert slopes is not None
     images = np.empty((7, *image.shape), np.float32)
     _, voxel_from_world = voxel_rays(scale.model, image, matrix)
     world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
-    _jacobian_images(coarse, image.lengths, world, image.source, image.steps, images)
+    _jacobian_images(coarse.integrals[0], slopes, image.lengths, world, image.source, image.steps, images)
     found = np.einsum("i,ihw->hw", depth, images[4:])
-    summed = -np.einsum("i,ij,hwj->hw", depth, world, coarse[..., 1:4]) * image.lengths
+    summed = -np.einsum("i,ij,hwj->hw", depth, world, slopes[..., :3]) * image.lengths
 
     def error(derivative: np.ndarray) -> float:
         inside = image.valid

@@ -154,7 +154,7 @@ def _for_display(problem: Problem) -> Volume:
     box = content(model)
     spacing = 0.0 if float(box[1].prod()) < _SMALL else 1.0
     level = model_pyramid(model, box, [spacing])[0]
-    data = torch.from_numpy(level.padded[1:-1, 1:-1, 1:-1].copy())
+    data = torch.from_numpy(level.data.copy())
     ends = [face.size > 0 for face in level.faces]
     truncated = ((ends[0], ends[1]), (ends[2], ends[3]), (ends[4], ends[5]))
     return Volume(data, torch.from_numpy(level.affine), "raw" if model.unit == "raw" else "1/mm", truncated)

@@ -1,107 +1,282 @@
-"""The projector as a differentiable operation on tensors."""
+"""The projector as differentiable operations on tensors.
+
+Functions of a backend (``cpu_backend``, ``cuda``) become operators of PyTorch, with what ``torch.compile`` and autograd need to
+know of them. The map V -> (I, S0, S1) is linear, so its derivative by the volume is its adjoint, and the derivative of the
+adjoint is the map again. Derivatives by the rays are made of S0 and S1, which the map has already given:
+
+    grad of rays  =  sum over pixels of  dL/dI (S0, S1)          (``_Attach``, plain tensor algebra)
+
+and because S0 and S1 are themselves outputs of the operator, a second backward pass through that sum reaches the volume, exactly,
+by one more adjoint. The second derivative by the rays is the ``curvature`` (``_Bend``). Its node stands beside, not inside, that
+of the volume: PyTorch visits it only if somebody asks for that derivative.
+"""
 
 from __future__ import annotations
 
-import weakref
+from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from raylign.projection import cpu, reference
+from raylign.projection import reference
+from raylign.projection.cpu_grid import PADDING
+from raylign.projection.cpu_grid import inner as cpu_inner
 
-# Padding copies the volume; a registration or a training loop projects one volume many times. Keyed by identity (tensors
-# compare by value) and by version (a tensor may be written to); an entry goes when its tensor does.
-_padded: dict[int, tuple[int, np.ndarray]] = {}
-
-
-def padded(volume: Tensor) -> np.ndarray:
-    """The kernel's zero-padded float32 copy of a volume, made once and kept while the tensor lives unchanged."""
-    key = id(volume)
-    known = _padded.get(key)
-    if known is not None and known[0] == volume._version:
-        return known[1]
-    made = cpu.pad(volume.detach().to(torch.float32).numpy())
-    if known is None:
-        weakref.finalize(volume, _padded.pop, key, None)
-    _padded[key] = (volume._version, made)
-    return made
+_STORED = (torch.float32, torch.float16, torch.bfloat16, torch.int16)
 
 
-class _Integrals(torch.autograd.Function):
-    """``int V dt`` by the CPU kernel, with exact derivatives by the rays."""
+def _backend(tensor: Tensor) -> ModuleType:
+    if tensor.is_cuda:
+        from raylign.projection import cuda
+
+        return cuda
+    from raylign.projection import cpu_backend
+
+    return cpu_backend
+
+
+# -- the operators -----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("raylign::integrals", mutates_args=())
+def _integrals(volume: Tensor, rays: Tensor, samples: Tensor, h: int, w: int, model: str) -> Tensor:
+    image: Tensor = _backend(volume).integrals(volume, rays, samples, (h, w), model)
+    return image
+
+
+@_integrals.register_fake
+def _(volume: Tensor, rays: Tensor, samples: Tensor, h: int, w: int, model: str) -> Tensor:
+    return volume.new_empty((rays.shape[0], h, w), dtype=torch.float32)
+
+
+@torch.library.custom_op("raylign::jacobian", mutates_args=())
+def _jacobian(volume: Tensor, rays: Tensor, samples: Tensor, h: int, w: int, model: str) -> tuple[Tensor, Tensor]:
+    image, slopes = _backend(volume).jacobian(volume, rays, samples, (h, w), model)
+    return image, slopes
+
+
+@_jacobian.register_fake
+def _(volume: Tensor, rays: Tensor, samples: Tensor, h: int, w: int, model: str) -> tuple[Tensor, Tensor]:
+    b = rays.shape[0]
+    return (
+        volume.new_empty((b, h, w), dtype=torch.float32),
+        volume.new_empty((b, h, w, 6), dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("raylign::adjoint", mutates_args=())
+def _adjoint(weights: Tensor, slope_weights: Tensor | None, rays: Tensor, samples: Tensor, size: list[int], model: str) -> Tensor:
+    d, h, w = size
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    volume: Tensor = _backend(weights).adjoint(weights, slope_weights, rays, samples, (d, h, w), model, deterministic)
+    return volume
+
+
+@_adjoint.register_fake
+def _(weights: Tensor, slope_weights: Tensor | None, rays: Tensor, samples: Tensor, size: list[int], model: str) -> Tensor:
+    if weights.device.type != "cpu":
+        return weights.new_empty(size, dtype=torch.float32)
+    # on the CPU a view of padded memory: copying it out would cost as much as a tenth of the work
+    return cpu_inner(weights.new_empty([n + 2 * PADDING for n in size], dtype=torch.float32))
+
+
+@torch.library.custom_op("raylign::curvature", mutates_args=())
+def _curvature(volume: Tensor, vectors: Tensor, rays: Tensor, samples: Tensor) -> Tensor:
+    out: Tensor = _backend(volume).curvature(volume, vectors, rays, samples, (vectors.shape[1], vectors.shape[2]))
+    return out
+
+
+@_curvature.register_fake
+def _(volume: Tensor, vectors: Tensor, rays: Tensor, samples: Tensor) -> Tensor:
+    return torch.empty_like(vectors, dtype=torch.float32, memory_format=torch.contiguous_format)
+
+
+def _bent(volume: Tensor, vectors: Tensor, rays: Tensor, samples: Tensor, model: str) -> Tensor:
+    """Second derivatives by each ray, times vectors [B, H, W, 6]."""
+    if model == "trilinear":
+        out: Tensor = torch.ops.raylign.curvature(volume, vectors.contiguous(), rays, samples)
+        return out
+    # rarely wanted, and so exact rather than fast
+    exact = volume.detach().to(torch.float64)
+    parts = []
+    for o, d, n, v in zip(
+        *reference.spread(rays.detach(), (vectors.shape[1], vectors.shape[2])), samples.tolist(), vectors, strict=True
+    ):
+        with torch.enable_grad():
+            o, d = o.reshape(-1, 3).requires_grad_(), d.reshape(-1, 3).requires_grad_()
+            total = reference.along(exact, o, d, n, model).sum()
+            first = torch.cat(torch.autograd.grad(total, (o, d), create_graph=True), 1)
+            second = torch.autograd.grad((first * v.reshape(-1, 6)).sum(), (o, d), allow_unused=True, materialize_grads=True)
+        parts.append(torch.cat(second, 1).reshape(v.shape).to(torch.float32))
+    return torch.stack(parts)
+
+
+# -- their derivatives by volumes and by weights -----------------------------------------------------------------------------
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    volume, rays, samples, _, _, model = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(rays, samples)
+    ctx.size, ctx.dtype, ctx.model = list(volume.shape), volume.dtype, model
+
+
+def _to_volume(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    rays, samples = ctx.saved_tensors
+    none = (None,) * 5
+    if not ctx.needs_input_grad[0] or (of_image is None and of_slopes is None):
+        return (None, *none)
+    if of_image is None and of_slopes is not None:
+        of_image = of_slopes.new_zeros(of_slopes.shape[:3])
+    return (torch.ops.raylign.adjoint(of_image, of_slopes, rays, samples, ctx.size, ctx.model).to(ctx.dtype), *none)
+
+
+torch.library.register_autograd("raylign::integrals", _to_volume, setup_context=_keep)
+torch.library.register_autograd("raylign::jacobian", _to_volume, setup_context=_keep)
+
+
+def _keep_weights(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    weights, slope_weights, rays, samples, _, model = inputs
+    ctx.save_for_backward(weights, slope_weights, rays, samples)
+    ctx.model = model
+
+
+def _to_weights(ctx: Any, of_volume: Tensor) -> tuple[Tensor | None, ...]:
+    """<u, A* w> = <A u, w>: by the weights, the forward map of u; by the rays, the derivative of that."""
+    weights, slope_weights, rays, samples = ctx.saved_tensors
+    h, w = weights.shape[1:]
+    by_rays = None
+    if not ctx.needs_input_grad[2] and slope_weights is None:
+        return torch.ops.raylign.integrals(of_volume, rays, samples, h, w, ctx.model), None, None, None, None, None
+    image, slopes = torch.ops.raylign.jacobian(of_volume, rays, samples, h, w, ctx.model)
+    if ctx.needs_input_grad[2]:
+        by_rays = contraction(weights, slopes, rays.shape[1])
+        if slope_weights is not None:
+            bent = _bent(of_volume, slope_weights, rays, samples, ctx.model)
+            by_rays = by_rays + contraction(torch.ones_like(weights), bent, rays.shape[1])
+    return image, None if slope_weights is None else slopes, by_rays, None, None, None
+
+
+torch.library.register_autograd("raylign::adjoint", _to_weights, setup_context=_keep_weights)
+
+
+# -- derivatives by rays -----------------------------------------------------------------------------------------------------
+
+
+def contraction(
+    weights: Float[Tensor, "B H W"], slopes: Float[Tensor, "B H W 6"], vectors: int = 6
+) -> Float[Tensor, "B {vectors} 3"]:
+    """``sum over pixels of weight * d(...)/d rays`` of what has the slopes S0, S1: by o00, d00, du, dv (and ou, ov).
+
+    In float64: an image of 10^6 pixels cancels much in its pose gradient.
+    """
+    b, h, w = weights.shape
+    c = torch.arange(w, dtype=torch.float64, device=weights.device).expand(h, w)
+    r = torch.arange(h, dtype=torch.float64, device=weights.device)[:, None].expand(h, w)
+    powers = torch.stack([torch.ones_like(c), c, r]).reshape(1, 3, h * w)
+    sums = (powers * weights.reshape(b, 1, h * w)) @ slopes.reshape(b, h * w, 6).to(torch.float64)
+    by_origin, by_direction = sums[..., :3], sums[..., 3:]
+    out = torch.cat([by_origin[:, :1], by_direction], 1)
+    return torch.cat([out, by_origin[:, 1:]], 1) if vectors == 6 else out
+
+
+class _Attach(torch.autograd.Function):
+    """The image, with its derivative by the rays as ``slopes`` give it, itself differentiable by the slopes."""
 
     @staticmethod
-    def forward(ctx: Any, rays: Tensor, volume: np.ndarray, shape: tuple[int, int], samples: list[int]) -> Tensor:
-        gradients = ctx.needs_input_grad[0]
-        out = cpu.forward(
-            volume,
-            rays.detach().numpy().astype(np.float64),
-            shape,
-            np.asarray(samples),
-            gradients=gradients,
-        )
-        values = torch.from_numpy(out)
-        if not gradients:
-            return values
-        ctx.save_for_backward(values[..., 1:])
-        return values[..., 0].clone()
+    def forward(ctx: Any, image: Tensor, slopes: Tensor, rays: Tensor) -> Tensor:
+        ctx.save_for_backward(slopes)
+        ctx.vectors = rays.shape[1]
+        return image.view_as(image)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return grad, None, contraction(grad, slopes, ctx.vectors)
+
+
+class _Bend(torch.autograd.Function):
+    """Zeros to add to the slopes, whose derivative by the rays is that of the slopes."""
+
+    @staticmethod
+    def forward(ctx: Any, rays: Tensor, volume: Tensor, samples: Tensor, shape: tuple[int, int], model: str) -> Tensor:
+        ctx.save_for_backward(rays, volume, samples)
+        ctx.model = model
+        return torch.zeros(1, dtype=torch.float32, device=volume.device).expand(rays.shape[0], *shape, 6)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (s,) = ctx.saved_tensors
-        # float64 sums: an image of 10^6 pixels cancels much in its pose gradient
-        weighted = grad.to(torch.float64)[..., None] * s
-        s0, s1 = weighted[..., :3], weighted[..., 3:]
-        h, w = grad.shape[1:]
-        c = torch.arange(w, dtype=torch.float64)
-        r = torch.arange(h, dtype=torch.float64)
-        rows, columns = s1.sum(2), s1.sum(1)
-        by_ray = torch.stack([s0.sum((1, 2)), rows.sum(1), c @ columns, r @ rows], 1)
-        return by_ray, None, None, None
+        rays, volume, samples = ctx.saved_tensors
+        bent = _bent(volume, grad, rays, samples, ctx.model)
+        ones = torch.ones(grad.shape[:3], dtype=grad.dtype, device=grad.device)
+        return contraction(ones, bent, rays.shape[1]), None, None, None, None
+
+
+# -- what the rest of the library calls --------------------------------------------------------------------------------------
+
+
+def counts(samples: list[int] | Int64[Tensor, " B"], device: torch.device) -> Int64[Tensor, " B"]:
+    """Samples of each view as a tensor beside the volume."""
+    return samples if isinstance(samples, Tensor) else torch.tensor(samples, dtype=torch.int64, device=device)
 
 
 def integrals(
-    volume: Float[Tensor, "D H W"],
+    volume: Shaped[Tensor, "D H W"],
     rays: Float[Tensor, "B n 3"],
     shape: tuple[int, int],
-    samples: list[int],
+    samples: list[int] | Int64[Tensor, " B"],
     model: str = "trilinear",
 ) -> Float[Tensor, "B H W"]:
     """``int V(o + t d) dt`` over t in [0, 1] for every pixel of every view; see ``reference.integrals``.
 
-    float32 by the kernel, differentiable once by ``rays``. Where the volume needs a gradient, or is float64, or not on the CPU,
-    the reference does the work: slower, differentiable by everything and to any order.
+    Parameters
+    ----------
+    volume: float32, float16, bfloat16 or int16 (taken as the numbers they are), on the CPU or a CUDA device; sums and results are
+        float32. A float64 volume is projected by the reference: slow, float64, differentiable by everything to any order.
+    rays: [B, 4, 3] or [B, 6, 3] float64, on the same device.
+    samples: N of each view, for the trilinear model; a tensor on the volume's device costs no copy to it.
+
+    Differentiable by volume and rays; twice by the volume, by a volume and the rays, and by the rays.
     """
-    by_kernel = (
-        model == "trilinear"
-        and rays.shape[1] == 4
-        and not (volume.requires_grad and torch.is_grad_enabled())
-        and volume.dtype == torch.float32
-        and volume.device.type == "cpu"
-    )
-    if by_kernel:
-        return _Integrals.apply(rays, padded(volume), shape, samples)
-    return reference.integrals(volume, rays, shape, samples, model)
+    reference.checked_model(model)
+    if volume.dtype not in _STORED:
+        listed = samples.tolist() if isinstance(samples, Tensor) else samples
+        return reference.integrals(volume, rays, shape, listed, model)
+    h, w = shape
+    n = counts(samples, volume.device)
+    if not (rays.requires_grad and torch.is_grad_enabled()):
+        plain: Tensor = torch.ops.raylign.integrals(volume, rays, n, h, w, model)
+        return plain
+    image, slopes = torch.ops.raylign.jacobian(volume, rays, n, h, w, model)
+    attached: Tensor = _Attach.apply(image, slopes + _Bend.apply(rays, volume.detach(), n, shape, model), rays)
+    return attached
 
 
 def label_integrals(
-    volume: Float[Tensor, "D H W"] | None,
+    volume: Shaped[Tensor, "D H W"] | None,
     labels: UInt8[Tensor, "D H W"],
     channels: int,
     rays: Float[Tensor, "B n 3"],
     shape: tuple[int, int],
-    samples: list[int],
+    samples: list[int] | Int64[Tensor, " B"],
     model: str = "trilinear",
 ) -> Float[Tensor, "B C H W"]:
     """One integral for each label 0 .. channels - 1: of the volume where the label map says that label, zero elsewhere.
 
-    Without a volume, of the label's indicator: its length along the ray. The channels add up to the integral of the whole.
+    Without a volume, of the label's indicator: its length along the ray. One pass over the voxels gives all channels. Where a
+    derivative is wanted, each channel is a projection of its own instead.
     """
+    reference.checked_model(model)
+    differentiable = torch.is_grad_enabled() and (rays.requires_grad or (volume is not None and volume.requires_grad))
+    if not differentiable and (volume is None or volume.dtype in _STORED):
+        made: Tensor = _backend(labels).label_integrals(
+            volume, labels, channels, rays.detach(), counts(samples, labels.device), shape, model
+        )
+        return made
     ones = torch.ones((), dtype=torch.float32 if volume is None else volume.dtype, device=labels.device)
     parts = [(labels == c).to(ones.dtype) * (ones if volume is None else volume) for c in range(channels)]
     return torch.stack([integrals(part, rays, shape, samples, model) for part in parts], 1)

@@ -8,8 +8,8 @@ Models of the volume between its voxels, and what is summed for ``I = int V(o + 
 
 ``trilinear``  the trilinear interpolant, extended by zeros: it falls to zero within one voxel beyond its outermost centres. The
                mean over the fixed positions ``t = (n + 1/2) / N``, n = 0 .. N - 1.
-``joseph``     the same interpolant, at the crossings of the ray with the planes of voxel centres that it is steepest to: axis a of
-               the largest ``|d_a|`` (the first such), ``t_k = (k - o_a) / d_a``, weight ``1 / |d_a|`` (Joseph 1982).
+``joseph``     the same interpolant, at the crossings of the ray with the planes of voxel centres that it is steepest to: axis a
+               of the largest ``|d_a|`` (the first such), ``t_k = (k - o_a) / d_a``, weight ``1 / |d_a|`` (Joseph 1982).
 ``siddon``     voxels are boxes of constant value, [i - 1/2, i + 1/2] along each axis; the sum is exact (Siddon 1985).
 
 Every model is linear in the volume. The slopes ``S0 = dI/do`` and ``S1 = dI/dd`` of a ray are the exact derivatives of that sum
@@ -181,7 +181,7 @@ def adjoint(
     model: str = "trilinear",
 ) -> Float[Tensor, "D H W"]:
     """The transpose of the map V -> (I, S0, S1) applied to one weight for each of its seven numbers a ray."""
-    b, h, w = weights.shape
+    _, h, w = weights.shape
     volume = torch.zeros(size, dtype=weights.dtype, device=weights.device, requires_grad=True)
     image, slopes = jacobian(volume, rays, (h, w), samples, model)
     total = (image * weights).sum()

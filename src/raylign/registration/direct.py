@@ -302,7 +302,7 @@ class Direct:
         top = scales[-1]
         centre = evaluate(top, start, config.match).centre
         bounds = Bounds(start, axes, centre, search.degrees, search.mm)
-        more = float(np.clip(np.sqrt(_CHEST / top.model.padded.size), 1, max(1.0, _MOST / search.hypotheses)))
+        more = float(np.clip(np.sqrt(_CHEST / top.model.grid.data.size), 1, max(1.0, _MOST / search.hypotheses)))
         counts = [round(more * n) for n in (search.refined, search.kept, search.finalists)]
         hypotheses = round(more * search.hypotheses) if search.hypotheses > 1 else 1
         twists = spread(hypotheses, search.degrees, search.mm, axes, config.seed)

@@ -51,11 +51,11 @@ def costs(scale: Scale, matrices: list[Array64], config: MatchConfig) -> list[fl
     for image, batch in zip(scale.images, rays, strict=True):
         samples = np.full(len(matrices), samples_on(image, config.step * scale.model.spacing))
         valid = np.broadcast_to(image.valid, (len(matrices), *image.shape))
-        rendered.append(cpu.forward(scale.model.padded, batch, image.shape, samples, valid))
+        rendered.append(cpu.forward(scale.model.grid, batch, image.shape, samples, valid)[0])
     none = np.zeros(len(scale.images))
 
     def one(i: int) -> float:
-        rendering = Rendering(matrices[i], tuple(batch[i] for batch in rendered))
+        rendering = Rendering(matrices[i], tuple(batch[i] for batch in rendered), (None,) * len(rendered))
         masks = answered(scale.model, scale.images, matrices[i])
         return normal_equations(scale.model, scale.images, rendering, masks, none, config).cost
 

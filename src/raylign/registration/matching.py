@@ -121,20 +121,20 @@ def _unanswered(rays, size, axis, plane, face, valid):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _jacobian_images(integrals, lengths, world, source, steps, images):  # type: ignore[no-untyped-def]
+def _jacobian_images(integrals, slopes, lengths, world, source, steps, images):  # type: ignore[no-untyped-def]
     """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]."""
     h, w = lengths.shape
     for r in range(h):
         for c in range(w):
             length = lengths[r, c]
-            value = integrals[r, c, 0]
+            value = integrals[r, c]
             dx = np.float32(steps[0, 0] + c * steps[1, 0] + r * steps[2, 0])
             dy = np.float32(steps[0, 1] + c * steps[1, 1] + r * steps[2, 1])
             dz = np.float32(steps[0, 2] + c * steps[1, 2] + r * steps[2, 2])
             gx = gy = gz = hx = hy = hz = np.float32(0.0)
             for i in range(3):
-                s0 = integrals[r, c, 1 + i]
-                s1 = integrals[r, c, 4 + i]
+                s0 = slopes[r, c, i]
+                s1 = slopes[r, c, 3 + i]
                 gx += world[0, i] * s0
                 gy += world[1, i] * s0
                 gz += world[2, i] * s0
@@ -272,10 +272,11 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """The model as one pose shows it: integrals and Jacobian per exposure, and the pose they belong to."""
+    """The model as one pose shows it: integrals [H, W] and slopes [H, W, 6] (or None) per exposure, and that pose."""
 
     matrix: Array64
     integrals: tuple[Array32, ...]
+    slopes: tuple[Array32 | None, ...]
 
 
 def samples_on(image: ImageLevel, step: float) -> int:
@@ -304,16 +305,16 @@ def render(
 
     ``threaded``: spread the rays over all threads; callers that work on many poses side by side give each pose one thread.
     """
-    out = []
+    integrals, slopes = [], []
     for image in images:
         rays, _ = voxel_rays(level, image, matrix)
         samples = np.array([samples_on(image, config.step * level.spacing)])
-        out.append(
-            cpu.forward(level.padded, rays[None], image.shape, samples, image.valid[None], gradients=jacobian, threaded=threaded)[
-                0
-            ]
+        values, gradients = cpu.forward(
+            level.grid, rays[None], image.shape, samples, image.valid[None], gradients=jacobian, threaded=threaded
         )
-    return Rendering(matrix, tuple(out))
+        integrals.append(values[0])
+        slopes.append(gradients[0] if jacobian else None)
+    return Rendering(matrix, tuple(integrals), tuple(slopes))
 
 
 def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> list[NDArray[np.bool_]]:
@@ -350,15 +351,15 @@ def normal_equations(
     cost = explained = seen = 0.0
     pixels = 0
     block = 2 * config.window + 1
-    for image, integrals, valid, floor in zip(images, rendering.integrals, masks, sigma2, strict=True):
+    for image, integrals, slopes, valid, floor in zip(images, rendering.integrals, rendering.slopes, masks, sigma2, strict=True):
         _, voxel_from_world = voxel_rays(level, image, matrix)
         h, w = image.shape
-        if integrals.ndim == 2:
+        if slopes is None:
             moving = (integrals * image.lengths)[None]
         else:
             moving = np.empty((7, h, w), np.float32)
             world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
-            _jacobian_images(integrals, image.lengths, world, image.source - centre, image.steps, moving)
+            _jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
         scores = np.zeros((-(-h // block) * -(-w // block), 6))
         least = max(floor, config.floor * image.energy, 1e-20)
         c, e, s, n, left = _normal_equations(

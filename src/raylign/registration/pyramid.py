@@ -30,13 +30,13 @@ Cut = Sequence[Sequence[bool]]  # for each axis x, y, z: at the first and at the
 
 @dataclass(frozen=True, eq=False)
 class ModelLevel:
-    """The model at one resolution: attenuation, zero-padded for the projector, and the faces where the object was cut.
+    """The model at one resolution: attenuation, in the projector's padded memory, and the faces where the object was cut.
 
     ``faces[2 * axis + side]`` is a 2D map over the other two axes (the slower one first), True where something was cut off that
     the exposure may still show; an empty map where nothing was. Axes are x, y, z of the voxel grid.
     """
 
-    padded: Array32
+    grid: cpu.Grid
     affine: Array64
     faces: tuple[NDArray[np.bool_], ...]
     spacing: float
@@ -44,7 +44,12 @@ class ModelLevel:
     @property
     def size(self) -> Array64:
         """Voxels along x, y, z."""
-        return np.array(self.padded.shape[::-1], float) - 2
+        return np.array(self.grid.shape[::-1], float)
+
+    @property
+    def data(self) -> Array32:
+        """[D, H, W], without the padding."""
+        return self.grid.inner
 
     @property
     def radius(self) -> float:
@@ -168,11 +173,10 @@ def _reduced(
     factors: NDArray[np.int64],
     hu: tuple[float, float] | None,
 ) -> tuple[Array32, Array64]:
-    """A box of ``source`` averaged over blocks of ``factors`` (x, y, z) voxels, zero-padded; both ends share a remainder."""
+    """A box of ``source`` averaged over blocks of ``factors`` (x, y, z) voxels, in padded memory; both ends share a remainder."""
     counts = box[1] // factors
     first = box[0] + (box[1] - counts * factors) // 2
-    padded = np.zeros(tuple(counts[::-1] + 2), np.float32)
-    out = padded[1:-1, 1:-1, 1:-1]
+    padded, out = cpu.padded_zeros((int(counts[2]), int(counts[1]), int(counts[0])))
     offset, above = hu or (0.0, 1.0)
     below = offset / 1000 if hu else 1.0
     numbers = tuple(np.float32(n) for n in (below, above, offset))
@@ -230,18 +234,17 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
         parents = [m for m in made if not (factors % m[0]).any()]
         if parents:
-            done, parent, inner = parents[-1]
-            outer = inner.copy()  # of the padded array: its voxel (1, 1, 1) is the level's voxel (0, 0, 0)
-            outer[:3, 3] -= inner[:3, :3].sum(1)
-            whole = (np.ones(3, np.int64), np.array(parent.shape[::-1]) - 2)
-            padded, moved = _reduced(parent, outer, whole, factors // done, None)
+            done, parent, finer = parents[-1]
+            voxels = cpu.inner(parent)
+            whole = (np.zeros(3, np.int64), np.array(voxels.shape[::-1]))
+            padded, moved = _reduced(voxels, finer, whole, factors // done, None)
         else:
             padded, moved = _reduced(source, affine, box, factors, hu)
         made.append((factors, padded, moved))
-        data = padded[1:-1, 1:-1, 1:-1]
+        data = cpu.inner(padded)
         mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
         threshold = 0.3 * hu[0] if hu else 0.1 * float(data.max())
-        levels.append(ModelLevel(padded, moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
+        levels.append(ModelLevel(cpu.grid_around(padded), moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
     return levels
 
 

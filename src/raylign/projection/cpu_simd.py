@@ -1,0 +1,171 @@
+"""Loads and integer arithmetic that LLVM turns into vector instructions (Numba intrinsics).
+
+The inner loops of the projector run along one ray, sixteen samples in one instruction where the processor has AVX-512. LLVM
+vectorises such a loop by itself if three things hold, and plain Numba code breaks two of them: indices must stay 32 bits wide
+(Numba widens every sum to 64, and a gather by 64-bit indices moves half as many voxels), an index must not be checked for being
+negative, and a reduction may be reordered. So voxels are loaded by address and 32-bit index, and the corners of a cell are the
+same index from different addresses. Sums across blocks of samples stay in a fixed order: see ``cpu_forward``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+
+intrinsic: Any = extending.intrinsic
+
+# how a stored voxel is read: the number itself, or 16 bits of it
+FLOAT32, INT16, FLOAT16, BFLOAT16 = 0, 1, 2, 3
+
+FASTMATH = {"contract", "nsz", "arcp", "reassoc", "nnan", "ninf"}
+
+
+def _element(builder: Any, address: Any, index: Any, kind: ir.Type) -> Any:
+    pointer = builder.inttoptr(address, kind.as_pointer())
+    return builder.gep(pointer, [builder.sext(index, ir.IntType(64))], inbounds=True)
+
+
+@intrinsic
+def imul(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """a * b, 32 bits, assumed not to overflow."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.mul(*args, flags=("nsw",))
+
+    return types.int32(types.int32, types.int32), code
+
+
+@intrinsic
+def iadd(typingctx, a, b):  # type: ignore[no-untyped-def]
+    """a + b, 32 bits, assumed not to overflow."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.add(*args, flags=("nsw",))
+
+    return types.int32(types.int32, types.int32), code
+
+
+@intrinsic
+def load_float(typingctx, address, index):  # type: ignore[no-untyped-def]
+    """The float32 ``index`` places after ``address``."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.load(_element(builder, args[0], args[1], ir.FloatType()))
+
+    return types.float32(types.uintp, types.int32), code
+
+
+def _converted(builder: Any, bits: Any, storage: int) -> Any:
+    """16 bits of an integer as a float32."""
+    if storage == INT16:
+        return builder.sitofp(bits, ir.FloatType())
+    if storage == FLOAT16:
+        return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
+    wide = builder.shl(builder.zext(bits, ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+    return builder.bitcast(wide, ir.FloatType())
+
+
+def _pair_of(storage: int) -> Any:
+    """Two neighbouring voxels by one load of 32 bits."""
+
+    @intrinsic
+    def pair(typingctx, address, index):  # type: ignore[no-untyped-def]
+        signature = types.UniTuple(types.float32, 2)(types.uintp, types.int32)
+
+        def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            at = _element(builder, args[0], args[1], ir.IntType(16))
+            both = builder.load(builder.bitcast(at, ir.IntType(32).as_pointer()), align=2)
+            low = builder.trunc(both, ir.IntType(16))
+            high = builder.trunc(builder.lshr(both, ir.Constant(ir.IntType(32), 16)), ir.IntType(16))
+            values = [_converted(builder, bits, storage) for bits in (low, high)]
+            return cgutils.pack_array(builder, values)
+
+        return signature, code
+
+    return pair
+
+
+def _one_of(storage: int) -> Any:
+    @intrinsic
+    def one(typingctx, address, index):  # type: ignore[no-untyped-def]
+        def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            # 32 bits, of which the lower half counts: processors gather no 16-bit elements
+            at = _element(builder, args[0], args[1], ir.IntType(16))
+            both = builder.load(builder.bitcast(at, ir.IntType(32).as_pointer()), align=2)
+            return _converted(builder, builder.trunc(both, ir.IntType(16)), storage)
+
+        return types.float32(types.uintp, types.int32), code
+
+    return one
+
+
+@intrinsic
+def _float_pair(typingctx, address, index):  # type: ignore[no-untyped-def]
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        at = _element(builder, args[0], args[1], ir.FloatType())
+        next_one = builder.gep(at, [ir.Constant(ir.IntType(64), 1)], inbounds=True)
+        return cgutils.pack_array(builder, [builder.load(at), builder.load(next_one)])
+
+    return types.UniTuple(types.float32, 2)(types.uintp, types.int32), code
+
+
+# (voxel, the one beside it) and (voxel) at an address and index, as float32, by how voxels are stored
+PAIR = {FLOAT32: _float_pair, INT16: _pair_of(INT16), FLOAT16: _pair_of(FLOAT16), BFLOAT16: _pair_of(BFLOAT16)}
+ONE = {FLOAT32: load_float, INT16: _one_of(INT16), FLOAT16: _one_of(FLOAT16), BFLOAT16: _one_of(BFLOAT16)}
+
+
+@intrinsic
+def add_pair(typingctx, target, index, source, offset):  # type: ignore[no-untyped-def]
+    """target[index : index + 2] += source[offset : offset + 2], float32, addresses and 32-bit indices."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        # one by one: the next sample often adds to one of these two, and a load that overlaps half of an earlier store waits
+        for k in (0, 1):
+            shift = ir.Constant(ir.IntType(64), k)
+            to = builder.gep(_element(builder, args[0], args[1], ir.FloatType()), [shift], inbounds=True)
+            by = builder.gep(_element(builder, args[2], args[3], ir.FloatType()), [shift], inbounds=True)
+            builder.store(builder.fadd(builder.load(to), builder.load(by)), to)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int32, types.uintp, types.int32), code
+
+
+@intrinsic
+def add_one(typingctx, target, index, value):  # type: ignore[no-untyped-def]
+    """target[index] += value, float32."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        to = _element(builder, args[0], args[1], ir.FloatType())
+        builder.store(builder.fadd(builder.load(to), args[2]), to)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int32, types.float32), code
+
+
+def _place(builder: Any, address: Any, index: Any, kind: ir.Type) -> Any:
+    return builder.gep(builder.inttoptr(address, kind.as_pointer()), [index], inbounds=True)
+
+
+@intrinsic
+def store_float(typingctx, address, index, value):  # type: ignore[no-untyped-def]
+    """The float32 ``index`` places after ``address`` becomes ``value``; of 64 bits, so that LLVM sees what overlaps."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(args[2], _place(builder, args[0], args[1], ir.FloatType()))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64, types.float32), code
+
+
+@intrinsic
+def store_int(typingctx, address, index, value):  # type: ignore[no-untyped-def]
+    """The int32 ``index`` places after ``address`` becomes ``value``."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        builder.store(args[2], _place(builder, args[0], args[1], ir.IntType(32)))
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64, types.int32), code
