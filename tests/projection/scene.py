@@ -33,6 +33,6 @@ def gaussian_integrals(at: View, centre: Tensor, width: float) -> Tensor:
     """Exact line integrals over whole lines of ``exp(-|x - centre|^2 / (2 width^2))``."""
     source, rays = at.rays()
     unit = rays / rays.norm(dim=-1, keepdim=True)
-    to_centre = centre - source
-    distance2 = (to_centre**2).sum() - (unit @ to_centre) ** 2
+    to_centre = centre - source  # of a parallel beam every ray begins elsewhere
+    distance2 = (to_centre**2).sum(-1) - (unit * to_centre).sum(-1) ** 2
     return math.sqrt(2 * math.pi) * width * torch.exp(-distance2 / (2 * width**2))

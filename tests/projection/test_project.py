@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.geometry import View, se3
 from raylign.projection import cpu, project
+from raylign.projection.reference import MODELS
 from tests.projection.scene import gaussian_integrals, smooth_volume, view
 
 
@@ -160,12 +162,108 @@ def test_hu_are_converted_and_air_casts_no_shadow() -> None:
     assert float(project(water, at)[0, 0, 4, 4]) == pytest.approx(32 * 0.01929, rel=1e-3)
 
 
+def test_a_conversion_is_kept_until_the_volume_changes() -> None:
+    hu = Volume(torch.full((8, 8, 8), 100.0), torch.eye(4, dtype=torch.float64), unit="HU")
+    assert hu.attenuation().data is hu.attenuation().data  # a loop that projects HU converts once
+    assert hu.attenuation(50).data is not hu.attenuation().data
+    before = float(hu.attenuation().data[0, 0, 0])
+    hu.data.mul_(2)
+    water, slope = hu.attenuation_coefficients()
+    assert float(hu.attenuation().data[0, 0, 0]) == pytest.approx(water + 200 * slope) != before
+    learned = replace(hu, data=hu.data.clone().requires_grad_())
+    for _ in range(2):  # a graph is used up by its backward pass
+        learned.attenuation().data.sum().backward()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_integrates_what_it_says(model: str) -> None:
+    """Against the reference in float64, and against the others on a volume whose voxels are fine."""
+    ours = project(smooth_volume(), view(), model=model)[0, 0]
+    exact = project(smooth_volume(torch.float64), view(), model=model)[0, 0]
+    assert float((ours - exact).abs().max() / exact.max()) < 5e-6
+    trilinear = project(smooth_volume(), view(), step=0.2)[0, 0]
+    apart = float((ours - trilinear).norm() / trilinear.norm())
+    assert apart < {"trilinear": 1e-3, "joseph": 5e-3, "siddon": 3e-2}[model]
+    assert model == "trilinear" or apart > 1e-4  # they are not one and the same
+
+
+def shifted(volume: Volume, mm: float) -> Volume:
+    affine = volume.affine.clone()
+    affine[0, 3] += mm
+    return replace(volume, affine=affine)
+
+
+def test_volumes_exposed_together_add_up() -> None:
+    one, other = smooth_volume(), shifted(smooth_volume(size=(14, 16, 12)), 20.0)
+    many = se3.exp(torch.tensor([[0.1, -0.2, 0.05, 3.0, -5.0, 8.0], [0.0, 0.3, 0.1, 0.0, 10.0, -4.0]], dtype=torch.float64))
+    views = [view(), view(pitch=4.0)]
+    apart = [[project(v, views, p) for p in (many, many[1], None)] for v in (one, other)]
+    assert torch.equal(project([one, other], views, many), apart[0][0] + apart[1][0])
+    assert torch.equal(project([one, other], views), apart[0][2] + apart[1][2])
+    each = project([one, other], views, [many, raylign.Rigid(many[1])])  # the other stands still
+    assert each.shape == (2, 2, 24, 28)
+    assert torch.equal(each, apart[0][0] + apart[1][1])
+    assert torch.equal(project([one, other], views, [None, many]), apart[0][2] + apart[1][0])
+
+
+def test_each_volume_has_the_gradient_of_its_own_pose() -> None:
+    twists = torch.tensor([[0.1, -0.2, 0.05, 3.0, -5.0, 8.0], [0.0, 0.3, 0.1, 0.0, 10.0, -4.0]], dtype=torch.float64)
+    volumes = [smooth_volume(), shifted(smooth_volume(), 15.0)]
+    together, alone = (twists.clone().requires_grad_() for _ in range(2))
+    weight = torch.rand(24, 28, generator=torch.Generator().manual_seed(0))
+    (project(volumes, view(), list(se3.exp(together))) * weight).sum().backward()
+    for i, volume in enumerate(volumes):
+        (project(volume, view(), se3.exp(alone[i])) * weight).sum().backward()
+    assert together.grad is not None and alone.grad is not None
+    assert torch.allclose(together.grad, alone.grad, rtol=1e-5)
+
+
+def test_volumes_that_cannot_be_exposed_together_are_refused() -> None:
+    volume, poses = smooth_volume(), torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+    for volumes, given, words in (
+        ([], None, "a volume or several"),
+        ([volume, volume.data], None, "a volume or several"),
+        ([volume, replace(volume, unit="raw")], None, "raw numbers and attenuation"),
+        ([volume, volume], [poses], "1 entries for 2 volumes"),
+        ([volume, volume], [poses, poses[:2]], "3, 2 poses"),
+        ([volume, volume], [poses, torch.eye(3)], "4x4"),
+    ):
+        with pytest.raises(InputError, match=words):
+            project(volumes, view(), given)
+    raw = replace(volume, unit="raw")
+    assert torch.equal(project([raw, raw], view()), 2 * project(volume, view()))
+
+
+def test_it_compiles_without_a_break() -> None:
+    """Twist in, image out, the derivative too; the views and the volume are constants of the graph."""
+    volume, many = smooth_volume(), [view(), View.from_parallel(pixel_spacing=5.0, shape=(24, 28), reach=90.0)]
+    compiled = torch.compile(lambda twist: project(volume, many, se3.exp(twist)), fullgraph=True, backend="aot_eager")
+    twist = torch.tensor([[0.1, -0.2, 0.05, 3.0, -5.0, 8.0]], dtype=torch.float64, requires_grad=True)
+    images = [f(twist) for f in (compiled, lambda twist: project(volume, many, se3.exp(twist)))]
+    assert torch.allclose(*images, rtol=1e-6)
+    slopes = [torch.autograd.grad(image.square().sum(), twist)[0] for image in images]
+    assert torch.allclose(*slopes, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
-    ("poses", "step", "words"),
-    [(torch.eye(3), None, "4x4"), (None, 0.0, "step"), (None, float("nan"), "step")],
+    ("poses", "options", "words"),
+    [
+        (torch.eye(3), {}, "4x4"),
+        ([["a"]], {}, "poses: not matrices"),
+        (torch.zeros(4, 4), {}, "singular or not finite"),
+        (torch.full((4, 4), float("nan")), {}, "singular or not finite"),
+        (None, {"step": 0.0}, "step"),
+        (None, {"step": float("nan")}, "step"),
+        (None, {"step": 1.0, "error": 0.01}, "a step and an error"),
+        (None, {"error": 0.0}, "error: 0.0 is no relative error"),
+        (None, {"error": float("nan")}, "no relative error"),
+        (None, {"error": 1e-3, "model": "joseph"}, "error: the joseph model takes no samples"),
+        (None, {"step": 1.0, "model": "siddon"}, "step: the siddon model takes no samples"),
+        (None, {"model": "cubic"}, "no interpolation model 'cubic'"),
+    ],
 )
-def test_bad_arguments_are_refused(poses: torch.Tensor | None, step: float | None, words: str) -> None:
+def test_bad_arguments_are_refused(poses: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        project(smooth_volume(), view(), poses, step=step)
+        project(smooth_volume(), view(), poses, **options)
     with pytest.raises(InputError, match="different shapes"):
         raylign.project(smooth_volume(), [view(), view((10, 10))])

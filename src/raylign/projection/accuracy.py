@@ -112,7 +112,7 @@ class _Probe:
         """Integrals in mm, each weighted by the root of the detector area that its ray stands for."""
         if self.rays is None:
             return torch.zeros(1)
-        samples = [int(sample_counts((view,), step)[0]) for view in self.views]
+        samples = torch.cat([sample_counts((view,), step) for view in self.views]).to(self.data.device)
         return operator.integrals(self.data, self.rays, (_SIDE, _SIDE), samples) * torch.cat(self.lengths)
 
     def error(self, step: float, exact: Tensor) -> float:

@@ -68,12 +68,12 @@ def project_labels(
     grid: LabelMap | Volume = labels if volume is None else volume
     data, scale = (None, None) if volume is None else numbers(volume)
     device = labels.data.device if data is None else data.device
-    indices, channels = _indexed(labels, chosen, volume)
+    indices = _indexed(labels, chosen, volume)
     rays = ray_batch(grid.affine, many, pose_matrices(poses), device)
     pitch = default_step(grid)
-    samples = sample_counts(many, pitch if step is None else checked_step(step)).repeat(len(rays)).tolist()
-    parts = operator.label_integrals(data, indices.to(device), channels, rays.flatten(0, 1), many[0].shape, samples, model)
-    parts = parts[:, : len(chosen)].unflatten(0, rays.shape[:2])
+    samples = sample_counts(many, pitch if step is None else checked_step(step)).to(device).repeat(len(rays))
+    parts = operator.label_integrals(data, indices.to(device), len(chosen), rays.flatten(0, 1), many[0].shape, samples, model)
+    parts = parts.unflatten(0, rays.shape[:2])
     if shares is not None:
         parts = torch.einsum("pvlhw,lc->pvchw", parts, shares.to(device=parts.device, dtype=parts.dtype))
     lengths = ray_lengths(many, parts.device, parts.dtype)[:, None]
@@ -107,8 +107,8 @@ def _shares(labels: LabelMap, weights: Shares | None) -> tuple[tuple[int, ...], 
     return present, shares
 
 
-def _indexed(labels: LabelMap, chosen: tuple[int, ...], volume: Volume | None) -> tuple[UInt8[Tensor, "D H W"], int]:
-    """The chosen labels as 0, 1, ... on the volume's grid and all others as the number after; and how many numbers that makes."""
+def _indexed(labels: LabelMap, chosen: tuple[int, ...], volume: Volume | None) -> UInt8[Tensor, "D H W"]:
+    """The chosen labels as 0, 1, ... on the volume's grid, and all others as the number after, which no channel has."""
     counted = len(chosen) + (len({0, *labels.present()} - set(chosen)) > 0)
     if counted > _MOST:
         raise InputError(
@@ -123,7 +123,7 @@ def _indexed(labels: LabelMap, chosen: tuple[int, ...], volume: Volume | None) -
     if known is None or known[0] != key:
         placed = labels if volume is None else resample_labels(labels, volume)
         known = labels.__dict__["_indexed"] = (key, _positions(placed.data, chosen))
-    return known[1], counted
+    return known[1]
 
 
 def _positions(data: Tensor, chosen: tuple[int, ...]) -> UInt8[Tensor, "D H W"]:

@@ -101,7 +101,7 @@ def _line_integrals(
 ) -> Float[Tensor, "P V H W"]:
     data, scale = numbers(volume)
     rays = ray_batch(volume.affine, views, matrices, data.device)
-    samples = counts.repeat(len(matrices)).tolist()
+    samples = counts.to(data.device).repeat(len(matrices))
     integrals = operator.integrals(data, rays.flatten(0, 1), views[0].shape, samples, model).unflatten(0, rays.shape[:2])
     lengths = ray_lengths(views, integrals.device, integrals.dtype)
     return integrals * (lengths if scale is None else lengths * scale)

@@ -7,10 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.data import Volume
+from raylign.data.volume import STORAGE
 
-# THE SWITCH. Types whose voxels ``operator.integrals`` and ``operator.label_integrals`` read as they are, summing in float32 or
-# better. Any other is decoded to float32 first. Once the kernels read two-byte voxels, add ``*raylign.data.volume.STORAGE``.
-READ_AS_STORED: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
+# What ``operator.integrals`` and ``operator.label_integrals`` read as it is, summing in float32 or better; anything else is
+# decoded to float32 first.
+READ_AS_STORED: tuple[torch.dtype, ...] = (torch.float32, torch.float64, *STORAGE)
 
 
 def numbers(volume: Volume) -> tuple[Float[Tensor, "D H W"], float | None]:
