@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from raylign import Rigid, View, Volume
+from raylign import Rigid, View, Volume, read_volume
 from raylign.geometry import se3
 
 D = torch.float64
@@ -48,3 +50,33 @@ def relative_rms(a: torch.Tensor, b: torch.Tensor) -> float:
     a, b = a.to(D), b.to(D)
     assert float(b.max()) > 0.3
     return math.sqrt(float(((a - b) ** 2).mean() / (b**2).mean()))
+
+
+def real_ct(shared: Path) -> Volume:
+    """The pelvis CT of the shared data as attenuation, 122 x 101 x 112 voxels of 3 mm: the patient goes on beyond its faces."""
+    path = shared / "ct" / "totalseg_pelvis_3mm_ct.nii.gz"
+    if not path.exists():
+        pytest.skip("the real pelvis CT is not on this machine")
+    return read_volume(path).attenuation()
+
+
+def real_views(volume: Volume) -> list[tuple[View, Rigid]]:
+    """Three C-arm exposures of it, off centre and turned."""
+    cases = []
+    for primary, secondary, twist in (
+        (0, 0, (0.0,) * 6),
+        (35, -20, (0.1, 0.2, -0.1, 12, -9, 15)),
+        (-85, 10, (0, 0, 0.1, 0, 8, 4)),
+    ):
+        view = View.from_carm(primary=primary, secondary=secondary, sid=1100, sod=750, pixel_spacing=(6, 5), shape=(70, 84))
+        pose = se3.exp(torch.tensor(twist, dtype=D))
+        pose[:3, 3] -= pose[:3, :3] @ volume.centre
+        cases.append((view.crop(slice(4, 66), slice(6, 84)), Rigid(pose)))
+    return cases
+
+
+def framed(volume: Volume) -> Volume:
+    """The volume with two voxels of air about it, so that where a grid ends, which packages see differently, does not matter."""
+    affine = volume.affine.clone()
+    affine[:3, 3] -= affine[:3, :3] @ torch.full((3,), 2.0, dtype=D)
+    return Volume(torch.nn.functional.pad(volume.data, (2,) * 6), affine)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from raylign.bench.measure import Comparison
 
 _WHO = (OURS, "rtk")
-_SIZE, _CALLS = 200, 9
+_CALLS = 9
 _MARGINS = (1.0, 1.25, 1.5, 2.0)
 _VOXELS = (0.25, 0.375, 0.5, 0.75, 1.0)  # of the comparison's
 
 
 def scaled(run: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """Forward, batch 1, 200 x 200 rays, raylign and RTK, each at the setting it has in the comparison.
+    """Forward, batch 1, 200 x 200 rays at the most, raylign and RTK, each at the setting it has in the comparison.
 
     ``empty``: the body on a grid of half the comparison's voxels an edge, of one pitch, with more and more air about it: the same
     rays cross the same tissue. ``crossed``: the same cube at finer and finer pitch; the step follows the pitch.
@@ -38,10 +38,11 @@ def _measured(run: Comparison, subject: Scene, about: dict[str, Any]) -> list[di
     crew = run.crew
     taking = [who for who in _WHO if who in crew.members and crew.revive(who)]
     crew.show(subject, taking)
+    size = min(200, max(run.plan.sizes))
     times: dict[str, list[float]] = {who: [] for who in taking}
     for who in taking:
-        case = cameras(who, subject, _SIZE, 1)
-        setting = run.chosen(who, _SIZE).setting
+        case = cameras(who, subject, size, 1)
+        setting = run.chosen(who, size).setting
         try:
             crew.members[who].ask("prepare", run.timeout, what="forward", case=case, setting=setting, truth=[])
         except Failed:

@@ -35,7 +35,10 @@ def _words(numbers: Any) -> str:
 
 
 class Side:
-    """``plastimatch drr``, by Siddon's exact path or by uniform samples, on the CPU."""
+    """``plastimatch drr``, by Siddon's exact path or by uniform samples, on the CPU.
+
+    The volume's axes must run along L, P and S: of one whose axes run the other way version 1.9.4 makes an empty image.
+    """
 
     whats = ("forward",)
     differentiable = False
