@@ -12,7 +12,7 @@ from numba import njit
 
 from raylign.projection.cpu_forward import SEGMENT
 from raylign.projection.cpu_rays import base, inside, ray
-from raylign.projection.cpu_simd import FASTMATH, FLOAT32, PAIR, iadd, imul
+from raylign.projection.cpu_simd import FASTMATH, FLOAT32, iadd, imul, load_pair
 
 
 @lru_cache(maxsize=4)
@@ -23,7 +23,6 @@ def trilinear(storage: int) -> Any:
     ``u = vectors[:3] + t vectors[3:]`` and H the Hessian of the interpolant at a sample, ``out`` is the mean of ``H u`` and of
     ``t H u``. Inside a voxel the interpolant is linear along each axis, so only the mixed derivatives of H are not zero.
     """
-    pair = PAIR[storage]
     width = 4 if storage == FLOAT32 else 2
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
@@ -76,10 +75,10 @@ def trilinear(storage: int) -> Any:
                     ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)
                     fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
                     at = iadd(iadd(imul(iz, sz), imul(iy, sy)), ix)
-                    v000, v001 = pair(a00, at)
-                    v010, v011 = pair(a01, at)
-                    v100, v101 = pair(a10, at)
-                    v110, v111 = pair(a11, at)
+                    v000, v001 = load_pair(a00, at, storage)
+                    v010, v011 = load_pair(a01, at, storage)
+                    v100, v101 = load_pair(a10, at, storage)
+                    v110, v111 = load_pair(a11, at, storage)
                     e0, e1, e2, e3 = v001 - v000, v011 - v010, v101 - v100, v111 - v110
                     xy = e1 - e0 + fz * ((e3 - e2) - (e1 - e0))
                     xz = e2 - e0 + fy * ((e3 - e1) - (e2 - e0))

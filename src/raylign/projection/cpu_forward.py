@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 
 from raylign.projection.cpu_rays import RUN, base, inside, occupied_runs, ray, steepest
-from raylign.projection.cpu_simd import FASTMATH, FLOAT32, ONE, PAIR, iadd, imul
+from raylign.projection.cpu_simd import FASTMATH, FLOAT32, iadd, imul, load_one, load_pair
 
 SEGMENT = 256
 
@@ -30,7 +30,6 @@ def trilinear(storage: int, gradients: bool) -> Any:
     ``kernel(address, size, occupied, box, culled, rays, shape, samples, mask, image, slopes, first, last)``: pixels first ..
     last - 1 of the flat [B, H, W]; ``size`` is the padded (nz, ny, nx), ``rays`` [B, 6, 3].
     """
-    pair = PAIR[storage]
     width = 4 if storage == FLOAT32 else 2
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
@@ -94,10 +93,10 @@ def trilinear(storage: int, gradients: bool) -> Any:
                     ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)
                     fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
                     at = iadd(iadd(imul(iz, sz), imul(iy, sy)), ix)
-                    v000, v001 = pair(a00, at)
-                    v010, v011 = pair(a01, at)
-                    v100, v101 = pair(a10, at)
-                    v110, v111 = pair(a11, at)
+                    v000, v001 = load_pair(a00, at, storage)
+                    v010, v011 = load_pair(a01, at, storage)
+                    v100, v101 = load_pair(a10, at, storage)
+                    v110, v111 = load_pair(a11, at, storage)
                     e0, e1, e2, e3 = v001 - v000, v011 - v010, v101 - v100, v111 - v110
                     c0, c1, c2, c3 = v000 + fx * e0, v010 + fx * e1, v100 + fx * e2, v110 + fx * e3
                     f0, f1 = c1 - c0, c3 - c2
@@ -142,7 +141,6 @@ def joseph(storage: int, gradients: bool) -> Any:
     The sample on plane k lies at ``o_b + (k - o_a) d_b / d_a``, so five sums give all seven numbers: what the ray does along its
     steepest axis a follows from ``S0 . d = 0`` and ``S1 . d = -I``, which hold exactly here.
     """
-    one = ONE[storage]
     width = 4 if storage == FLOAT32 else 2
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
@@ -217,7 +215,8 @@ def joseph(storage: int, gradients: bool) -> Any:
                     iy, iz = np.int32(y), np.int32(z)
                     fy, fz = y - np.float32(iy), z - np.float32(iz)
                     at = iadd(iadd(imul(min(np.int32(j), top_a), stride_a), imul(iy, stride_b)), imul(iz, stride_c))
-                    v00, v01, v10, v11 = one(a00, at), one(a01, at), one(a10, at), one(a11, at)
+                    v00, v01 = load_one(a00, at, storage), load_one(a01, at, storage)
+                    v10, v11 = load_one(a10, at, storage), load_one(a11, at, storage)
                     e0, e1 = v01 - v00, v11 - v10
                     d0 = v00 + fy * e0
                     g = v10 + fy * e1 - d0

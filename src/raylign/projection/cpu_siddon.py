@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from raylign.projection.cpu_rays import inside, ray
-from raylign.projection.cpu_simd import FASTMATH, ONE
+from raylign.projection.cpu_simd import FASTMATH, load_one
 
 _FAR = 1e300
 
@@ -45,7 +45,6 @@ def _enters(o, d, low, high, t):  # type: ignore[no-untyped-def]
 @lru_cache(maxsize=16)
 def forward(storage: int, gradients: bool) -> Any:
     """The kernel, with the parameters of ``cpu_forward.trilinear``; empty space is cut off by ``box`` alone."""
-    one = ONE[storage]
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH - {"ninf", "nnan", "arcp", "reassoc"}, error_model="numpy")
     def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, image, slopes, first, last):  # type: ignore[no-untyped-def]
@@ -74,7 +73,7 @@ def forward(storage: int, gradients: bool) -> Any:
             iz, step_z, next_z = _start(oz, dz, t, lz, mz)
             # where the ray comes to a face exactly, rounding may have put it behind
             total, gx, gy, gz, hx, hy, hz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            value = np.float64(one(address, np.int32((iz * ny + iy) * nx + ix)))
+            value = np.float64(load_one(address, np.int32((iz * ny + iy) * nx + ix), storage))
             if gradients and t > 0.0:
                 if _enters(ox, dx, lx, mx, t):
                     gx += value
@@ -118,7 +117,7 @@ def forward(storage: int, gradients: bool) -> Any:
                 following = np.float64(0.0)
                 out = ix < lx or ix > mx or iy < ly or iy > my or iz < lz or iz > mz
                 if not out:
-                    following = np.float64(one(address, np.int32((iz * ny + iy) * nx + ix)))
+                    following = np.float64(load_one(address, np.int32((iz * ny + iy) * nx + ix), storage))
                 if gradients:
                     change = following - value
                     if axis == 0:

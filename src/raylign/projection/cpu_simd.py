@@ -48,16 +48,6 @@ def iadd(typingctx, a, b):  # type: ignore[no-untyped-def]
     return types.int32(types.int32, types.int32), code
 
 
-@intrinsic
-def load_float(typingctx, address, index):  # type: ignore[no-untyped-def]
-    """The float32 ``index`` places after ``address``."""
-
-    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.load(_element(builder, args[0], args[1], ir.FloatType()))
-
-    return types.float32(types.uintp, types.int32), code
-
-
 def _converted(builder: Any, bits: Any, storage: int) -> Any:
     """16 bits of an integer as a float32."""
     if storage == INT16:
@@ -68,53 +58,47 @@ def _converted(builder: Any, bits: Any, storage: int) -> Any:
     return builder.bitcast(wide, ir.FloatType())
 
 
-def _pair_of(storage: int) -> Any:
-    """Two neighbouring voxels by one load of 32 bits."""
-
-    @intrinsic
-    def pair(typingctx, address, index):  # type: ignore[no-untyped-def]
-        signature = types.UniTuple(types.float32, 2)(types.uintp, types.int32)
-
-        def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            at = _element(builder, args[0], args[1], ir.IntType(16))
-            both = builder.load(builder.bitcast(at, ir.IntType(32).as_pointer()), align=2)
-            low = builder.trunc(both, ir.IntType(16))
-            high = builder.trunc(builder.lshr(both, ir.Constant(ir.IntType(32), 16)), ir.IntType(16))
-            values = [_converted(builder, bits, storage) for bits in (low, high)]
-            return cgutils.pack_array(builder, values)
-
-        return signature, code
-
-    return pair
+def _one(builder: Any, address: Any, index: Any, storage: int) -> Any:
+    if storage == FLOAT32:
+        return builder.load(_element(builder, address, index, ir.FloatType()))
+    # 32 bits, of which the lower half counts: processors gather no 16-bit elements
+    at = _element(builder, address, index, ir.IntType(16))
+    both = builder.load(builder.bitcast(at, ir.IntType(32).as_pointer()), align=2)
+    return _converted(builder, builder.trunc(both, ir.IntType(16)), storage)
 
 
-def _one_of(storage: int) -> Any:
-    @intrinsic
-    def one(typingctx, address, index):  # type: ignore[no-untyped-def]
-        def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            # 32 bits, of which the lower half counts: processors gather no 16-bit elements
-            at = _element(builder, args[0], args[1], ir.IntType(16))
-            both = builder.load(builder.bitcast(at, ir.IntType(32).as_pointer()), align=2)
-            return _converted(builder, builder.trunc(both, ir.IntType(16)), storage)
-
-        return types.float32(types.uintp, types.int32), code
-
-    return one
+def _two(builder: Any, address: Any, index: Any, storage: int) -> list[Any]:
+    if storage == FLOAT32:
+        at = _element(builder, address, index, ir.FloatType())
+        return [builder.load(at), builder.load(builder.gep(at, [ir.Constant(ir.IntType(64), 1)], inbounds=True))]
+    at = _element(builder, address, index, ir.IntType(16))
+    both = builder.load(builder.bitcast(at, ir.IntType(32).as_pointer()), align=2)
+    high = builder.lshr(both, ir.Constant(ir.IntType(32), 16))
+    return [_converted(builder, builder.trunc(bits, ir.IntType(16)), storage) for bits in (both, high)]
 
 
-@intrinsic
-def _float_pair(typingctx, address, index):  # type: ignore[no-untyped-def]
+# The storage type is a constant where these are compiled. It is an argument, not part of a function made for it, because only
+# plain constants may be enclosed in a kernel that is to be found in Numba's cache again.
+
+
+@intrinsic(prefer_literal=True)
+def load_one(typingctx, address, index, storage):  # type: ignore[no-untyped-def]
+    """The voxel ``index`` places after ``address``, as float32."""
+
     def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        at = _element(builder, args[0], args[1], ir.FloatType())
-        next_one = builder.gep(at, [ir.Constant(ir.IntType(64), 1)], inbounds=True)
-        return cgutils.pack_array(builder, [builder.load(at), builder.load(next_one)])
+        return _one(builder, args[0], args[1], storage.literal_value)
 
-    return types.UniTuple(types.float32, 2)(types.uintp, types.int32), code
+    return types.float32(types.uintp, types.int32, storage), code
 
 
-# (voxel, the one beside it) and (voxel) at an address and index, as float32, by how voxels are stored
-PAIR = {FLOAT32: _float_pair, INT16: _pair_of(INT16), FLOAT16: _pair_of(FLOAT16), BFLOAT16: _pair_of(BFLOAT16)}
-ONE = {FLOAT32: load_float, INT16: _one_of(INT16), FLOAT16: _one_of(FLOAT16), BFLOAT16: _one_of(BFLOAT16)}
+@intrinsic(prefer_literal=True)
+def load_pair(typingctx, address, index, storage):  # type: ignore[no-untyped-def]
+    """That voxel and the one beside it; of two-byte voxels both by one load."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return cgutils.pack_array(builder, _two(builder, args[0], args[1], storage.literal_value))
+
+    return types.UniTuple(types.float32, 2)(types.uintp, types.int32, storage), code
 
 
 @intrinsic
