@@ -38,6 +38,24 @@ def test_a_carm_in_json(tmp_path: Path) -> None:
         read_view(tmp_path / "c.json")
 
 
+def test_a_parallel_beam_in_json(tmp_path: Path) -> None:
+    beam = View.from_parallel(primary=20, secondary=-7, pixel_spacing=(0.3, 0.4), shape=(100, 120))
+    write_view(beam, tmp_path / "v.view.json")
+    assert read_view(tmp_path / "v.view.json") == beam
+    values = {"beam": "parallel", "primary": 20, "secondary": -7, "pixel_spacing": [0.3, 0.4], "shape": [100, 120]}
+    for change, words in (({}, ""), ({"sid": 1100}, "sid of rays without a source"), ({"beam": "fan"}, "no K")):
+        (tmp_path / "c.json").write_text(json.dumps({**values, **change}))
+        if not words:
+            assert read_view(tmp_path / "c.json") == beam
+            continue
+        with pytest.raises(InputError, match=words):
+            read_view(tmp_path / "c.json")
+    del values["shape"]
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="parallel beam: missing shape"):
+        read_view(tmp_path / "c.json")
+
+
 AUTOSCOPER = "image size\n128,96\n\ncamera matrix\n{K}\n\nrotation\n{R}\n\ntranslation\n10.0\n-20.0\n800.0\n"
 YAML = """%YAML:1.0
 ---

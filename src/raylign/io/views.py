@@ -58,7 +58,8 @@ def read_view(path: str | Path) -> View:
     """The geometry in a ``view.json``, or in an OpenCV-style calibration.
 
     A JSON file may also give a C-arm: ``sid``, ``sod``, ``pixel_spacing`` ([row, column]), ``shape`` ([rows, columns]) and
-    ``primary`` and ``secondary`` angles, as ``View.from_carm`` takes them.
+    ``primary`` and ``secondary`` angles, as ``View.from_carm`` takes them; or, with ``"beam": "parallel"``, all of these but the
+    two distances, as ``View.from_parallel`` does.
 
     Raises
     ------
@@ -92,6 +93,8 @@ def _from_json(values: Mapping[str, Any]) -> View:
         return View.from_dict(values)
     if "view" in values and isinstance(values["view"], Mapping):
         return View.from_dict(values["view"])
+    if values.get("beam", "cone") == "parallel":
+        return _parallel(values)
     if "sid" in values or "sod" in values:
         missing = [key for key in (*_CARM, "primary", "secondary") if key not in values]
         if missing:
@@ -106,6 +109,17 @@ def _from_json(values: Mapping[str, Any]) -> View:
             shape=(rows, columns),
         )
     return _calibrated(values)
+
+
+def _parallel(values: Mapping[str, Any]) -> View:
+    missing = [key for key in ("primary", "secondary", "pixel_spacing", "shape") if key not in values]
+    beside = [key for key in ("sid", "sod") if key in values]
+    if missing or beside:
+        problem = f"missing {', '.join(missing)}" if missing else f"{' and '.join(beside)} of rays without a source"
+        raise InputError(problem, field="parallel beam", remedy="give primary, secondary, pixel_spacing and shape")
+    rows, columns = (int(n) for n in values["shape"])
+    angles = {key: float(values[key]) for key in ("primary", "secondary")}
+    return View.from_parallel(**angles, pixel_spacing=values["pixel_spacing"], shape=(rows, columns))
 
 
 def _calibrated(values: Mapping[str, Any]) -> View:
