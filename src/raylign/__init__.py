@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raylign.data import LabelMap, Landmarks, Mesh, Volume, XRay
     from raylign.geometry import Rigid, View
     from raylign.io import read_labels, read_landmarks, read_mesh, read_pose, read_volume, read_xray
-    from raylign.projection import project, project_labels
+    from raylign.projection import Solid, composite, depth, project, project_labels, project_mesh, silhouette
     from raylign.registration import Problem, Result, register
 
 _WHERE = {
@@ -36,6 +36,11 @@ _WHERE = {
     "read_pose": "raylign.io",
     "project": "raylign.projection",
     "project_labels": "raylign.projection",
+    "project_mesh": "raylign.projection",
+    "silhouette": "raylign.projection",
+    "depth": "raylign.projection",
+    "composite": "raylign.projection",
+    "Solid": "raylign.projection",
     "register": "raylign.registration",
     "Problem": "raylign.registration",
     "Result": "raylign.registration",

@@ -6,6 +6,7 @@ differentiated twice by everything: the second time from the list of its hits, i
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,13 +17,7 @@ from raylign.projection import mesh_reference
 
 def backend(rays: Tensor) -> Any:
     """The module whose kernels compute on the device of ``rays``."""
-    if rays.device.type == "cuda":
-        from raylign.projection import mesh_cuda
-
-        return mesh_cuda
-    from raylign.projection import mesh_cpu
-
-    return mesh_cpu
+    return import_module("raylign.projection.mesh_cuda" if rays.device.type == "cuda" else "raylign.projection.mesh_cpu")
 
 
 @torch.library.custom_op("raylign::mesh_thickness", mutates_args=())
@@ -126,13 +121,7 @@ def _(weights: Tensor, uv: Tensor, faces: Tensor, edges: Tensor, box: float) -> 
 
 
 def _covering(uv: Tensor) -> Any:
-    if uv.device.type == "cuda":
-        from raylign.projection import mesh_cuda
-
-        return mesh_cuda
-    from raylign.projection import mesh_coverage
-
-    return mesh_coverage
+    return import_module("raylign.projection.mesh_cuda" if uv.device.type == "cuda" else "raylign.projection.mesh_coverage")
 
 
 def _keep_outline(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

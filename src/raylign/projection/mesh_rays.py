@@ -33,16 +33,18 @@ def is_parallel(rays: Float[Tensor, "6 3"]) -> bool:
     return not common_source
 
 
-def frame(rays: Float[Tensor, "6 3"]) -> Float[Tensor, "3 3"]:
+def frame(rays: Float[Tensor, "6 3"], parallel: bool | None = None) -> Float[Tensor, "3 3"]:
     """The three vectors that carry (x, y, w) of a cone beam, (x, y, t) of a parallel one, as columns."""
     _, d00, du, dv, ou, ov = rays.unbind(0)
-    return torch.stack([ou, ov, d00] if is_parallel(rays) else [du, dv, d00], 1)
+    along = is_parallel(rays) if parallel is None else parallel
+    return torch.stack([ou, ov, d00] if along else [du, dv, d00], 1)
 
 
-def coordinates(rays: Float[Tensor, "6 3"], vertices: Float[Tensor, "N 3"]) -> Float[Tensor, "N 4"]:
-    """(x, y, w, t) of points in the rays' frame, differentiable by both."""
-    xyz = (vertices - rays[0]) @ torch.linalg.inv(frame(rays)).T
-    w = torch.ones_like(xyz[:, 2]) if is_parallel(rays) else xyz[:, 2]
+def coordinates(rays: Float[Tensor, "6 3"], vertices: Float[Tensor, "N 3"], parallel: bool | None = None) -> Float[Tensor, "N 4"]:
+    """(x, y, w, t) of points in the rays' frame, differentiable by both; ``parallel`` saves a look at the rays."""
+    along = is_parallel(rays) if parallel is None else parallel
+    xyz = (vertices - rays[0]) @ torch.linalg.inv(frame(rays, along)).T
+    w = torch.ones_like(xyz[:, 2]) if along else xyz[:, 2]
     return torch.stack([xyz[:, 0], xyz[:, 1], w, xyz[:, 2]], 1)
 
 

@@ -14,7 +14,7 @@ from raylign.data import Mesh
 from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.projection import mesh_operator, mesh_rays
-from raylign.projection.mesh import seen
+from raylign.projection.mesh import Seen, seen
 
 
 def silhouette(
@@ -50,8 +50,7 @@ def silhouette(
     it = seen(mesh, views, poses, vertices)
     if softness == 0:
         return it.by_pose((mesh_operator.thickness(*it.scene).detach() > 0).to(torch.float32))
-    each = len(it.rays) // len(it.vertices)
-    points = torch.stack([mesh_rays.coordinates(r, it.vertices[b // each]) for b, r in enumerate(it.rays)])
+    points = _places(it)
     if not torch.compiler.is_compiling():
         t = points[..., 3].detach()
         if not (float(t.min()) > 0 and float(t.max()) < 1):
@@ -63,3 +62,14 @@ def silhouette(
     uv = points[..., :2] / points[..., 2:3]
     layers = mesh_operator.coverage(uv, it.faces, it.surface.edges.to(uv.device), *it.shape, softness)
     return it.by_pose(layers.clamp(0, 1))
+
+
+def _places(it: Seen) -> Float[Tensor, "B N 4"]:
+    """(x, y, w, t) of the vertices in every image; see ``mesh_rays``."""
+    each, beams = len(it.rays) // len(it.vertices), [view.beam == "parallel" for view in it.views]
+    return torch.stack(
+        [
+            mesh_rays.coordinates(rays, it.vertices[b // each], parallel=beams[b % len(beams)])
+            for b, rays in enumerate(it.rays.unbind(0))
+        ]
+    )

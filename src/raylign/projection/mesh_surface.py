@@ -54,6 +54,11 @@ def closed_surface(mesh: Mesh) -> Surface:
     return known
 
 
+# what torch.compiler.assume_constant_result does, without its import of a second: the compiler calls the function and keeps what
+# it returned, since a mesh does not change
+closed_surface._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _checked(mesh: Mesh) -> Surface:
     vertices = mesh.vertices.detach().cpu().numpy()
     faces = mesh.faces.cpu().numpy()
