@@ -68,9 +68,9 @@ def test_weights_and_labels_of_other_shapes_are_refused() -> None:
         cuda.label_integrals(None, torch.zeros(3, 3, 3, dtype=torch.uint8), 0, rays, n, SHAPE)
 
 
-@pytest.mark.parametrize("change", [{"rows": 3}, {"run": 12}, {"brick": 4}, {"lanes": 0}])
+@pytest.mark.parametrize("change", [{"rows": 3}, {"run": 12}, {"brick": 4}, {"lanes": 0}, {"lanes": 32, "run": 32}])
 def test_settings_that_do_not_fit_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"Tuning|bricks of 4 voxels"), cuda.tuned(**change):
+    with pytest.raises(InputError, match=r"Tuning|bricks of 4 voxels|32 lanes"), cuda.tuned(**change):
         pass
     assert cuda.tuning() == cuda.Tuning()
 
@@ -88,6 +88,19 @@ def test_occupancy_is_the_or_of_eight_bricks() -> None:
                 assert found[k, j, i] == (volume[tuple(block)] != 0).any()
 
 
+@pytest.mark.parametrize(("shape", "vectors"), [((2, 13, 17), 6), ((1, 1, 1), 4), ((3, 40, 30), 4)])
+def test_the_contraction_is_that_of_the_operator(shape: tuple[int, int, int], vectors: int) -> None:
+    pytest.importorskip("triton")
+    from raylign.projection import operator
+
+    w, s = weights(*shape), weights(*shape, 6)
+    found = cuda.contraction(w, s, vectors)
+    expected = operator.contraction(w, s, vectors)
+    assert found.dtype == torch.float64
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
+
+
 def test_every_kernel_compiles_for_a_gpu_without_spilling() -> None:
     """Through ptxas, for sm_90, in the storage and the modes that the interpreter does not tell apart."""
     pytest.importorskip("triton")
@@ -97,13 +110,13 @@ def test_every_kernel_compiles_for_a_gpu_without_spilling() -> None:
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from raylign.projection import cuda, cuda_joseph, cuda_siddon, cuda_trilinear
+        from raylign.projection import cuda, cuda_contraction, cuda_joseph, cuda_siddon, cuda_trilinear
 
         at = cuda.Tuning()
         pointers = dict(volume="*fp32", labels="*u8", vectors="*fp32", rays="*fp64", samples="*i64", table="*u8", out="*fp32",
                         slopes="*fp32", weights="*fp32", slope_weights="*fp32", scale="*fp64")
         constants = dict(VECTORS=6, HAS_VOLUME=True, WIDE=False, ROWS=at.rows, COLUMNS=at.columns, LANES=at.lanes, BITS=at.bits,
-                         LENGTH=at.brick - 4, SLOPES=True, FIXED=False, WHAT=cuda.JACOBIAN)
+                         LENGTH=at.brick - 4, BLOCK=128, SLOPES=True, FIXED=False, WHAT=cuda.JACOBIAN)
 
         def compiled(kernel, changed, **types):
             given = {**pointers, **types}
@@ -125,9 +138,10 @@ def test_every_kernel_compiles_for_a_gpu_without_spilling() -> None:
         compiled(cuda_joseph.march, {"WIDE": True}, volume="*i16")
         compiled(cuda_siddon.march, {"WHAT": cuda.LABELS})
         compiled(cuda_siddon.scatter, {"FIXED": True}, out="*i64")
+        compiled(cuda_contraction.contract, {}, out="*fp64")
     """)
     lines = printed.split("\n")[:-1]
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(line.endswith("True") for line in lines), printed
 
 

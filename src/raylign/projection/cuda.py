@@ -9,9 +9,8 @@ With ``TRITON_INTERPRET=1`` set before Triton is first imported, the same kernel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -21,66 +20,30 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.projection.reference import checked_model, spread
+from raylign.projection.cuda_fixed_point import fixed_point_scale
+from raylign.projection.cuda_tuning import Tuning, tuned, tuning
+from raylign.projection.reference import checked_model
+
+__all__ = [
+    "Tuning",
+    "adjoint",
+    "contraction",
+    "curvature",
+    "integrals",
+    "jacobian",
+    "label_integrals",
+    "occupancy",
+    "tuned",
+    "tuning",
+]
 
 INTEGRALS, JACOBIAN, LABELS, CURVATURE = range(4)  # what a march sums
 LABELS_AT_ONCE = 8
 STORAGE = (torch.float32, torch.float16, torch.bfloat16, torch.int16)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How kernels are cut up. All but ``warps`` are powers of two, ``run`` a multiple of ``lanes``.
-
-    Parameters
-    ----------
-    rows, columns: pixels that one program renders.
-    lanes: how many samples of a ray are taken at once. Neighbouring samples share cache lines whichever way the rays run,
-        neighbouring pixels only where the detector's columns run along the volume's rows.
-    run: samples, or planes of Joseph's model, that are skipped together: never where they reach further than a brick.
-    warps: of 32 threads, for each program.
-    brick: edge of the bricks of ``occupancy``, in voxels.
-    """
-
-    rows: int = 2
-    columns: int = 8
-    lanes: int = 8
-    run: int = 16
-    warps: int = 4
-    brick: int = 16
-
-    def __post_init__(self) -> None:
-        sizes = (self.rows, self.columns, self.lanes, self.warps, self.brick)
-        if any(n < 1 or n & (n - 1) for n in sizes) or self.run < 1 or self.run % self.lanes:
-            raise InputError(f"{self} does not fit", remedy="use powers of two, and a run that is a multiple of the lanes")
-        if self.brick < 8:
-            raise InputError(f"bricks of {self.brick} voxels are too small", remedy="use 8, 16 or 32")
-
-    @property
-    def bits(self) -> int:
-        """Binary logarithm of the brick."""
-        return self.brick.bit_length() - 1
-
-
-_tuning = Tuning()
+_BLOCK, _PROGRAMS = 128, 1024
 _ones: dict[torch.device, Tensor] = {}
-
-
-def tuning() -> Tuning:
-    """The settings that launches use now."""
-    return _tuning
-
-
-@contextmanager
-def tuned(**changes: int) -> Iterator[Tuning]:
-    """Other settings within a block, for benchmarks and tests; not for several threads at once."""
-    global _tuning
-    before = _tuning
-    _tuning = replace(before, **changes)
-    try:
-        yield _tuning
-    finally:
-        _tuning = before
 
 
 def kernels(model: str) -> ModuleType:
@@ -90,9 +53,12 @@ def kernels(model: str) -> ModuleType:
     ------
     InputError: Triton is not installed; no such model.
     """
-    checked_model(model)
+    return _module(checked_model(model))
+
+
+def _module(name: str) -> ModuleType:
     try:
-        return import_module(f"raylign.projection.cuda_{model}")
+        return import_module(f"raylign.projection.cuda_{name}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "triton":
             raise
@@ -218,7 +184,7 @@ def adjoint(
     if slope_weights is not None:
         slope_weights = _float32(slope_weights, (*weights.shape, 6), "slope_weights")
     at = tuning()
-    scale = _scale(weights, slope_weights, job, model, size) if deterministic else None
+    scale = fixed_point_scale(weights, slope_weights, job.rays, size, model) if deterministic else None
     out = torch.zeros(size, dtype=torch.float32 if scale is None else torch.int64, device=rays.device)
     pointers = [weights, weights if slope_weights is None else slope_weights, job.six]
     if model == "trilinear":
@@ -240,6 +206,30 @@ def adjoint(
     if scale is None:
         return out
     return (out.to(torch.float64) / (scale * 2.0**61)).to(torch.float32)
+
+
+def contraction(
+    weights: Float[Tensor, "B H W"], slopes: Float[Tensor, "B H W 6"], vectors: int = 6
+) -> Float[Tensor, "B {vectors} 3"]:
+    """``sum over pixels of weight * slope`` by o00, d00, du, dv (and ou, ov), float64: what ``operator.contraction`` says, fused.
+
+    Sums of blocks are added up in one order: the same to the last bit in every run.
+    """
+    weights = _float32(weights, tuple(slopes.shape[:3]), "weights")
+    slopes = _float32(slopes, (*weights.shape, 6), "slopes")
+    b, h, w = weights.shape
+    if weights.numel() == 0:
+        return torch.zeros(b, vectors, 3, dtype=torch.float64, device=weights.device)
+    blocks = -(-h * w // _BLOCK)
+    # as many programs as fill a device, but no more sums to add up than that
+    steps = max(1, blocks * b // _PROGRAMS)
+    chunks = -(-blocks // steps)
+    parts = torch.empty(b, chunks, 3, 6, dtype=torch.float64, device=weights.device)
+    with _device(weights.device):
+        _module("contraction").contract[(chunks, b)](weights, slopes, parts, h, w, steps, BLOCK=_BLOCK, num_warps=4)
+    by_origin, by_direction = parts.sum(1).split(3, -1)
+    out = torch.cat([by_origin[:, :1], by_direction], 1)
+    return torch.cat([out, by_origin[:, 1:]], 1) if vectors == 6 else out
 
 
 def occupancy(volume: Float[Tensor, "D H W"], brick: int | None = None) -> UInt8[Tensor, "D2 H2 W2"]:
@@ -380,34 +370,3 @@ def _device(device: torch.device) -> AbstractContextManager[Any]:
     if device.type != "cuda" or device.index == torch.cuda.current_device():
         return nullcontext()
     return torch.cuda.device(device)
-
-
-def _scale(weights: Tensor, slope_weights: Tensor | None, job: _Job, model: str, size: tuple[int, int, int]) -> Tensor:
-    """[1] float64, a power of two: weights times it give away at most 1 in all. Found on the device, without waiting for it."""
-    w = weights.to(torch.float64).abs()
-    s = None if slope_weights is None else slope_weights.to(torch.float64).abs()
-    if model == "trilinear":
-        # a sample's eight weights add up to 1, their derivatives by one axis to 2 in absolute value; 1 / N times N samples
-        bound = w if s is None else w + 2 * s.sum(-1)
-    else:
-        origins, d = spread(job.rays, job.shape)
-        steepest = d.abs().amax(-1).clamp_min(1e-20)
-        if model == "joseph":
-            # |d| + 1 planes at most, each 1 / |d| times; the slopes give 2 to each in-plane axis, and the steepest one's to both
-            bound = w if s is None else w + 4 * s.sum(-1) + s.amax(-1) / steepest
-            bound = bound * (1 + 1 / steepest)
-        else:
-            bound = w
-            for axis in (0, 1, 2) if s is not None else ():
-                assert s is not None
-                # two voxels for every face that is crossed within the volume, each 1 / |d| times
-                a = origins[..., axis] + 0.5
-                ends = torch.stack([a, a + d[..., axis]]).clamp(-1, size[2 - axis] + 1)
-                faces = (ends.amax(0) + 1e-6).floor() - (ends.amin(0) - 1e-6).floor()
-                pace = torch.where(d[..., axis].abs() < 1e-20, 0.0, 1 / d[..., axis].abs().clamp_min(1e-20))
-                bound = bound + 2 * faces * pace * (s[..., axis] + s[..., 3 + axis])
-    total = bound.sum()
-    known = torch.where(torch.isfinite(total) & (total > 0), total, 1.0)
-    exponent = torch.ceil(torch.log2(known)).clamp(-1000, 1000)
-    scale = torch.exp2(-exponent)
-    return torch.where(torch.isfinite(total), scale, torch.nan).reshape(1)
