@@ -250,7 +250,7 @@ def test_rtk_files_that_are_wrong() -> None:
     with pytest.raises(InputError, match="no projection"):
         convert.rtk_xml([])
     with pytest.raises(InputError, match="parallel"):
-        convert.from_rtk(convert.RTKProjection(700, 0), convert.RTKImage((9, 9), (1, 1), (0, 0)))
+        convert.from_rtk(convert.RTKProjection(0, 0), convert.RTKImage((9, 9), (1, 1), (0, 0)))
     with pytest.raises(InputError, match="spacing"):
         convert.from_rtk(convert.RTKProjection(700, 1000), convert.RTKImage((9, 9), (1, 0), (0, 0)))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raylign import View, Volume, project
-from raylign.geometry import se3
+from raylign import InputError, Rigid, View, Volume, project
+from raylign.geometry import convert, se3
 from raylign.projection.rays import voxel_rays
 from tests.projection.scene import gaussian_integrals, smooth_volume
 from tests.projection.scene import view as cone
@@ -142,3 +143,42 @@ def test_gradients_equal_finite_differences() -> None:
         numbers = at.clone().requires_grad_()
         (slopes,) = torch.autograd.grad(_loss(numbers, volume), numbers)
         assert float(((slopes - wanted).abs() / wanted.abs()).max()) < tolerance
+
+
+_RTK = View.from_parallel(primary=35, secondary=-20, pixel_spacing=(2.5, 3.0), shape=(90, 100), reach=300)
+REDRAWN = _RTK.crop(slice(3, None), slice(0, 80)).flip(columns=True).rotate(1)
+
+
+@pytest.mark.filterwarnings("ignore:builtin type [sS]wig")
+@pytest.mark.parametrize("at", [_RTK, REDRAWN], ids=["centred", "redrawn"])
+def test_rtk_projects_the_same(at: View) -> None:
+    """Its matrices put points under our pixels, and its Joseph projector gives our image."""
+    pytest.importorskip("itk")
+    from tests.peers import test_rtk as rtk
+
+    projection, image = convert.to_rtk(at)
+    m = rtk.itk.array_from_matrix(rtk.geometry(projection).GetMatrix(0))
+    assert np.abs(m - convert.rtk_matrix(projection).numpy()).max() < 1e-9
+    points = (torch.rand(50, 3, dtype=D, generator=torch.Generator().manual_seed(0)) - 0.5) * 200
+    uvw = se3.transform(convert.iec_from_lps(), points).numpy() @ m[:, :3].T + m[:, 3]
+    pixels = (uvw[:, :2] / uvw[:, 2:] - image.origin) / image.spacing / image.direction
+    assert np.abs(pixels - at.project(points).numpy()).max() < 1e-9
+    pose = Rigid(se3.exp(torch.tensor([0.1, -0.2, 0.05, 3.0, -5.0, 8.0], dtype=D)))
+    theirs = torch.from_numpy(rtk.joseph(rtk.smooth_phantom(), at, pose))
+    ours = project(rtk.smooth_phantom(), at, pose, model="joseph")[0, 0]
+    assert float((ours - theirs).norm() / theirs.norm()) < 2e-4  # measured: 1.6e-5, both in float32
+
+
+def test_rtks_parallel_beams_come_back() -> None:
+    for at in (_RTK, REDRAWN):
+        projection, image = convert.to_rtk(at)
+        assert projection.source_to_detector_distance == 0
+        (read,) = convert.parse_rtk_xml(convert.rtk_xml([projection]))
+        assert convert.from_rtk(read, image).isclose(at, 1e-6)
+    longer = replace(_RTK, source=_RTK.source - 0.5 * (_RTK.origin - _RTK.source))
+    assert convert.to_rtk(longer)[0].source_to_isocenter_distance == pytest.approx(600)  # rays must not be cut short
+    slanted = replace(_RTK, source=_RTK.source + 10 * _RTK.column_step)
+    with pytest.raises(InputError, match="not perpendicular to the detector"):
+        convert.to_rtk(slanted)
+    with pytest.raises(InputError, match="parallel rays no length"):
+        convert.from_rtk(convert.RTKProjection(0.0, 0.0), image)

@@ -43,6 +43,13 @@ class Pinhole:
         return float(torch.linalg.det(self.axes.detach())) < 0
 
 
+def detector_axes(view: View) -> Float[Tensor, "3 3"]:
+    """Unit vectors of a detector as rows: x along its columns, y on the side of its rows, z away from where rays begin."""
+    z, x = view.normal, view.column_step / view.column_step.norm()
+    y = torch.linalg.cross(z, x)
+    return torch.stack([x, torch.where(view.row_step @ y < 0, -y, y), z])
+
+
 def pinhole(view: View) -> Pinhole:
     """The camera of a view, exact and differentiable; ``K`` has skew where rows and columns are not perpendicular.
 
@@ -51,12 +58,9 @@ def pinhole(view: View) -> Pinhole:
     InputError: a parallel beam, which no pinhole camera sees.
     """
     require_cone(view, "a camera")
-    z, sid = view.normal, view.sid
-    pitch = view.column_step.norm()
-    x = view.column_step / pitch
-    y = torch.linalg.cross(z, x)
-    y = torch.where(view.row_step @ y < 0, -y, y)
-    detector = torch.stack([x, y, z])
+    sid, pitch = view.sid, view.column_step.norm()
+    detector = detector_axes(view)
+    x, y, _ = detector
     a, b = view.row_step @ x, view.row_step @ y
     foot = detector @ (view.source - view.origin)  # of the perpendicular from the source, seen from the first pixel
     row = foot[1] / b

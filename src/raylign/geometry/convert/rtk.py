@@ -5,7 +5,8 @@ RTK's fixed frame is IEC 61217; for a head-first supine patient ``(x, y, z)_IEC 
 SourceToIsocenterDistance)`` and a point (u, v) of the projection image, in mm, at ``(ProjectionOffsetX + u, ProjectionOffsetY +
 v, SourceToIsocenterDistance - SourceToDetectorDistance)``. A C-arm view shown the usual way is ``GantryAngle = 180 + primary``,
 ``OutOfPlaneAngle = secondary``, ``InPlaneAngle = 180``. RTK calls the source-to-*isocentre* distance SID; DICOM's SID is the
-other one.
+other one. Parallel beams have ``SourceToDetectorDistance`` 0; rays then run perpendicular to the detector, which stands as far
+behind the isocentre as ``SourceToIsocenterDistance`` says, and begin as far before it.
 
 Source: RTK documentation, "RTK 3D circular projection geometry" (Apache 2.0).
 """
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.geometry.convert.pinhole import pinhole
+from raylign.geometry.convert.pinhole import detector_axes
 from raylign.geometry.transform import Rigid
 from raylign.geometry.view import View
 
@@ -84,25 +85,34 @@ def to_rtk(view: View, pose: Rigid | None = None) -> tuple[RTKProjection, RTKIma
     ``iec_from_lps() @ pose.matrix @ volume.affine``. With a pose it is the volume's own frame turned to IEC:
     ``iec_from_lps() @ volume.affine``.
 
+    Of a parallel beam RTK knows one distance, before and behind the isocentre: the larger of the view's two.
+
     Raises
     ------
-    InputError: rows and columns are not perpendicular, which RTK's images cannot say.
+    InputError: rows and columns are not perpendicular, or a parallel beam not to the detector, which RTK cannot say.
     """
     if pose is not None:
         view = view.transformed(pose.inverse().matrix)
     view = view.transformed(iec_from_lps())
-    camera = pinhole(view)
-    if abs(float(camera.K[0, 1].detach())) > 1e-6 * float(camera.K[0, 0].detach()):
+    axes = detector_axes(view).detach()
+    x, y, z = axes.unbind(0)
+    across, down, _ = (axes @ view.row_step.detach()).tolist()
+    if abs(across) > 1e-6 * abs(down):
         raise InputError("rows and columns are not perpendicular, and RTK has no skew", field="View")
-    x, y, z = camera.axes.detach().unbind(0)
-    mirrored = camera.mirrored
+    mirrored = float(torch.linalg.det(axes)) < 0
     # RTK's third axis runs from the detector to the source; its second follows the rows, or runs against them where it must
     r = torch.stack([x, y if mirrored else -y, -z])
     gantry, out_of_plane, in_plane = _angles(r)
     h, w = view.shape
     centre = view.origin + (w - 1) / 2 * view.column_step + (h - 1) / 2 * view.row_step
     s, c = (r @ view.source.detach()).tolist(), (r @ centre.detach()).tolist()
-    projection = RTKProjection(s[2], s[2] - c[2], gantry, out_of_plane, in_plane, c[0], c[1], s[0], s[1])
+    if view.beam == "parallel":
+        along = (axes @ (view.origin - view.source).detach()).tolist()
+        if max(abs(along[0]), abs(along[1])) > 1e-6 * along[2]:
+            raise InputError("the beam is not perpendicular to the detector, as RTK's parallel beams are", field="View")
+        projection = RTKProjection(max(abs(s[2]), abs(c[2])), 0.0, gantry, out_of_plane, in_plane, c[0], c[1])
+    else:
+        projection = RTKProjection(s[2], s[2] - c[2], gantry, out_of_plane, in_plane, c[0], c[1], s[0], s[1])
     row, column = view.pixel_spacing
     sign = 1 if mirrored else -1
     return projection, RTKImage((w, h), (column, row), (-(w - 1) / 2 * column, -sign * (h - 1) / 2 * row), (1, sign))
@@ -111,31 +121,30 @@ def to_rtk(view: View, pose: Rigid | None = None) -> tuple[RTKProjection, RTKIma
 def from_rtk(projection: RTKProjection, image: RTKImage, pose: Rigid | None = None) -> View:
     """View of an RTK projection, in world mm; with ``pose`` the fixed frame is the volume's, as in ``to_rtk``.
 
+    A source-to-detector distance of zero is RTK's way to say parallel beam.
+
     Raises
     ------
-    InputError: a source-to-detector distance of zero (RTK's way to say parallel beam), spacing that is not positive.
+    InputError: spacing that is not positive, a parallel beam of no length.
     """
-    if projection.source_to_detector_distance == 0:
+    parallel = projection.source_to_detector_distance == 0
+    if parallel and not projection.source_to_isocenter_distance > 0:
         raise InputError(
-            "zero means parallel beams, which a View has not",
-            field="SourceToDetectorDistance",
-            remedy="give a cone-beam geometry",
+            f"{projection.source_to_isocenter_distance:g} mm leaves parallel rays no length",
+            field="SourceToIsocenterDistance",
+            remedy="give the distance of the detector from the isocentre",
         )
     if min(image.spacing) <= 0:
         raise InputError(f"spacing {image.spacing} is not positive", field="spacing")
     back = _rotation(projection).T
     p, depth = projection, projection.source_to_isocenter_distance
-    source = torch.tensor([p.source_offset_x, p.source_offset_y, depth], dtype=torch.float64)
-    first = torch.tensor(
-        [
-            p.projection_offset_x + image.origin[0],
-            p.projection_offset_y + image.origin[1],
-            depth - p.source_to_detector_distance,
-        ],
-        dtype=torch.float64,
-    )
+    u, v = p.projection_offset_x + image.origin[0], p.projection_offset_y + image.origin[1]
+    begin = (u, v, depth) if parallel else (p.source_offset_x, p.source_offset_y, depth)
+    end = (u, v, -depth if parallel else depth - p.source_to_detector_distance)
+    source, first = torch.tensor(begin, dtype=torch.float64), torch.tensor(end, dtype=torch.float64)
     column, row = image.direction[0] * image.spacing[0] * back[:, 0], image.direction[1] * image.spacing[1] * back[:, 1]
-    view = View(back @ source, back @ first, column, row, (image.size[1], image.size[0]))
+    size = (image.size[1], image.size[0])
+    view = View(back @ source, back @ first, column, row, size, "parallel" if parallel else "cone")
     view = view.transformed(torch.linalg.inv(iec_from_lps()))
     return view if pose is None else view.transformed(pose.matrix)
 
@@ -147,7 +156,9 @@ def rtk_matrix(projection: RTKProjection) -> Float[Tensor, "3 4"]:
     at_source[:3, :3] = _rotation(p)
     at_source[:3, 3] = -torch.tensor([p.source_offset_x, p.source_offset_y, p.source_to_isocenter_distance], dtype=torch.float64)
     d = p.source_to_detector_distance
-    magnify = torch.tensor([[-d, 0, 0, 0], [0, -d, 0, 0], [0, 0, 1, 0]], dtype=torch.float64)
+    last = [0.0, 0.0, 0.0, 1.0] if d == 0 else [0.0, 0.0, 1.0, 0.0]
+    scale = 1.0 if d == 0 else -d
+    magnify = torch.tensor([[scale, 0.0, 0.0, 0.0], [0.0, scale, 0.0, 0.0], last], dtype=torch.float64)
     shift = torch.eye(3, dtype=torch.float64)
     shift[0, 2], shift[1, 2] = p.source_offset_x - p.projection_offset_x, p.source_offset_y - p.projection_offset_y
     return shift @ magnify @ at_source
