@@ -16,8 +16,8 @@ class Tuning:
     Parameters
     ----------
     rows, columns: pixels that one program renders.
-    lanes: how many samples of a ray are taken at once, 16 at most. Neighbouring samples share cache lines whichever way the rays run,
-        neighbouring pixels only where the detector's columns run along the volume's rows.
+    lanes: how many samples of a ray are taken at once, 16 at most. Neighbouring samples share cache lines whichever way the rays
+        run, neighbouring pixels only where the detector's columns run along the volume's rows.
     run: samples, or planes of Joseph's model, that are skipped together: never where they reach further than a brick.
     warps: of 32 threads, for each program.
     brick: edge of the bricks of ``occupancy``, in voxels.
