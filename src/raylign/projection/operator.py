@@ -204,12 +204,15 @@ class _Bend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rays: Tensor, volume: Tensor, samples: Tensor, shape: tuple[int, int], model: str) -> Tensor:
         ctx.save_for_backward(rays, volume, samples)
+        ctx.set_materialize_grads(False)  # nobody asks for this derivative in a first backward pass: nothing is computed then
         ctx.model = model
         return torch.zeros(1, dtype=torch.float32, device=volume.device).expand(rays.shape[0], *shape, 6)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 5
         rays, volume, samples = ctx.saved_tensors
         bent = _bent(volume, grad, rays, samples, ctx.model)
         ones = torch.ones(grad.shape[:3], dtype=grad.dtype, device=grad.device)
