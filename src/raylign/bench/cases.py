@@ -18,7 +18,7 @@ COSTS = {"forward": 1.0, "forward+pose": 2.0, "forward+volume": 2.5, "double-bac
 
 _BURST = 0.1  # seconds of one turn
 _ENOUGH, _MOST = 1.5, 20  # seconds, and calls, after which a row has been measured well enough
-_LONG = 0.6  # of the seconds of a row: a second timed call is made if it ends before
+_LONG = 0.3  # of the seconds of a row: a second timed call is made if it ends before
 
 
 @dataclass(frozen=True)
