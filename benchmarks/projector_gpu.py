@@ -261,6 +261,7 @@ def kernel_calls(case: dict[str, Any], model: str) -> dict[str, Callable[[], Any
         "adjoint, deterministic": lambda: cuda.adjoint(case["w"], case["s"], rays, n, size, model, True),
     }
     if model == "trilinear":
+        calls["contraction"] = lambda: cuda.contraction(case["w"], case["s"], 4)
         calls["curvature"] = lambda: cuda.curvature(volume, case["s"], rays, n, shape)
     return calls
 

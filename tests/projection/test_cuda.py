@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -143,6 +145,23 @@ def test_every_kernel_compiles_for_a_gpu_without_spilling() -> None:
     lines = printed.split("\n")[:-1]
     assert len(lines) == 6
     assert all(line.endswith("True") for line in lines), printed
+
+
+def test_the_benchmark_says_that_it_needs_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "projector_gpu.py"
+    spec = importlib.util.spec_from_file_location("projector_gpu", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["projector_gpu"] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        assert module.main(["-o", str(tmp_path), "--sizes", "64"]) == 1
+    finally:
+        del sys.modules["projector_gpu"]
+    assert "PyTorch finds no CUDA device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @needs_gpu
