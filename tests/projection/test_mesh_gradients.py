@@ -27,9 +27,9 @@ def weights(shape: tuple[int, int]) -> Tensor:
 
 def view_of(numbers: Tensor, beam: str) -> View:
     if beam == "parallel":
-        return View.from_parallel(primary=numbers[0], secondary=numbers[1], pixel_spacing=numbers[4:6] * 0.6, shape=(32, 36))
+        return View.from_parallel(primary=numbers[0], secondary=numbers[1], pixel_spacing=numbers[4:6] * 0.9, shape=(22, 24))
     return View.from_carm(
-        primary=numbers[0], secondary=numbers[1], sid=numbers[2], sod=numbers[3], pixel_spacing=numbers[4:6] * 0.6, shape=(32, 36)
+        primary=numbers[0], secondary=numbers[1], sid=numbers[2], sod=numbers[3], pixel_spacing=numbers[4:6] * 0.9, shape=(22, 24)
     )
 
 
@@ -41,11 +41,11 @@ def exact_image(mesh: Mesh, view: View, pose: Tensor, vertices: Tensor) -> Tenso
 
 @pytest.mark.parametrize("beam", ["cone", "parallel"])
 def test_gradients_equal_finite_differences(beam: str) -> None:
-    mesh = shapes.torus(12, 8)
+    mesh = shapes.torus(10, 6)
     toward = torch.randn(mesh.vertices.shape, dtype=D, generator=torch.Generator().manual_seed(3))
     # and one number more: how far the vertices have gone along random vectors
     at = torch.cat([AT, torch.tensor([0.3], dtype=D)])
-    w = weights((32, 36))
+    w = weights((22, 24))
 
     def loss(numbers: Tensor, image: Any) -> Tensor:
         return (image(mesh, view_of(numbers, beam), se3.exp(numbers[6:12]), mesh.vertices + numbers[12] * toward) * w).sum()
@@ -112,7 +112,7 @@ def test_second_derivatives_equal_finite_differences_of_the_kernels_first(beam: 
 
 def test_gradient_of_a_gradient_reaches_the_pose() -> None:
     """As a learned similarity needs it: a loss made of the pose's gradient, by the pose."""
-    mesh, view = shapes.torus(16, 10), shapes.cone((24, 26), 5.0)
+    mesh, view = shapes.torus(10, 6), shapes.cone((16, 18), 7.0)
     target = project_mesh(mesh, view, torch.eye(4, dtype=D))[0, 0]
     start = AT[6:]
 

@@ -37,8 +37,8 @@ def silhouette(
     Returns
     -------
     [P, V, H, W] float32 in [0, 1], ``min(1, mean over the square of the number of layers of the surface that face the source)``.
-    Differentiable once by poses, vertices and views, exactly. Where outlines of two layers run less than ``softness`` apart, the
-    covered area of both is counted (``docs/mesh_projector.md``).
+    Differentiable once by poses, vertices and views, exactly. Where one layer lies behind another within the square of an
+    outline pixel, the area of both counts (``docs/mesh_projector.md``).
 
     Raises
     ------
