@@ -1,4 +1,4 @@
-"""The projector on the CPU, as tensors: the five functions that every backend has (see ``cuda`` for the other)."""
+"""The projector on the CPU, as tensors: the functions that every backend has (see ``cuda`` for the other)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
-from raylign.projection import cpu, cpu_adjoint, cpu_curvature, cpu_labels, cpu_siddon, reference
+from raylign.projection import cpu, cpu_adjoint, cpu_contraction, cpu_curvature, cpu_labels, cpu_siddon, reference
 from raylign.projection.cpu_grid import PADDING, Grid, grid, inner
 from raylign.projection.threads import pool, run_chunks, threads
 
@@ -119,6 +119,19 @@ def curvature(
     )
     run_chunks(lambda first, last: kernel(*setting, first, last), len(given))
     return torch.from_numpy(out.reshape(vectors.shape))
+
+
+def contraction(weights: Float[Tensor, "B H W"], slopes: Float[Tensor, "B H W 6"]) -> Float[Tensor, "B 6 3"]:
+    """``sum of w S`` over pixels, plain and weighted with c and r: the gradient by o00, d00, du, dv, ou, ov, in float64."""
+    b, h, w = weights.shape
+    by_pixel = weights.detach().to(torch.float32).contiguous().numpy().reshape(b * h, w)
+    by_slope = slopes.detach().to(torch.float32).contiguous().numpy().reshape(b * h, w, 6)
+    rows = np.empty((b * h, 2, 6))
+    run_chunks(partial(cpu_contraction.by_row, by_pixel, by_slope, rows), b * h, smallest=max(1, 16384 // w))
+    sums = rows.reshape(b, h, 2, 6)
+    plain, columns, row = sums[:, :, 0].sum(1), sums[:, :, 1].sum(1), np.arange(h) @ sums[:, :, 0]
+    stacked = [plain[:, :3], plain[:, 3:], columns[:, 3:], row[:, 3:], columns[:, :3], row[:, :3]]
+    return torch.from_numpy(np.stack(stacked, 1))
 
 
 def label_integrals(

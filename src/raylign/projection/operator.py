@@ -166,6 +166,31 @@ torch.library.register_autograd("raylign::adjoint", _to_weights, setup_context=_
 # -- derivatives by rays -----------------------------------------------------------------------------------------------------
 
 
+@torch.library.custom_op("raylign::contraction", mutates_args=())
+def _contraction(weights: Tensor, slopes: Tensor) -> Tensor:
+    out: Tensor = _backend(weights).contraction(weights, slopes)
+    return out
+
+
+@_contraction.register_fake
+def _(weights: Tensor, slopes: Tensor) -> Tensor:
+    return weights.new_empty((weights.shape[0], 6, 3), dtype=torch.float64)
+
+
+def _keep_both(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _from_rays(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """A pixel's share is weight times slopes times what its own ray would move by: a bilinear form."""
+    weights, slopes = ctx.saved_tensors
+    moves = torch.cat(reference.spread(grad, (weights.shape[1], weights.shape[2])), -1).to(slopes.dtype)
+    return (slopes * moves).sum(-1), weights[..., None] * moves
+
+
+torch.library.register_autograd("raylign::contraction", _from_rays, setup_context=_keep_both)
+
+
 def contraction(
     weights: Float[Tensor, "B H W"], slopes: Float[Tensor, "B H W 6"], vectors: int = 6
 ) -> Float[Tensor, "B {vectors} 3"]:
@@ -173,14 +198,8 @@ def contraction(
 
     In float64: an image of 10^6 pixels cancels much in its pose gradient.
     """
-    b, h, w = weights.shape
-    c = torch.arange(w, dtype=torch.float64, device=weights.device).expand(h, w)
-    r = torch.arange(h, dtype=torch.float64, device=weights.device)[:, None].expand(h, w)
-    powers = torch.stack([torch.ones_like(c), c, r]).reshape(1, 3, h * w)
-    sums = (powers * weights.reshape(b, 1, h * w)) @ slopes.reshape(b, h * w, 6).to(torch.float64)
-    by_origin, by_direction = sums[..., :3], sums[..., 3:]
-    out = torch.cat([by_origin[:, :1], by_direction], 1)
-    return torch.cat([out, by_origin[:, 1:]], 1) if vectors == 6 else out
+    out: Tensor = torch.ops.raylign.contraction(weights, slopes)
+    return out[:, :vectors]
 
 
 class _Attach(torch.autograd.Function):

@@ -1,0 +1,95 @@
+"""What is particular to the CPU's kernels: the padded copy, empty space, pieces of rays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raylign.errors import InputError
+from raylign.projection import cpu, cpu_backend, reference
+from raylign.projection.cpu_grid import BRICK, PADDING
+
+
+def fan(seed: int, length: float = 260.0) -> np.ndarray:
+    """A view of the middle of a 70 x 50 x 60 volume from anywhere, rows and columns askew."""
+    rng = np.random.default_rng(seed)
+    towards = rng.normal(size=3)
+    middle = np.array([30.0, 25, 35])
+    source = middle + length * towards / np.linalg.norm(towards)
+    steps = rng.normal(size=(2, 3)) * 8
+    return np.stack([source, 2 * (middle - source) - 4 * steps.sum(0), *steps])[None]
+
+
+def two_bodies() -> np.ndarray:
+    """Mostly nothing: a block in one corner, a single voxel far off."""
+    volume = np.zeros((70, 50, 60), np.float32)
+    volume[5:14, 20:31, 8:19] = np.random.default_rng(0).random((9, 11, 11), np.float32)
+    volume[61, 3, 55] = 2.0
+    return volume
+
+
+@pytest.mark.parametrize("model", reference.MODELS)
+@given(seed=st.integers(0, 10_000), samples=st.integers(100, 1500))
+@settings(max_examples=25, deadline=None)
+def test_leaving_out_empty_space_changes_no_bit(model: str, seed: int, samples: int) -> None:
+    volume, rays = two_bodies(), fan(seed)
+    culled, whole = cpu.grid(volume), cpu.grid(volume, culling=False)
+    assert culled.culled and not whole.culled
+    counts = np.array([samples])
+    for gradients in (False, True):
+        one = cpu.forward(culled, rays, (9, 9), counts, model=model, gradients=gradients)
+        other = cpu.forward(whole, rays, (9, 9), counts, model=model, gradients=gradients)
+        for a, b in zip(one, other, strict=True):
+            assert np.array_equal(a, b)
+
+
+def test_the_map_of_bricks_says_where_anything_is() -> None:
+    volume = two_bodies()
+    grid = cpu.grid(volume)
+    z, y, x = (np.array(np.nonzero(volume)) + PADDING) // BRICK
+    expected = np.zeros(grid.occupied.shape, bool)
+    for dz in (0, 1):
+        for dy in (0, 1):
+            for dx in (0, 1):
+                at = z - dz, y - dy, x - dx
+                inside = (at[0] >= 0) & (at[1] >= 0) & (at[2] >= 0)
+                expected[tuple(a[inside] for a in at)] = True
+    assert np.array_equal(grid.occupied.astype(bool), expected)
+    assert np.array_equal(grid.inner, volume)
+    border = grid.data.copy()
+    border[(slice(PADDING, -PADDING),) * 3] = 0
+    assert not border.any()
+
+
+def test_an_empty_volume_has_an_empty_image() -> None:
+    grid = cpu.grid(np.zeros((20, 20, 20), np.float32))
+    image, slopes = cpu.forward(grid, fan(0), (9, 9), np.array([300]), gradients=True)
+    assert not image.any() and not slopes.any()
+
+
+@pytest.mark.parametrize("samples", [1, 15, 255, 256, 257, 5000])
+def test_rays_of_any_number_of_samples(samples: int) -> None:
+    """Segments and runs that are full, one over, one short."""
+    volume = torch.rand(20, 18, 22, generator=torch.Generator().manual_seed(0))
+    rays = torch.from_numpy(fan(3, 40.0)) - torch.tensor([[[20.0, 15, 25], [0, 0, 0], [0, 0, 0], [0, 0, 0]]])
+    found = cpu_backend.integrals(volume, rays, torch.tensor([samples]), (9, 9))
+    exact = reference.integrals(volume.double(), rays, (9, 9), [samples])
+    assert torch.allclose(found.double(), exact, rtol=1e-5, atol=1e-6 * float(exact.max()))
+
+
+def test_the_copy_is_made_once_and_again_when_the_tensor_is_written_to() -> None:
+    volume = torch.rand(8, 8, 8)
+    first = cpu_backend.grid_of(volume)
+    assert cpu_backend.grid_of(volume) is first
+    volume[0, 0, 0] = 5.0
+    assert cpu_backend.grid_of(volume) is not first
+    assert float(cpu_backend.grid_of(volume).inner[0, 0, 0]) == 5.0
+
+
+def test_storage_that_no_kernel_reads_is_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match="int32") as caught:
+        cpu.grid(torch.zeros(4, 4, 4, dtype=torch.int32))
+    assert "float32" in str(caught.value) and "\n" not in str(caught.value)
