@@ -184,6 +184,11 @@ def test_gradients_reach_every_number_of_a_parallel_view() -> None:
     assert torch.autograd.gradcheck(pixel, (points(3).requires_grad_(), *numbers), eps=1e-4, atol=1e-6)
 
 
+def test_a_view_can_be_moved_to_a_device() -> None:
+    view = View.from_parallel(primary=20, pixel_spacing=1, shape=(10, 12))
+    assert view.to("cpu") == view and view.to("cpu").beam == "parallel"
+
+
 def test_what_needs_a_focal_spot_is_refused_for_a_parallel_beam() -> None:
     view = View.from_parallel(pixel_spacing=1, shape=(10, 12))
     for name in ("sid", "principal_point"):

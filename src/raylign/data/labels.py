@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -39,6 +39,10 @@ class LabelMap:
             data = data.to(torch.int32)
         object.__setattr__(self, "data", data)
         object.__setattr__(self, "affine", grid.checked_affine(self.affine))
+
+    def to(self, device: str | torch.device) -> LabelMap:
+        """The same label map on a device."""
+        return replace(self, data=self.data.to(device), affine=self.affine.to(device))
 
     def present(self) -> dict[int, str]:
         """The labels that occur, with their names ("label 7" where none is known)."""

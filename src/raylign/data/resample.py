@@ -16,14 +16,16 @@ def resample_labels(labels: LabelMap, like: Volume) -> LabelMap:
     ------
     InputError: nothing labelled falls into the volume (another patient, another frame of reference).
     """
-    if labels.data.shape == like.data.shape and torch.allclose(labels.affine, like.affine, atol=1e-4):
-        return LabelMap(labels.data, like.affine, labels.names)
-    m = torch.linalg.inv(labels.affine) @ like.affine  # index in the volume to index in the label map
+    device = labels.data.device
+    affine = like.affine.to(device)
+    if labels.data.shape == like.data.shape and torch.allclose(labels.affine, affine, atol=1e-4):
+        return LabelMap(labels.data, affine, labels.names)
+    m = torch.linalg.inv(labels.affine) @ affine  # index in the volume to index in the label map
     d, h, w = like.data.shape
-    size = torch.tensor(labels.data.shape[::-1])
-    i, j = torch.arange(w, dtype=torch.float64), torch.arange(h, dtype=torch.float64)
+    size = torch.tensor(labels.data.shape[::-1], device=device)
+    i, j = (torch.arange(n, dtype=torch.float64, device=device) for n in (w, h))
     plane = i[None, :, None] * m[:3, 0] + j[:, None, None] * m[:3, 1] + m[:3, 3]
-    out = torch.zeros((d, h, w), dtype=labels.data.dtype)
+    out = torch.zeros((d, h, w), dtype=labels.data.dtype, device=device)
     for k in range(d):  # slice by slice: the whole grid of indices would be many times the volume
         at = (plane + k * m[:3, 2] + 0.5).floor().long()
         inside = ((at >= 0) & (at < size)).all(-1)
@@ -35,4 +37,4 @@ def resample_labels(labels: LabelMap, like: Volume) -> LabelMap:
             field="labels",
             remedy="check that both are of one patient and one frame of reference",
         )
-    return LabelMap(out, like.affine, labels.names)
+    return LabelMap(out, affine, labels.names)

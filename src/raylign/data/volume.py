@@ -91,6 +91,10 @@ class Volume:
         """LPS mm of the middle of the grid."""
         return grid.centre(self.affine, self.data.shape)
 
+    def to(self, device: str | torch.device) -> Volume:
+        """The same volume on a device, where ``project`` then renders it."""
+        return replace(self, data=self.data.to(device), affine=self.affine.to(device))
+
     def attenuation(self, energy_kev: int = 70) -> Volume:
         """The volume as linear attenuation in 1/mm, zero in air, one number a voxel as it is.
 

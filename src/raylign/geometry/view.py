@@ -283,11 +283,11 @@ class View:
         h, w = self.shape
         _, d, du, dv, _, _ = self.ray_vectors.unbind(0)
         c = torch.arange(w, dtype=torch.float64, device=d.device)
-        r = torch.arange(h, dtype=torch.float64, device=d.device)[:, None]
-        # the square of d + c du + r dv, multiplied out: a tenth of the work of making every vector
-        rows = d @ d + r * (2 * (d @ dv) + r * (dv @ dv))
-        columns = c * (2 * (d @ du) + c * (du @ du))
-        return (rows + columns + (2 * (du @ dv)) * r * c).sqrt()
+        r = torch.arange(h, dtype=torch.float64, device=d.device)
+        # the square of d + c du + r dv, multiplied out: of rank 3 in (r, c), and a fraction of the work of making every vector
+        rows = torch.stack([d @ d + r * (2 * (d @ dv) + r * (dv @ dv)), r, torch.ones_like(r)], 1)
+        columns = torch.stack([torch.ones_like(c), c * (2 * (du @ dv)), c * (2 * (d @ du) + c * (du @ du))])
+        return (rows @ columns).sqrt()
 
     def directions(self, points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
         """Unit vectors, towards the detector, of the rays through world points in mm."""
@@ -295,6 +295,10 @@ class View:
         return torch.nn.functional.normalize(along, dim=-1)
 
     # -- the same exposure, seen otherwise ---------------------------------------------------------------------------
+
+    def to(self, device: str | torch.device) -> View:
+        """The same view with its numbers on a device, beside the volume that it is to show."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _VECTORS})
 
     def transformed(self, matrix: Float[Tensor, "4 4"]) -> View:
         """The view moved by a 4x4 matrix (rigid, or affine: into the voxel frame of a volume, say)."""

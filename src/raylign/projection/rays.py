@@ -74,7 +74,7 @@ def voxel_rays(volume: Volume, view: View, pose: Float[Tensor, "4 4"]) -> Float[
 
 def ray_lengths(views: Sequence[View], device: torch.device, dtype: torch.dtype) -> Float[Tensor, "V H W"]:
     """World mm of every ray, what an integral over t in [0, 1] is multiplied by."""
-    return torch.stack([view.ray_lengths() for view in views]).to(device=device, dtype=dtype)
+    return torch.stack([view.ray_lengths().to(device=device, dtype=dtype) for view in views])
 
 
 def checked_step(step: float) -> float:
@@ -101,6 +101,8 @@ def sample_counts(views: Sequence[View], step: float | Float[Tensor, ""]) -> Int
         d, du, dv = vectors[:, 1], vectors[:, 2], vectors[:, 3]
         h, w = views[0].shape
         corners = torch.stack([d + c * du + r * dv for c in (0, w - 1) for r in (0, h - 1)])
+        if isinstance(step, Tensor):
+            step = step.to(corners.device)
         return (corners.norm(dim=-1).amax(0) / step).ceil().clamp_min(1).to(torch.int64)
 
 
