@@ -204,6 +204,17 @@ def test_the_adjoint_is_the_transpose(backend: Backend, model: str, deterministi
 
 
 @pytest.mark.parametrize("model", reference.MODELS)
+def test_pixels_without_weight_give_nothing(backend: Backend, model: str) -> None:
+    """A mask is weights of zero; a ray may have slope weights alone."""
+    rays, n = scene()[:2], torch.tensor(SAMPLES[:2])
+    w, s = torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE, 6)
+    w[0, 2, 3], s[1, 4, 4, 1], s[1, 1, 5, 5] = 1.5, 0.7, -0.4
+    found = backend.adjoint(w, s, rays, n, SIZE, model)
+    close(found, reference.adjoint(w.double(), s.double(), rays, SAMPLES[:2], SIZE, model), SLOPES)
+    assert not backend.adjoint(torch.zeros_like(w), None, rays, n, SIZE, model).any()
+
+
+@pytest.mark.parametrize("model", reference.MODELS)
 def test_the_adjoint_can_be_the_same_to_the_last_bit(backend: Backend, model: str) -> None:
     rays, n = scene()[:3], torch.tensor(SAMPLES[:3])
     w, s = weights(3, *SHAPE) * 1e-7, weights(3, *SHAPE, 6) * 1e-7

@@ -35,6 +35,7 @@ from raylign.projection.cuda_rays import (
     tile_pixels,
     tile_rays,
     voxel,
+    where_given,
     windows_busy,
     within,
 )
@@ -320,6 +321,10 @@ def scatter(
         vb = ((_second(is_x, tx, ty) - slope_b * ta) * factor).to(tl.float32)
         vc = ((_third(is_x, is_y, ty, tz) - slope_c * ta) * factor).to(tl.float32)
     w = (w * factor).to(tl.float32)
+    if SLOPES:
+        count = where_given(count, w, ub, uc, vb, vc, vb, vc, SLOPES)
+    else:
+        count = where_given(count, w, w, w, w, w, w, w, SLOPES)
     b += lane * mb
     c += lane * mc
     for step in range(tl.cdiv(tl.max(count, axis=0), LANES)):

@@ -227,6 +227,15 @@ def deposit(place, value, mask, FIXED: tl.constexpr):
 
 
 @triton.jit
+def where_given(count, w, a, b, c, d, e, f, SLOPES: tl.constexpr):
+    """The count of rays that have anything to give away, zero for the others: masked pixels cost nothing."""
+    given = w != 0.0
+    if SLOPES:
+        given = given | (a != 0.0) | (b != 0.0) | (c != 0.0) | (d != 0.0) | (e != 0.0) | (f != 0.0)
+    return tl.where(given, count, 0)
+
+
+@triton.jit
 def store_six(slopes, at, mask, sx, sy, sz, tx, ty, tz, PIXELS: tl.constexpr, LANES: tl.constexpr):
     """Writes the six slopes of a tile's pixels."""
     tl.store(slopes + at * 6, fold(sx, PIXELS, LANES), mask=mask)

@@ -38,6 +38,7 @@ from raylign.projection.cuda_rays import (
     tile_pixels,
     tile_rays,
     voxel,
+    where_given,
     windows_busy,
     within,
 )
@@ -301,6 +302,9 @@ def scatter(
         vx = (vx * gx).to(tl.float32)
         vy = (vy * gy).to(tl.float32)
         vz = (vz * gz).to(tl.float32)
+        count = where_given(count, w, ux, uy, uz, vx, vy, vz, SLOPES)
+    else:
+        count = where_given(count, w, w, w, w, w, w, w, SLOPES)
     for turn in range(tl.cdiv(tl.max(count, axis=0), LANES)):
         piece = turn * LANES + lane
         live = piece < count

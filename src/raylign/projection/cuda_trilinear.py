@@ -31,6 +31,7 @@ from raylign.projection.cuda_rays import (
     tile_pixels,
     tile_rays,
     voxel,
+    where_given,
     windows_busy,
     within,
 )
@@ -348,6 +349,9 @@ def scatter(
         vx = (vx * factor).to(tl.float32)
         vy = (vy * factor).to(tl.float32)
         vz = (vz * factor).to(tl.float32)
+        count = where_given(count, w, ux, uy, uz, vx, vy, vz, SLOPES)
+    else:
+        count = where_given(count, w, w, w, w, w, w, w, SLOPES)
     for step in range(tl.cdiv(tl.max(count, axis=0), LANES)):
         rank = step * LANES + lane
         live = rank < count
