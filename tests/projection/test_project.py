@@ -22,8 +22,8 @@ from tests.projection.scene import gaussian_integrals, smooth_volume, view
 def test_kernel_equals_reference() -> None:
     poses = se3.exp(torch.tensor([[0.1, -0.2, 0.05, 3.0, -5.0, 8.0], [0.0, 0.3, 0.1, 0.0, 10.0, -4.0]], dtype=torch.float64))
     views = [view(), view(pitch=4.0)]
-    ours = project(smooth_volume(), views, poses)
-    reference = project(smooth_volume(torch.float64), views, poses)
+    ours = project(smooth_volume(), views, poses, step=2.0)
+    reference = project(smooth_volume(torch.float64), views, poses, step=2.0)
     assert ours.shape == (2, 2, 24, 28) and ours.dtype == torch.float32 and reference.dtype == torch.float64
     assert float((ours - reference).abs().max() / reference.max()) < 2e-6
 
@@ -74,7 +74,7 @@ def _loss(numbers: torch.Tensor, volume: Volume) -> torch.Tensor:
     at = View.from_carm(
         primary=numbers[0], secondary=numbers[1], sid=numbers[2], sod=numbers[3], pixel_spacing=numbers[4:6], shape=(24, 28)
     )
-    image = project(volume, at, se3.exp(numbers[6:12]))[0, 0]
+    image = project(volume, at, se3.exp(numbers[6:12]), step=2.1)[0, 0]
     r, c = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in image.shape), indexing="ij")
     return (image.double() * (1 + 0.1 * r - 0.07 * c + 0.004 * r * c)).sum()
 
@@ -105,9 +105,9 @@ def test_gradient_by_the_volume_is_the_adjoint() -> None:
     base = smooth_volume(torch.float64, (8, 9, 10))
     data = base.data.clone().requires_grad_()
     w = torch.rand(24, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    (adjoint,) = torch.autograd.grad((project(replace(base, data=data), view())[0, 0] * w).sum(), data)
+    (adjoint,) = torch.autograd.grad((project(replace(base, data=data), view(), step=3.0)[0, 0] * w).sum(), data)
     v = torch.rand(base.data.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    forward = (project(replace(base, data=v), view())[0, 0] * w).sum()
+    forward = (project(replace(base, data=v), view(), step=3.0)[0, 0] * w).sum()
     assert float((forward - (v * adjoint).sum()).abs() / forward) < 1e-12
 
 
