@@ -1,7 +1,7 @@
 """What a sample costs on one core where the volume lies in the first cache, the second, or beyond.
 
-The same rays cross the same 256 mm cube, divided into more and more voxels; the trilinear model takes the same samples of each, so
-only where the voxels come from differs. Joseph takes a sample a plane, so its samples grow with the cube's voxels.
+The same rays cross the same 256 mm cube, divided into more and more voxels. The trilinear model takes the same samples of each,
+so that only where the voxels come from differs. Joseph takes a sample a plane, so its samples grow with the cube's voxels.
 
     python benchmarks/projector_limits.py [--json FILE]
 """
