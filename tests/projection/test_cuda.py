@@ -91,15 +91,15 @@ def test_occupancy_is_the_or_of_eight_bricks() -> None:
 
 
 @pytest.mark.parametrize(("shape", "vectors"), [((2, 13, 17), 6), ((1, 1, 1), 4), ((3, 40, 30), 4)])
-def test_the_contraction_is_that_of_the_operator(shape: tuple[int, int, int], vectors: int) -> None:
+def test_the_contraction_sums_slopes_by_pixel_column_and_row(shape: tuple[int, int, int], vectors: int) -> None:
     pytest.importorskip("triton")
-    from raylign.projection import operator
-
     w, s = weights(*shape), weights(*shape, 6)
     found = cuda.contraction(w, s, vectors)
-    expected = operator.contraction(w, s, vectors)
+    weighted = w.double()[..., None] * s.double()
+    r, c = torch.arange(shape[1], dtype=torch.float64), torch.arange(shape[2], dtype=torch.float64)
+    whole, by_c, by_r = weighted.sum((1, 2)), torch.einsum("bhws,w->bs", weighted, c), torch.einsum("bhws,h->bs", weighted, r)
+    expected = torch.stack([whole[:, :3], whole[:, 3:], by_c[:, 3:], by_r[:, 3:], by_c[:, :3], by_r[:, :3]], 1)[:, :vectors]
     assert found.dtype == torch.float64
-    assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 1e-12 * float(expected.abs().max())
 
 
