@@ -171,8 +171,9 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
     for name, requirement in requirements().items():
         pinned = pins[re.sub(r"[-_.]+", "-", name).lower()]
         assert requirement.specifier.contains(pinned), f"{name}=={pinned} is not {requirement.specifier}"
-    # the default build of torch for Linux would bring a gigabyte of CUDA: nothing of it may be asked for here
-    assert not [name for name in pins if name.startswith(("nvidia", "cuda", "triton"))]
+    # the default build of torch for Linux would bring a gigabyte of CUDA: nothing of it may be asked for here. Triton alone is,
+    # by name: its interpreter runs the kernels for CUDA in the tests
+    assert not [name for name in pins if name.startswith(("nvidia", "cuda"))]
 
 
 WRITTEN = (".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".css", ".js", ".html", ".json", ".csv", "")
