@@ -64,7 +64,7 @@ def test_rows_that_take_too_long_are_named(raylign: Callable[..., Any]) -> None:
     words = ("--sizes", "16,64", "--batches", "1", "--volume", "16", "--what", "forward", "--model", "trilinear")
     result = raylign("bench", "projector", *words, "--peers", "none", "--seconds", "1e-5")
     assert result.exit_code == 0
-    assert "left out: raylign, forward, batch 1, 64 x 64: one call would take about" in result.stdout
+    assert "left out: raylign, forward: 1 of 16 x 16, 1 of 64 x 64: one call would take about" in result.stdout
 
 
 @pytest.mark.parametrize(

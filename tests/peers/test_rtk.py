@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from raylign import Rigid, View, Volume, project
+from raylign.bench.cases import Plan
+from raylign.bench.measure import compare
 from raylign.geometry import convert, se3
 from tests.peers.rendering import framed, real_ct, real_views, relative_rms
 
@@ -180,3 +182,14 @@ def test_a_real_ct(number: int, shared: Path) -> None:
     theirs = torch.from_numpy(joseph(volume, view, pose))
     assert relative_rms(project(volume, view, pose, model="joseph")[0, 0], theirs) < 1e-5  # single precision
     assert relative_rms(project(volume, view, pose)[0, 0], theirs) < 0.002  # samples at other places
+
+
+def test_the_comparison_times_both_at_one_error() -> None:
+    plan = Plan(sizes=(24,), batches=(3,), whats=("forward",), peers=("rtk",), voxels=24, model="joseph")
+    outcome = compare(plan, lambda stage, share: None)
+    ours, theirs = sorted(outcome.rows, key=lambda row: row["who"])
+    assert (ours["who"], theirs["who"]) == ("raylign", "rtk") and not outcome.missing
+    # one model; on so coarse a grid the body fills the outermost voxels, beyond which the two differ
+    assert ours["reached"] and ours["error"] == pytest.approx(theirs["error"], rel=0.02)
+    # the third image is that of the third pose, for both: an image of another pose would be far from the exact one
+    assert "warning" not in ours and "warning" not in theirs

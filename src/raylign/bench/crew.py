@@ -76,7 +76,9 @@ class Crew:
         """
         reason = ""
         for python in self._pythons(who):
-            worker = self._hired.pop((who, python), None) or self._hire(who, python)
+            if (who, python) not in self._hired:
+                self._hired[who, python] = self._hire(who, python)
+            worker = self._hired[who, python]  # until it is a member, so that it is closed whatever happens
             try:
                 self.members[who] = self._rehearsed(who, worker)
                 self.give(who)
@@ -85,11 +87,18 @@ class Crew:
                 reason = f"{error} is not installed; {TO_INSTALL.get(who, '')}"
             except Failed as error:
                 reason = reason or str(error)
-            worker.close()
-            self.members.pop(who, None)
+            finally:
+                del self._hired[who, python]
+                if who not in self.members:
+                    worker.close()
+            self._dismiss(who)
         if who == RENDERERS[0]:
             raise Failed(reason)
         self.missing[who] = reason
+
+    def _dismiss(self, who: str) -> None:
+        if who in self.members:
+            self.members.pop(who).worker.close()
 
     def hire(self, everyone: Sequence[str]) -> None:
         """Let the workers of all of them import their packages at the same time, before ``start`` asks one after the other."""
@@ -116,10 +125,16 @@ class Crew:
         return "cpu" if who in ON_THE_CPU else self.device
 
     def show(self, subject: Scene, everyone: Sequence[str] | None = None) -> None:
-        """Make ``subject`` the volume of every member, or of some."""
+        """Make ``subject`` the volume of every member, or of some; a peer that cannot take it is noted in ``missing``."""
         self._volume = stored(subject, self.scratch / "volume.npy")
-        for who in self.members if everyone is None else everyone:
-            self.give(who)
+        for who in list(self.members if everyone is None else everyone):
+            try:
+                self.give(who)
+            except Failed as error:
+                if who == RENDERERS[0]:
+                    raise
+                self._dismiss(who)
+                self.missing[who] = str(error)
 
     def give(self, who: str) -> None:
         """Hand a member the present volume."""

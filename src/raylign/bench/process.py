@@ -73,13 +73,11 @@ class Worker:
         return self.answer(timeout)
 
     def send(self, operation: str, /, **values: Any) -> None:
-        """A request whose answer is fetched later, with ``answer``."""
+        """A request whose answer is fetched later, with ``answer``, which also says so if the worker is gone."""
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError):
             self._process.stdin.write(json.dumps({"op": operation, **values}).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:
-            raise Failed(self._end()) from None
 
     def answer(self, timeout: float) -> Mapping[str, Any]:
         """The answer to the last request; raises as ``ask`` does."""
@@ -96,6 +94,7 @@ class Worker:
                     self.close()
                     raise Failed(f"took longer than {timeout:.0f} s and was ended") from None
         if not line:
+            self._lines.put("")  # whoever asks again is told again
             raise Failed(self._end())
         answer: dict[str, Any] = json.loads(line)
         if "missing" in answer:

@@ -97,12 +97,24 @@ def show(outcome: Outcome, plan: Plan, console: Console) -> None:
     console.print(table)
     for who, reason in outcome.missing.items():
         console.print(f"{who}: {reason}", highlight=False)
-    for skipped in outcome.skipped:
-        where = f", batch {skipped['batch']}, {skipped['size']} x {skipped['size']}" if "batch" in skipped else ""
-        console.print(f"left out: {skipped['who']}, {skipped['what']}{where}: {skipped['reason']}", highlight=False)
+    for line in left_out(outcome):
+        console.print(line, highlight=False)
     for row in outcome.rows:
         if "warning" in row:
             console.print(f"{row['who']}, {row['what']}, batch {row['batch']}: {row['warning']}", highlight=False)
+
+
+def left_out(outcome: Outcome) -> list[str]:
+    """Rows that are not there: a line for each renderer and thing to do, with the reason of the first, which is the cheapest."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for skipped in outcome.skipped:
+        groups.setdefault((skipped["who"], skipped["what"]), []).append(skipped)
+    lines = []
+    for (who, what), group in groups.items():
+        where = ", ".join(f"{s['batch']} of {s['size']} x {s['size']}" for s in group if "batch" in s)
+        others = f" (the first of {len(group)})" if len({s["reason"] for s in group}) > 1 else ""
+        lines.append(f"left out: {who}, {what}{where and ': ' + where}: {group[0]['reason']}{others}")
+    return lines
 
 
 def ratio(outcome: Outcome, row: dict[str, Any]) -> str:

@@ -38,6 +38,7 @@ def _measured(run: Comparison, subject: Scene, about: dict[str, Any]) -> list[di
     crew = run.crew
     taking = [who for who in _WHO if who in crew.members and crew.revive(who)]
     crew.show(subject, taking)
+    taking = [who for who in taking if who in crew.members]
     size = min(200, max(run.plan.sizes))
     times: dict[str, list[float]] = {who: [] for who in taking}
     for who in taking:

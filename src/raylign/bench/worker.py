@@ -137,7 +137,10 @@ def relative_rms(image: Any, truth: str) -> float:
 
     exact = np.load(truth)
     difference = np.asarray(image, dtype=np.float64) - exact
-    return float(np.sqrt((difference**2).mean() / (exact**2).mean()))
+    error = float(np.sqrt((difference**2).mean() / (exact**2).mean()))
+    if not np.isfinite(error):
+        raise RuntimeError("the image has pixels that are not finite numbers")
+    return error
 
 
 def describe(error: BaseException) -> str:
