@@ -71,8 +71,11 @@ def test_short_calls_are_repeated_often_and_long_ones_once() -> None:
     assert short.wanted == 20 and short.calls == 7
     short.ms = [10.0] * 20
     assert short.done and short.calls == 1  # it goes on beside a peer that is not done
-    long = Entry({"model": "joseph"}, 5000.0, [0.01], 12.0, ms=[5000.0])
-    assert long.wanted == 1 and long.done and long.calls == 0
+    slow = Entry({"model": "joseph"}, 2000.0, [0.01], 12.0, ms=[2000.0])
+    assert slow.wanted == 1 and slow.done and slow.calls == 0
+    long = Entry({"model": "joseph"}, 5000.0, [0.01], 12.0)
+    assert long.ms == [5000.0] and long.done  # the first call was time enough
+    assert Entry({"model": "joseph"}, 5000.0, [0.01], 12.0, compiles=True).ms == []
 
 
 def test_a_row_has_what_scripts_read() -> None:

@@ -159,8 +159,8 @@ class Comparison:
                 self.skip(who, case, member.unable[case.what])
                 continue
             seconds, mb = self.expected(who, case)
-            if 2 * seconds > self.plan.seconds:
-                self.skip(who, case, f"one call would take about {seconds:.1f} s; two fit into {self.plan.seconds:g} s no more")
+            if seconds > self.plan.seconds:
+                self.skip(who, case, f"one call would take about {seconds:.1f} s, and a row has {self.plan.seconds:g} s")
             elif self.plan.device == "cpu" and mb > 0.7 * available_mb():
                 self.skip(who, case, f"would take about {mb:.0f} MB of memory")
             elif not self.crew.revive(who):
@@ -200,7 +200,10 @@ class Comparison:
             self.skip(who, case, str(error))
             return None
         self.choices[who, case.size] = choice
-        return Entry(choice.setting, first["first_ms"], first["errors"], self.plan.seconds)
+        compiles = self.plan.device != "cpu"
+        return Entry(
+            choice.setting, first["first_ms"], first["errors"], self.plan.seconds, peak_mb=first["peak_mb"], compiles=compiles
+        )
 
     def _turn(self, who: str, case: Case, entry: Entry) -> None:
         try:
@@ -210,8 +213,8 @@ class Comparison:
             if not entry.ms:
                 self.skip(who, case, str(error))
             return
+        entry.peak_mb = found["peak_mb"] if not entry.ms else max(entry.peak_mb, found["peak_mb"])
         entry.ms += found["ms"]
-        entry.peak_mb = max(entry.peak_mb, found["peak_mb"])
 
 
 def compare(plan: Plan, tell: Tell, *, scaling: bool = False) -> Outcome:

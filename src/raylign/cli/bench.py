@@ -49,7 +49,7 @@ class BenchFlags:
         float | None, typer.Option(help="Relative RMS error that every setting must reach [that of RTK's Joseph projector].")
     ] = None
     model: Annotated[str, typer.Option(help="raylign's: trilinear, joseph, siddon or the cheapest.", metavar="NAME")] = "cheapest"
-    seconds: Annotated[float, typer.Option(help="A row of which two calls take longer is left out.", metavar="S")] = 12.0
+    seconds: Annotated[float, typer.Option(help="A row of which one call takes longer is left out.", metavar="S")] = 12.0
     device: Annotated[str, typer.Option(help="cpu or cuda; RTK and plastimatch stay on the CPU.")] = "cpu"
     peer_python: Annotated[
         Path | None, typer.Option(help="Interpreter of another environment, in which peers are looked for first.")
