@@ -75,6 +75,23 @@ def test_the_curvature_is_not_computed_unless_asked_for(monkeypatch: pytest.Monk
     assert called
 
 
+def test_a_pass_for_the_rays_computes_no_adjoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raylign.projection import cpu_backend
+
+    called = []
+    adjoint = cpu_backend.adjoint
+    monkeypatch.setattr(cpu_backend, "adjoint", lambda *given: called.append(1) or adjoint(*given))
+    v, r = volume().requires_grad_(), rays().requires_grad_()
+    image = operator.integrals(v, r, SHAPE, SAMPLES)
+    (by_rays,) = torch.autograd.grad(image.sum(), r, create_graph=True)
+    assert not called
+    torch.autograd.grad(by_rays.pow(2).sum(), v, retain_graph=True)
+    assert len(called) == 1
+    (v * 2).sum().backward()  # a graph of its own
+    image.sum().backward()
+    assert len(called) == 2 and v.grad is not None and r.grad is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_volumes_of_two_bytes_have_gradients(dtype: torch.dtype) -> None:
     v = volume().to(dtype).requires_grad_()

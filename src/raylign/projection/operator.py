@@ -124,14 +124,32 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.size, ctx.dtype, ctx.model = list(volume.shape), volume.dtype, model
 
 
-def _to_volume(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None = None) -> tuple[Tensor | None, ...]:
-    rays, samples = ctx.saved_tensors
-    none = (None,) * 5
-    if not ctx.needs_input_grad[0] or (of_image is None and of_slopes is None):
-        return (None, *none)
-    if of_image is None and of_slopes is not None:
+def _spread(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None, rays: Tensor, samples: Tensor) -> Tensor | None:
+    """The gradient by the volume from those by the image and the slopes, either of which may be missing."""
+    if of_image is None:
+        if of_slopes is None:
+            return None
         of_image = of_slopes.new_zeros(of_slopes.shape[:3])
-    return (torch.ops.raylign.adjoint(of_image, of_slopes, rays, samples, ctx.size, ctx.model).to(ctx.dtype), *none)
+    out: Tensor = torch.ops.raylign.adjoint(of_image, of_slopes, rays, samples, ctx.size, ctx.model)
+    if _for_a_leaf(ctx) and not torch.is_grad_enabled() and not out.is_cuda:
+        from raylign.projection.cpu_backend import dense
+
+        out = dense(out)
+    return out.to(ctx.dtype)
+
+
+def _for_a_leaf(ctx: Any) -> bool:
+    """Whether the volume's gradient is its user's to keep, not a step on the way to a network's weights."""
+    if torch.compiler.is_compiling():
+        return False
+    node = ctx.next_functions[0][0]
+    return node is not None and node.name().endswith("AccumulateGrad")
+
+
+def _to_volume(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 6
+    return _spread(ctx, of_image, of_slopes, *ctx.saved_tensors), None, None, None, None, None
 
 
 torch.library.register_autograd("raylign::integrals", _to_volume, setup_context=_keep)
@@ -200,6 +218,26 @@ def contraction(
     """
     out: Tensor = torch.ops.raylign.contraction(weights, slopes)
     return out[:, :vectors]
+
+
+class _Map(torch.autograd.Function):
+    """``raylign::jacobian`` as a node that hangs on the volume alone.
+
+    The rays are handed over in a tuple, where autograd does not see them: a backward pass for the rays alone would otherwise come
+    by and compute an adjoint for nothing. The adjoint still knows them, and so do its own derivatives.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, volume: Tensor, unseen: tuple[Tensor, Tensor], h: int, w: int, model: str) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.unseen, ctx.size, ctx.dtype, ctx.model = unseen, list(volume.shape), volume.dtype, model
+        image, slopes = torch.ops.raylign.jacobian(volume, unseen[0].detach(), unseen[1], h, w, model)
+        return image, slopes
+
+    @staticmethod
+    def backward(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        rays, samples = ctx.unseen
+        return _spread(ctx, of_image, of_slopes, rays, samples), None, None, None, None
 
 
 class _Attach(torch.autograd.Function):
@@ -273,7 +311,10 @@ def integrals(
     if not (rays.requires_grad and torch.is_grad_enabled()):
         plain: Tensor = torch.ops.raylign.integrals(volume, rays, n, h, w, model)
         return plain
-    image, slopes = torch.ops.raylign.jacobian(volume, rays, n, h, w, model)
+    if torch.compiler.is_compiling():
+        image, slopes = torch.ops.raylign.jacobian(volume, rays, n, h, w, model)
+    else:
+        image, slopes = _Map.apply(volume, (rays, n), h, w, model)
     attached: Tensor = _Attach.apply(image, slopes + _Bend.apply(rays, volume.detach(), n, shape, model), rays)
     return attached
 
