@@ -21,7 +21,7 @@ from numba import njit
 
 from raylign.projection.cpu_forward import SEGMENT
 from raylign.projection.cpu_rays import base, clip, inside, ray, steepest
-from raylign.projection.cpu_simd import FASTMATH, add_one, add_pair, iadd, imul, store_float, store_int
+from raylign.projection.cpu_simd import FASTMATH, add_both, add_one, add_pair, iadd, imul, store_float, store_int
 
 SLAB = 16  # slices; the fewer, the more threads can share the work, and the more often a ray is cut
 
@@ -46,6 +46,16 @@ def extents(size, box, rays, shape, weights, slopes, has_slopes, slices, first, 
             continue
         slices[pixel, 0] = max(int(np.floor(min(oz + t0 * dz, oz + t1 * dz))) - 1, 0)
         slices[pixel, 1] = min(int(np.floor(max(oz + t0 * dz, oz + t1 * dz))) + 1, nz - 1)
+
+
+@njit(cache=True, nogil=True)
+def take(padded, out, border, first, last):  # type: ignore[no-untyped-def]
+    """Moves slices first .. last - 1 of the volume out of padded memory, which is zeros afterwards."""
+    for z in range(first, last):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                out[z, y, x] = padded[z + border, y + border, x + border]
+        padded[z + border] = 0.0
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -255,8 +265,9 @@ def joseph(has_slopes: bool) -> Any:
                 if sb == 1:
                     for j in range(j0, j1):
                         i = at[j]
-                        add_pair(a0, i, source, np.int32(2 * j))
-                        add_pair(a1, i, source, np.int32(2 * (SEGMENT + j)))
+                        # the next sample is on the next plane
+                        add_both(a0, i, source, np.int32(2 * j))
+                        add_both(a1, i, source, np.int32(2 * (SEGMENT + j)))
                 else:
                     for j in range(j0, j1):
                         i = at[j]

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raylign.projection import cpu, cpu_adjoint, cpu_contraction, cpu_curvature, cpu_labels, cpu_siddon, reference
@@ -17,6 +18,20 @@ from raylign.projection.threads import pool, run_chunks, threads
 # Padding copies the volume; a registration or a training loop projects one volume many times. Keyed by identity (tensors
 # compare by value) and by version (a tensor may be written to); an entry goes when its tensor does.
 _grids: dict[int, tuple[int, Grid]] = {}
+
+
+# Memory that the system hands out anew is slow to touch for the first time. The padded volume that an adjoint is summed up in is
+# kept for the next one, cleared; an adjoint that is interrupted, or runs beside another, takes new memory.
+_spare: list[NDArray[np.float32]] = []
+
+
+def _cleared(shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Zeros of a shape: the spare ones if they fit."""
+    try:
+        kept = _spare.pop()
+    except IndexError:
+        kept = None
+    return kept if kept is not None and kept.shape == shape else np.zeros(shape, np.float32)
 
 
 def grid_of(volume: Shaped[Tensor, "D H W"]) -> Grid:
@@ -65,10 +80,10 @@ def adjoint(
     model: str = "trilinear",
     deterministic: bool = True,
 ) -> Float[Tensor, "D H W"]:
-    """The transpose of ``jacobian``; see ``reference.adjoint``. A view of padded memory. Always the same bits."""
+    """The transpose of ``jacobian``; see ``reference.adjoint``. Always the same bits."""
     shape = (weights.shape[1], weights.shape[2])
-    padded = tuple(n + 2 * PADDING for n in size)
-    target = np.zeros(padded, np.float32)
+    padded = (size[0] + 2 * PADDING, size[1] + 2 * PADDING, size[2] + 2 * PADDING)
+    target = _cleared(padded)
     flat = target.reshape(-1)
     box = np.array([PADDING - 1.0] * 3 + [n - PADDING for n in padded[::-1]], np.float64)
     by_pixel = weights.detach().to(torch.float32).contiguous().numpy().reshape(-1)
@@ -89,21 +104,14 @@ def adjoint(
     slabs = [(z, min(z + cpu_adjoint.SLAB, padded[0])) for z in range(0, padded[0], cpu_adjoint.SLAB)]
     # neighbours share a slice: see cpu_adjoint
     for side_by_side in (slabs[::2], slabs[1::2]):
+        # those in the middle have the longest rays: with them last, threads would wait for one another
+        side_by_side.sort(key=lambda slab: abs(slab[0] + slab[1] - padded[0]))
         for job in [pool(threads()).submit(partial(kernel, *setting), z0, z1) for z0, z1 in side_by_side]:
             job.result()
-    out: Tensor = inner(torch.from_numpy(target))
-    return out
-
-
-def dense(volume: Float[Tensor, "D H W"]) -> Float[Tensor, "D H W"]:
-    """A copy without the padding between rows. PyTorch would make one for a leaf's gradient, in one thread and small pages."""
-    source = volume.numpy()
-    out = np.empty(source.shape, np.float32)
-
-    def copy(first: int, last: int) -> None:
-        out[first:last] = source[first:last]
-
-    run_chunks(copy, len(out), smallest=8)
+    out = np.empty(size, np.float32)
+    run_chunks(partial(cpu_adjoint.take, target, out, PADDING), size[0], smallest=4)
+    target[:PADDING] = target[-PADDING:] = 0
+    _spare[:] = [target]
     return torch.from_numpy(out)
 
 

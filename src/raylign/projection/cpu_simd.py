@@ -118,6 +118,20 @@ def add_pair(typingctx, target, index, source, offset):  # type: ignore[no-untyp
 
 
 @intrinsic
+def add_both(typingctx, target, index, source, offset):  # type: ignore[no-untyped-def]
+    """As ``add_pair`` by one instruction each: where the next sample does not add to either."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        two = ir.VectorType(ir.FloatType(), 2).as_pointer()
+        to = builder.bitcast(_element(builder, args[0], args[1], ir.FloatType()), two)
+        by = builder.bitcast(_element(builder, args[2], args[3], ir.FloatType()), two)
+        builder.store(builder.fadd(builder.load(to, align=4), builder.load(by, align=4)), to, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int32, types.uintp, types.int32), code
+
+
+@intrinsic
 def add_one(typingctx, target, index, value):  # type: ignore[no-untyped-def]
     """target[index] += value, float32."""
 

@@ -22,8 +22,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from raylign.projection import reference
-from raylign.projection.cpu_grid import PADDING
-from raylign.projection.cpu_grid import inner as cpu_inner
 
 _STORED = (torch.float32, torch.float16, torch.bfloat16, torch.int16)
 
@@ -77,10 +75,7 @@ def _adjoint(weights: Tensor, slope_weights: Tensor | None, rays: Tensor, sample
 
 @_adjoint.register_fake
 def _(weights: Tensor, slope_weights: Tensor | None, rays: Tensor, samples: Tensor, size: list[int], model: str) -> Tensor:
-    if weights.device.type != "cpu":
-        return weights.new_empty(size, dtype=torch.float32)
-    # on the CPU a view of padded memory: copying it out would cost as much as a tenth of the work
-    return cpu_inner(weights.new_empty([n + 2 * PADDING for n in size], dtype=torch.float32))
+    return weights.new_empty(size, dtype=torch.float32)
 
 
 @torch.library.custom_op("raylign::curvature", mutates_args=())
@@ -131,19 +126,7 @@ def _spread(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None, rays: T
             return None
         of_image = of_slopes.new_zeros(of_slopes.shape[:3])
     out: Tensor = torch.ops.raylign.adjoint(of_image, of_slopes, rays, samples, ctx.size, ctx.model)
-    if _for_a_leaf(ctx) and not torch.is_grad_enabled() and not out.is_cuda:
-        from raylign.projection.cpu_backend import dense
-
-        out = dense(out)
     return out.to(ctx.dtype)
-
-
-def _for_a_leaf(ctx: Any) -> bool:
-    """Whether the volume's gradient is its user's to keep, not a step on the way to a network's weights."""
-    if torch.compiler.is_compiling():
-        return False
-    node = ctx.next_functions[0][0]
-    return node is not None and node.name().endswith("AccumulateGrad")
 
 
 def _to_volume(ctx: Any, of_image: Tensor | None, of_slopes: Tensor | None = None) -> tuple[Tensor | None, ...]:
