@@ -178,9 +178,15 @@ def test_operators_are_registered_as_torch_asks() -> None:
     it = seen(shapes.tetrahedron(), shapes.cone((5, 6), 20.0))
     rays, vertices = it.rays.clone().requires_grad_(), it.vertices.clone().requires_grad_()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(mesh_operator.thickness, (rays, vertices, it.faces, 5, 6), test_utils=checks)
-    torch.library.opcheck(mesh_operator.first, (it.rays, it.vertices, it.faces, 5, 6), test_utils=checks[:3])
-    torch.library.opcheck(mesh_operator.hits, (it.rays, it.vertices, it.faces, 5, 6), test_utils=checks[:3])
+    assert set(torch.library.opcheck(mesh_operator.thickness, (rays, vertices, it.faces, 5, 6), test_utils=checks).values()) == {
+        "SUCCESS"
+    }
+    assert set(
+        torch.library.opcheck(mesh_operator.first, (it.rays, it.vertices, it.faces, 5, 6), test_utils=checks[:3]).values()
+    ) == {"SUCCESS"}
+    assert set(
+        torch.library.opcheck(mesh_operator.hits, (it.rays, it.vertices, it.faces, 5, 6), test_utils=checks[:3]).values()
+    ) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("image", [project_mesh, silhouette], ids=lambda f: f.__name__)

@@ -125,13 +125,21 @@ def test_operators_keep_pytorchs_contract() -> None:
     v, r, image, slopes = volume(), rays(), torch.rand(2, h, w), torch.rand(2, h, w, 6)
     ops = torch.ops.raylign
     for model in reference.MODELS:
-        torch.library.opcheck(ops.integrals.default, (v.clone().requires_grad_(), r, n, h, w, model))
-        torch.library.opcheck(ops.jacobian.default, (v.clone().requires_grad_(), r, n, h, w, model))
-        torch.library.opcheck(ops.adjoint.default, (image.clone().requires_grad_(), None, r, n, [9, 10, 11], model))
-    torch.library.opcheck(
-        ops.adjoint.default, (image.requires_grad_(), slopes.clone().requires_grad_(), r, n, [9, 10, 11], "trilinear")
-    )
-    torch.library.opcheck(ops.curvature.default, (v, slopes, r, n))
+        assert set(torch.library.opcheck(ops.integrals.default, (v.clone().requires_grad_(), r, n, h, w, model)).values()) == {
+            "SUCCESS"
+        }
+        assert set(torch.library.opcheck(ops.jacobian.default, (v.clone().requires_grad_(), r, n, h, w, model)).values()) == {
+            "SUCCESS"
+        }
+        assert set(
+            torch.library.opcheck(ops.adjoint.default, (image.clone().requires_grad_(), None, r, n, [9, 10, 11], model)).values()
+        ) == {"SUCCESS"}
+    assert set(
+        torch.library.opcheck(
+            ops.adjoint.default, (image.requires_grad_(), slopes.clone().requires_grad_(), r, n, [9, 10, 11], "trilinear")
+        ).values()
+    ) == {"SUCCESS"}
+    assert set(torch.library.opcheck(ops.curvature.default, (v, slopes, r, n)).values()) == {"SUCCESS"}
 
 
 def test_autocast_leaves_sums_in_float32() -> None:
