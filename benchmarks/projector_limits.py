@@ -21,7 +21,7 @@ import torch
 from raylign import View
 from raylign.data import Volume
 from raylign.projection import cpu, cpu_adjoint
-from raylign.projection.cpu_grid import PADDING
+from raylign.projection.cpu_grid import PADDING, whole_box
 from raylign.projection.rays import samples_per_ray, voxel_rays
 
 PIXELS, SIDE_MM, STEP_MM, ROUNDS = 200, 256.0, 1.0, 10
@@ -31,7 +31,7 @@ def adjoint(model: str, size: int, rays: np.ndarray, samples: np.ndarray) -> Cal
     """One thread's walk through all slabs; the buffer is there already."""
     n = size + 2 * PADDING
     target, shape = np.zeros(n**3, np.float32), (PIXELS, PIXELS)
-    box = np.array([PADDING - 1.0] * 3 + [n - PADDING] * 3, np.float64)
+    box = whole_box((n, n, n))
     weights, slopes = np.random.default_rng(0).random(PIXELS**2, np.float32), np.zeros((1, 6), np.float32)
     slices = np.empty((PIXELS**2, 2), np.int32)
     cpu_adjoint.extents((n, n, n), box, rays, shape, weights, slopes, False, slices, 0, PIXELS**2)

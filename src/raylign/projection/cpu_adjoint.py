@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from raylign.projection.cpu_forward import SEGMENT
-from raylign.projection.cpu_rays import base, clip, inside, ray, steepest
+from raylign.projection.cpu_rays import base, clip, inside, ray, sample_range, steepest
 from raylign.projection.cpu_simd import FASTMATH, add_both, add_one, add_pair, iadd, imul, store_float, store_int
 
 SLAB = 16  # slices; the fewer, the more threads can share the work, and the more often a ray is cut
@@ -101,8 +101,8 @@ def trilinear(has_slopes: bool) -> Any:
             if t0 > t1:
                 continue
             n = samples[b]
-            k0 = max(int(np.ceil(t0 * n - 0.5)) - 1, 0)
-            k1 = min(int(np.floor(t1 * n - 0.5)) + 1, n - 1)
+            k0, k1 = sample_range(t0, t1, n)
+            k0, k1 = max(k0 - 1, 0), min(k1 + 1, n - 1)
             step_x, step_y, step_z = np.float32(dx / n), np.float32(dy / n), np.float32(dz / n)
             weight = np.float32(weights[pixel] / n)
             scale = np.float32(1.0 / n)

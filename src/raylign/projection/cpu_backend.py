@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raylign.projection import cpu, cpu_adjoint, cpu_contraction, cpu_curvature, cpu_labels, cpu_siddon, reference
-from raylign.projection.cpu_grid import PADDING, Grid, grid, inner
+from raylign.projection.cpu_grid import PADDING, Grid, grid, inner, whole_box
 from raylign.projection.threads import pool, run_chunks, threads
 
 # Padding copies the volume; a registration or a training loop projects one volume many times. Keyed by identity (tensors
@@ -85,7 +85,7 @@ def adjoint(
     padded = (size[0] + 2 * PADDING, size[1] + 2 * PADDING, size[2] + 2 * PADDING)
     target = _cleared(padded)
     flat = target.reshape(-1)
-    box = np.array([PADDING - 1.0] * 3 + [n - PADDING for n in padded[::-1]], np.float64)
+    box = whole_box(padded)
     by_pixel = weights.detach().to(torch.float32).contiguous().numpy().reshape(-1)
     has_slopes = slope_weights is not None
     by_slope = np.zeros((1, 6), np.float32)
@@ -181,7 +181,7 @@ def label_integrals(
         inner(values)[:] = volume.detach().to(torch.float32).numpy()
     b, (h, w) = rays.shape[0], shape
     out = np.empty(b * channels * h * w, np.float32)
-    box = np.array([PADDING - 1.0] * 3 + [n - PADDING for n in size[::-1]], np.float64)
+    box = whole_box(size)
     setting = (values.reshape(-1), padded.reshape(-1), size, box, channels, cpu.six(rays.numpy()), shape, samples.numpy(), out)
     run_chunks(lambda first, last: cpu_labels.trilinear(*setting, first, last), b * h * w)
     return torch.from_numpy(out.reshape(b, channels, h, w))

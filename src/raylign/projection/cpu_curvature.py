@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from raylign.projection.cpu_forward import SEGMENT
-from raylign.projection.cpu_rays import base, inside, ray
+from raylign.projection.cpu_rays import base, inside, ray, sample_range
 from raylign.projection.cpu_simd import FASTMATH, FLOAT32, iadd, imul, load_pair
 
 
@@ -40,8 +40,7 @@ def trilinear(storage: int) -> Any:
             if t0 > t1:
                 continue
             n = samples[b]
-            k0 = max(int(np.ceil(t0 * n - 0.5)), 0)
-            k1 = min(int(np.floor(t1 * n - 0.5)), n - 1)
+            k0, k1 = sample_range(t0, t1, n)
             if k0 > k1:
                 continue
             step_x, step_y, step_z = np.float32(dx / n), np.float32(dy / n), np.float32(dz / n)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from raylign.projection.cpu_rays import RUN, base, inside, occupied_runs, ray, steepest
+from raylign.projection.cpu_rays import RUN, base, inside, occupied_runs, ray, sample_range, steepest
 from raylign.projection.cpu_simd import FASTMATH, FLOAT32, iadd, imul, load_one, load_pair
 
 SEGMENT = 256
@@ -54,8 +54,7 @@ def trilinear(storage: int, gradients: bool) -> Any:
             if t0 > t1:
                 continue
             n = samples[b]
-            k0 = max(int(np.ceil(t0 * n - 0.5)), 0)
-            k1 = min(int(np.floor(t1 * n - 0.5)), n - 1)
+            k0, k1 = sample_range(t0, t1, n)
             if k0 > k1:
                 continue
             step_x = np.float32(dx / n)

@@ -69,9 +69,14 @@ def padded_zeros(shape: tuple[int, int, int]) -> tuple[NDArray[np.float32], NDAr
     return padded, inner(padded)
 
 
-def inner(padded: Any) -> Any:
-    """The view of padded memory, array or tensor, that is the volume itself."""
+def inner(padded: NDArray[Any]) -> NDArray[Any]:
+    """The view of padded memory that is the volume itself."""
     return padded[PADDING:-PADDING, PADDING:-PADDING, PADDING:-PADDING]
+
+
+def whole_box(padded: tuple[int, ...]) -> NDArray[np.float64]:
+    """``Grid.box`` of a padded shape (D+4, H+4, W+4) of which every voxel counts."""
+    return np.array([PADDING - 1.0] * 3 + [n - PADDING for n in padded[::-1]], np.float64)
 
 
 def grid(volume: Shaped[Tensor, "D H W"] | NDArray[np.float32], culling: bool = True) -> Grid:
@@ -113,7 +118,7 @@ def _mapped(array: NDArray[Any], padded: NDArray[Any], storage: int, culling: bo
         box = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     elif culling:
         box = np.concatenate([low - 1.0, high + 1.0])
-    whole = np.array([PADDING - 1.0] * 3 + [n - PADDING for n in size[::-1]], np.float64)
+    whole = whole_box(size)
     culled = culling and bool(bricks.mean() < 0.9 or not bricks.any())
     return Grid(padded, storage, _dilated(bricks), box if culled else whole, culled)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from raylign.projection.cpu_rays import inside, ray
+from raylign.projection.cpu_rays import inside, ray, sample_range
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -36,7 +36,8 @@ def trilinear(volume, labels, size, box, channels, rays, shape, samples, out, fi
         if t0 > t1:
             continue
         n = samples[b]
-        for k in range(max(int(np.ceil(t0 * n - 0.5)), 0), min(int(np.floor(t1 * n - 0.5)), n - 1) + 1):
+        k0, k1 = sample_range(t0, t1, n)
+        for k in range(k0, k1 + 1):
             t = (k + 0.5) / n
             x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
             ix, iy, iz = min(max(int(x), 0), nx - 2), min(max(int(y), 0), ny - 2), min(max(int(z), 0), nz - 2)

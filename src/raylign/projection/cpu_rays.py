@@ -43,6 +43,12 @@ def inside(box, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
+def sample_range(t0, t1, n):  # type: ignore[no-untyped-def]
+    """First and last k of the samples ``t = (k + 1/2) / n`` in [t0, t1]; none where the first is larger."""
+    return max(int(np.ceil(t0 * n - 0.5)), 0), min(int(np.floor(t1 * n - 0.5)), n - 1)
+
+
+@njit(cache=True, nogil=True, inline="always")
 def _brick(p, step, count):  # type: ignore[no-untyped-def]
     """Brick of the lower end of a run from p to p + step along one axis; rounding may fall a hair either way."""
     return min(max(int(np.floor(min(p, p + step) - 0.01)) >> 4, 0), count - 1)
