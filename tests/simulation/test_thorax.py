@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raylign.errors import InputError
-from raylign.simulation.phantoms import Phantom, ThoraxConfig, thorax
+from raylign.simulation import Subject, ThoraxConfig, thorax
 
 COARSE = ThoraxConfig(voxel_mm=4.0)
 # label (or the beginning of its name), range of the mean HU
@@ -21,12 +21,12 @@ RANGES = {
 
 
 @pytest.fixture(scope="module")
-def patient() -> Phantom:
+def patient() -> Subject:
     return thorax(seed=4)
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_structures_measure_what_such_tissue_measures(patient: Phantom, name: str) -> None:
+def test_structures_measure_what_such_tissue_measures(patient: Subject, name: str) -> None:
     low, high = RANGES[name]
     present = patient.labels.present()
     found = [n for n in present.values() if n == name or (n.startswith(name) and name not in present.values())]
@@ -38,7 +38,7 @@ def test_structures_measure_what_such_tissue_measures(patient: Phantom, name: st
         assert low <= mean <= high, (structure, mean)
 
 
-def test_every_structure_of_a_chest_is_there(patient: Phantom) -> None:
+def test_every_structure_of_a_chest_is_there(patient: Subject) -> None:
     names = set(patient.labels.present().values())
     assert {f"rib_{s}_{i}" for s in ("left", "right") for i in range(1, 13)} <= names
     assert {f"vertebrae_T{i}" for i in range(1, 13)} <= names
@@ -46,7 +46,7 @@ def test_every_structure_of_a_chest_is_there(patient: Phantom) -> None:
     assert not any(n.startswith("label ") for n in names)
 
 
-def test_landmarks_lie_inside_their_structures(patient: Phantom) -> None:
+def test_landmarks_lie_inside_their_structures(patient: Subject) -> None:
     inverse = torch.linalg.inv(patient.volume.affine)
     assert len(patient.landmarks.names) > 30
     for name, point in zip(patient.landmarks.names, patient.landmarks.points, strict=True):
@@ -55,7 +55,7 @@ def test_landmarks_lie_inside_their_structures(patient: Phantom) -> None:
         assert patient.labels.names.get(number) == name.split("/")[0]
 
 
-def test_left_is_left_and_head_is_up(patient: Phantom) -> None:
+def test_left_is_left_and_head_is_up(patient: Subject) -> None:
     """LPS: x grows to the left, y to the back, z to the head."""
     p = patient.landmarks
     assert p["rib_left_5/middle"][0] > p["vertebrae_T5/body"][0] > p["rib_right_5/middle"][0]
@@ -64,7 +64,7 @@ def test_left_is_left_and_head_is_up(patient: Phantom) -> None:
     assert p["heart_ventricle_left/middle"][0] > p["heart_atrium_right/middle"][0]
 
 
-def test_the_volume_knows_its_place(patient: Phantom) -> None:
+def test_the_volume_knows_its_place(patient: Subject) -> None:
     v = patient.volume
     assert v.unit == "HU" and v.spacing == (2.0, 2.0, 2.0)
     assert v.truncated == ((False, False), (False, False), (True, True))
@@ -96,7 +96,7 @@ def test_the_anatomy_does_not_depend_on_the_sampling() -> None:
         assert np.linalg.norm(_mean_position(coarse, structure) - _mean_position(fine, structure)) < 1.0
 
 
-def _mean_position(p: Phantom, structure: str) -> np.ndarray:
+def _mean_position(p: Subject, structure: str) -> np.ndarray:
     k, j, i = torch.nonzero(p.labels.mask([structure])).double().mean(0).tolist()
     return (p.volume.affine @ torch.tensor([i, j, k, 1.0], dtype=torch.float64))[:3].numpy()
 

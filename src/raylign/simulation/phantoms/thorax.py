@@ -14,7 +14,7 @@ from raylign.errors import InputError
 from raylign.simulation.phantoms import chest_bones, chest_organs, chest_shape
 from raylign.simulation.phantoms.chest_shape import LEVELS, ChestShape
 from raylign.simulation.phantoms.field import Array, Canvas, Ellipsoid, Grid, Union
-from raylign.simulation.phantoms.phantom import Phantom
+from raylign.simulation.subject import Subject
 
 _SOFT = (
     "skin", "subcutaneous_fat", "muscle", "lung_left", "lung_right", "trachea", "heart_myocardium", "heart_ventricle_left",
@@ -69,7 +69,7 @@ class ThoraxConfig:
             raise InputError("contrast_hu and noise_hu must be finite, noise_hu not negative", field="ThoraxConfig")
 
 
-def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Phantom:
+def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Subject:
     """A chest on the scanner's table, head first and supine, arms raised.
 
     Skin, fat and muscle; lungs with vessel trees and airways; heart chambers and great vessels; diaphragm, liver, stomach with
@@ -86,7 +86,7 @@ def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Phantom:
 
     Returns
     -------
-    Phantom: volume (HU, [D, H, W], LPS affine), labels (names as TotalSegmentator's where it has the structure), landmarks.
+    Subject: volume (HU, [D, H, W], LPS affine), labels (names as TotalSegmentator's where it has the structure), landmarks.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Phantom:
     bones = _skeleton(canvas, shape)
     _texture(canvas, bones, streams[2])
     _noise(canvas.hu, config.noise_hu, streams[3])
-    return _handed_over(canvas, shape, config)
+    return _handed_over(canvas, shape, config, seed)
 
 
 def _grid(config: ThoraxConfig, shape: ChestShape) -> Grid:
@@ -300,7 +300,7 @@ def _points(shape: ChestShape) -> dict[str, NDArray[np.float64]]:
     return out
 
 
-def _handed_over(canvas: Canvas, shape: ChestShape, config: ThoraxConfig) -> Phantom:
+def _handed_over(canvas: Canvas, shape: ChestShape, config: ThoraxConfig, seed: int) -> Subject:
     """The nouns, in patient LPS mm."""
     grid, scale = canvas.grid, np.asarray(shape.scale)
     first = np.array([grid.x[0], grid.y[0], grid.z[0]], float) * scale + config.origin
@@ -317,4 +317,4 @@ def _handed_over(canvas: Canvas, shape: ChestShape, config: ThoraxConfig) -> Pha
     )
     labels = LabelMap(torch.from_numpy(canvas.labels), torch.from_numpy(affine), NAMES)
     at = np.stack(list(points.values())) * scale + config.origin
-    return Phantom(volume, labels, Landmarks(tuple(points), torch.from_numpy(at)))
+    return Subject(volume, labels, Landmarks(tuple(points), torch.from_numpy(at)), id=f"thorax-{seed:06d}")
