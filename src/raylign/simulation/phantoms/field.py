@@ -7,15 +7,19 @@ there, which is all that painting an edge one voxel wide needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raylign.projection.threads import run_chunks
+from raylign.simulation.phantoms import field_kernels
+
 Array = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 FAR = np.float32(1e3)
+_SLAB = 1 << 16  # voxels: a quarter of a mebibyte an array
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,29 @@ class Grid:
     def whole(self) -> Box:
         return slice(0, len(self.z)), slice(0, len(self.y)), slice(0, len(self.x))
 
+    @property
+    def axes(self) -> tuple[Array, Array, Array]:
+        """x, y, z as kernels take them."""
+        return self.x, self.y, self.z
+
+    def evaluate(self, function: Callable[[Array, Array, Array], Array], box: Box | None = None) -> Array:
+        """A function of broadcastable x, y, z, such as a distance, at every voxel of a box [D, H, W], by slabs on all threads.
+
+        Slabs are small enough for what the function makes on its way to stay in a cache. It must not depend on where they end.
+        """
+        box = self.whole if box is None else box
+        shape = tuple(s.stop - s.start for s in box)
+        out = np.empty(shape, np.float32)
+        thick = max(1, _SLAB // max(shape[1] * shape[2], 1))
+
+        def pieces(first: int, last: int) -> None:
+            for k in range(first * thick, min(last * thick, shape[0]), thick):
+                part = slice(box[0].start + k, box[0].start + min(k + thick, shape[0]))
+                out[k : k + thick] = function(*self.coordinates((part, box[1], box[2])))
+
+        run_chunks(pieces, -(-shape[0] // thick), 1)
+        return out
+
 
 @dataclass(frozen=True, eq=False)
 class Union:
@@ -65,48 +92,40 @@ class Union:
 
     def add(self, box: Box, distance: Array, label: int) -> None:
         """Unite with a solid known in ``box``."""
-        mine = self.distance[box]
-        nearer = distance < mine
-        np.copyto(mine, distance, where=nearer)
-        np.copyto(self.owner[box], np.uint8(label), where=nearer)
+        other = _solid(distance, tuple(s.stop - s.start for s in box))
+        field_kernels.unite(self.distance, self.owner, _corner(box), other, label)
 
     def tube(self, points: NDArray[np.float64], radii: NDArray[np.float64] | float, label: int) -> None:
         """A chain of round cones through ``points`` [N, 3] with a radius at each point, mm."""
         r = np.broadcast_to(np.asarray(radii, float), len(points))
-        for a, b, ra, rb in zip(points[:-1], points[1:], r[:-1], r[1:], strict=True):
-            reach = max(ra, rb) + 2 * self.grid.voxel
-            box = self.grid.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
-            if box is not None:
-                u, rx, ry, rz = _to_segment(self.grid.coordinates(box), a, b)
-                self.add(box, np.sqrt(rx * rx + ry * ry + rz * rz) - np.float32(ra) - u * np.float32(rb - ra), label)
+        self.tubes(points[:-1], points[1:], np.stack([r[:-1], r[1:]], 1), label)
+
+    def tubes(self, starts: NDArray[np.float64], ends: NDArray[np.float64], radii: NDArray[np.float64], label: int) -> None:
+        """Any number of round cones: from ``starts`` to ``ends`` [N, 3] with ``radii`` [N, 2] at both, mm."""
+        a, b, r = _float64(starts), _float64(ends), _float64(radii)
+        whole, margin = len(self.grid.z), 2 * self.grid.voxel
+
+        def slab(first: int, last: int) -> None:
+            field_kernels.cones(self.grid.axes, self.distance, self.owner, a, b, r, label, margin, first, last)
+
+        if len(a) < 64:  # handing out work takes longer than doing it
+            slab(0, whole)
+        else:
+            run_chunks(slab, whole, 8)
 
     def band(self, points: NDArray[np.float64], radii: NDArray[np.float64], thin: NDArray[np.float64], label: int) -> None:
         """A chain of segments with an elliptical cross-section.
 
         ``radii`` [N, 2]: half thickness along the direction ``thin`` [N, 3], and half width across it, mm.
         """
-        for i in range(len(points) - 1):
-            a, b = points[i], points[i + 1]
-            ra, rb = (radii[i] + radii[i + 1]) / 2
-            reach = max(ra, rb) + 2 * self.grid.voxel
-            box = self.grid.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
-            if box is None:
-                continue
-            t = (b - a) / np.linalg.norm(b - a)
-            n = thin[i] + thin[i + 1]
-            n = n - (n @ t) * t
-            n /= np.linalg.norm(n)
-            w = np.cross(t, n)
-            _, rx, ry, rz = _to_segment(self.grid.coordinates(box), a, b)
-            rows = [(n, ra), (w, rb), (t, ra)]
-            self.add(box, _quadric([_dot(rx, ry, rz, e) for e, _ in rows], [r for _, r in rows]), label)
+        p, r, n = _float64(points), _float64(radii), _float64(thin)
+        margin, whole = 2 * self.grid.voxel, len(self.grid.z)
+        field_kernels.bands(self.grid.axes, self.distance, self.owner, p, r, n, label, margin, 0, whole)
 
     def ellipsoid(self, solid: Ellipsoid, label: int) -> None:
-        reach = max(solid.radii) + 2 * self.grid.voxel
-        centre = np.asarray(solid.centre)
-        box = self.grid.box(centre - reach, centre + reach)
-        if box is not None:
-            self.add(box, solid.distance(*self.grid.coordinates(box)), label)
+        """One ellipsoid."""
+        at, radii, margin = _float64(solid.centre), _float64(solid.radii), 2 * self.grid.voxel
+        field_kernels.ellipsoid(self.grid.axes, self.distance, self.owner, at, radii, solid.frame, label, margin)
 
 
 @dataclass(frozen=True)
@@ -119,12 +138,16 @@ class Ellipsoid:
 
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         """First-order signed distance, mm, at broadcastable coordinates."""
+        rx, ry, rz = (axis - np.float32(c) for axis, c in zip((x, y, z), self.centre, strict=True))
+        return _quadric([_dot(rx, ry, rz, e) for e in self.frame], self.radii)
+
+    @property
+    def frame(self) -> NDArray[np.float64]:
+        """The directions of the semi-axes [3, 3], one a row."""
         w = np.asarray(self.axis) / np.linalg.norm(self.axis)
         u = np.cross((0.0, 1.0, 0.0), w)
         u /= np.linalg.norm(u)
-        v = np.cross(w, u)
-        rx, ry, rz = (axis - np.float32(c) for axis, c in zip((x, y, z), self.centre, strict=True))
-        return _quadric([_dot(rx, ry, rz, e) for e in (u, v, w)], self.radii)
+        return np.stack([u, np.cross(w, u), w])
 
 
 def _dot(rx: Array, ry: Array, rz: Array, e: NDArray[np.float64]) -> Array:
@@ -140,16 +163,6 @@ def _quadric(components: Sequence[Array], radii: Sequence[float]) -> Array:
     small = np.float32(1e-3)
     distance = (q - 1) * np.maximum(q, small) / np.maximum(slope, small / np.float32(min(radii)))
     return np.asarray(distance, np.float32)
-
-
-def _to_segment(
-    xyz: tuple[Array, Array, Array], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> tuple[Array, Array, Array, Array]:
-    """Fraction along a segment of the nearest point, and the vector from that point to each voxel."""
-    ab = (b - a).astype(np.float32)
-    px, py, pz = (axis - np.float32(c) for axis, c in zip(xyz, a, strict=True))
-    u = np.clip((px * ab[0] + py * ab[1] + pz * ab[2]) / max(float(ab @ ab), 1e-12), 0, 1)
-    return u, px - u * ab[0], py - u * ab[1], pz - u * ab[2]
 
 
 def smooth_min(a: Array, b: Array, width: float) -> Array:
@@ -183,28 +196,48 @@ class Canvas:
     def fill(self, distance: Array, hu: float | Array, label: int | None = None, box: Box | None = None) -> None:
         """A solid given by its distance in ``box`` (the whole grid by default); ``label`` None leaves labels alone."""
         box = self.grid.whole if box is None else box
-        cover = np.clip(np.float32(0.5) - distance * np.float32(1 / self.grid.voxel), 0, 1)
-        under = self.hu[box]
-        under += cover * (hu - under)
-        if label is not None:
-            np.copyto(self.labels[box], np.uint8(label), where=distance < 0)
+        shape = tuple(s.stop - s.start for s in box)
+        solid = _solid(distance, shape)
+        one = np.ndim(hu) == 0
+        value = np.full(1, hu, np.float32) if one else _solid(np.asarray(hu), shape).reshape(-1)
+        number, corner, voxel = -1 if label is None else int(label), _corner(box), self.grid.voxel
+
+        def slab(first: int, last: int) -> None:
+            field_kernels.fill(self.hu, self.labels, corner, solid, value, number, voxel, first, last)
+
+        run_chunks(slab, shape[0], 8)
 
     def paint(self, union: Union, hu: float | Array, labelled: bool = True) -> None:
         """Every solid of a union: ``hu`` is one number, or a table indexed by label."""
-        where = np.flatnonzero(union.distance.ravel() < self.grid.voxel)
-        d, owner = union.distance.ravel()[where], union.owner.ravel()[where]
-        cover = np.clip(0.5 - d / self.grid.voxel, 0, 1)
-        flat = self.hu.reshape(-1)
-        flat[where] += cover * ((hu[owner] if isinstance(hu, np.ndarray) else hu) - flat[where])
-        if labelled:
-            self.labels.reshape(-1)[where[d < 0]] = owner[d < 0]
+        tables = np.zeros((3, 256), np.float32)
+        tables[1, : len(hu) if isinstance(hu, np.ndarray) else 256] = hu
+        self._paint(union, tables, False, labelled)
 
     def paint_bone(self, union: Union, shell: Array, cortex: Array, marrow: Array) -> None:
         """Bones: a cortical shell of the given thickness (mm) around trabecular bone; the three arrays are indexed by label."""
-        where = np.flatnonzero(union.distance.ravel() < self.grid.voxel)
-        d, owner = union.distance.ravel()[where], union.owner.ravel()[where]
-        whole = np.clip(0.5 - d / self.grid.voxel, 0, 1)
-        core = np.clip(0.5 - (d + shell[owner]) / self.grid.voxel, 0, 1)
-        flat = self.hu.reshape(-1)
-        flat[where] = flat[where] * (1 - whole) + cortex[owner] * (whole - core) + marrow[owner] * core
-        self.labels.reshape(-1)[where[d < 0]] = owner[d < 0]
+        tables = np.zeros((3, 256), np.float32)
+        for row, values in zip(tables, (shell, cortex, marrow), strict=True):
+            row[: len(values)] = values
+        self._paint(union, tables, True, True)
+
+    def _paint(self, union: Union, tables: Array, layered: bool, labelled: bool) -> None:
+        hu, labels = self.hu.reshape(-1), self.labels.reshape(-1)
+        distance, owner, voxel = union.distance.reshape(-1), union.owner.reshape(-1), self.grid.voxel
+
+        def piece(first: int, last: int) -> None:
+            field_kernels.paint(hu, labels, distance, owner, tables, layered, labelled, voxel, first, last)
+
+        run_chunks(piece, len(hu), 1 << 16)
+
+
+def _solid(values: Array, shape: tuple[int, ...]) -> Array:
+    """As kernels take it: float32, contiguous, of the whole shape of its box."""
+    return np.ascontiguousarray(np.broadcast_to(values, shape), np.float32)
+
+
+def _float64(values: Sequence[float] | NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.ascontiguousarray(values, np.float64)
+
+
+def _corner(box: Box) -> tuple[int, int, int]:
+    return box[0].start, box[1].start, box[2].start
