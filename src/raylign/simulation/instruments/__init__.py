@@ -1,9 +1,16 @@
-"""Instruments in the picture: wires, catheters, screws, leads, probes, drills, from sizes on the market to mm of metal on a ray."""
+"""Instruments in the picture: from sizes on the market to mm of metal on every ray."""
 
+from raylign.simulation.instruments.cardiac import DefibrillatorLead, EcgElectrode, EchoProbe, PacingLead
+from raylign.simulation.instruments.catalogue import INSTRUMENTS, draw_instrument
+from raylign.simulation.instruments.design import Design
+from raylign.simulation.instruments.orthopaedic import BoneScrew, Drill, KWire, PedicleScrew
 from raylign.simulation.instruments.parts import Body, Curve, Instrument, Layer, Placed
 from raylign.simulation.instruments.thickness import instrument_mask, instrument_paths
+from raylign.simulation.instruments.vascular import Catheter, ElectrodeCatheter, GuideWire, IceCatheter, Needle, StentGraft
 from raylign.simulation.instruments.wires import Wire, guide_wire, steel_thickness
 
 __all__ = [
-    "Body", "Curve", "Instrument", "Layer", "Placed", "Wire", "guide_wire", "instrument_mask", "instrument_paths", "steel_thickness",
+    "INSTRUMENTS", "Body", "BoneScrew", "Catheter", "Curve", "DefibrillatorLead", "Design", "Drill", "EcgElectrode", "EchoProbe",
+    "ElectrodeCatheter", "GuideWire", "IceCatheter", "Instrument", "KWire", "Layer", "Needle", "PacingLead", "PedicleScrew", "Placed",
+    "StentGraft", "Wire", "draw_instrument", "guide_wire", "instrument_mask", "instrument_paths", "steel_thickness",
 ]  # fmt: skip
