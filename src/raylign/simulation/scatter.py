@@ -108,12 +108,13 @@ class Kernels:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """``ratio`` [keV, mm, gap, Gaussians] and the values of its axes; ``water``: 1/mm at each keV."""
+    """``ratio`` [keV, mm, gap, Gaussians] and the values of its axes; ``water``: 1/mm at the energies of ``water_kev``."""
 
     kev: Tensor
     thickness: Tensor
     gap: Tensor
     width: Tensor
+    water_kev: Tensor
     water: Tensor
     ratio: Tensor
 
@@ -121,7 +122,7 @@ class _Table:
 @cache
 def _table() -> _Table:
     content = json.loads((files("raylign.simulation") / "tables" / "scatter.json").read_text())
-    names = ("kev", "thickness_mm", "gap_mm", "width_mm", "water_per_mm", "ratio")
+    names = ("kev", "thickness_mm", "gap_mm", "width_mm", "water_kev", "water_per_mm", "ratio")
     return _Table(*(torch.tensor(content[name], dtype=torch.float64) for name in names))
 
 
@@ -134,79 +135,65 @@ def _hats(x: Tensor, nodes: Tensor) -> Tensor:
     return torch.cat([one, rise], -1) - torch.cat([rise, torch.zeros_like(x)], -1)
 
 
-def kernels(kev: Float[Tensor, "B K"], share: Float[Tensor, "B K"], gap_mm: Float[Tensor, " B"]) -> Kernels:
-    """The shapes of scatter for beams and gaps.
+def kernels(kev: Float[Tensor, "B K"], share: Float[Tensor, "B K"], distance_mm: Float[Tensor, " B"]) -> Kernels:
+    """The shapes of scatter for beams and places of the patient.
 
     Parameters
     ----------
     kev: photon energies of each beam; 20 to 150 keV are tabulated, the nearest stands for others.
     share: of the open beam's signal that each energy makes (photons times keV times what the detector absorbs); scaled to sum 1.
-    gap_mm: from where the rays leave the patient to the detector, 25 to 800 mm, the nearest beyond; see ``air_gap``.
+    distance_mm: of the patient's centre of mass from the detector, see ``centre_distance``. A ray of t mm of water is taken for
+        water about that depth: its gap is the distance less t / 2, and 25 to 800 mm are tabulated, the nearest stands for others.
 
     Raises
     ------
     InputError: shares that are negative or all zero; shapes that do not go together.
     """
     t = _table()
-    kev, share, gap = (x.detach().to("cpu", torch.float64) for x in (kev, share, gap_mm))
-    if kev.ndim != 2 or kev.shape != share.shape or gap.ndim != 1 or len({len(kev), len(gap)} - {1}) > 1:
-        raise InputError(f"energies {tuple(kev.shape)}, shares {tuple(share.shape)} and gaps {tuple(gap.shape)} do not match")
+    kev, share, distance = (x.detach().to("cpu", torch.float64) for x in (kev, share, distance_mm))
+    if kev.ndim != 2 or kev.shape != share.shape or distance.ndim != 1 or len({len(kev), len(distance)} - {1}) > 1:
+        raise InputError(
+            f"energies {tuple(kev.shape)}, shares {tuple(share.shape)}, distances {tuple(distance.shape)} do not match"
+        )
     if bool((share < 0).any()) or not bool((share.sum(-1) > 0).all()):
         raise InputError("a beam whose energies make no signal", field="share")
-    near = _hats(kev, t.kev)
-    water = torch.exp(near @ torch.log(t.water))
+    water = torch.exp(_hats(kev, t.water_kev) @ torch.log(t.water))
     through = share[:, :, None] * torch.exp(-water[:, :, None] * t.thickness)
     through = through / through.sum(1, keepdim=True)
     # the ratios vary little over a factor of two in the gap: linear in its logarithm
-    at_gap = torch.einsum("bg,etgj->betj", _hats(torch.log(gap.clamp_min(1.0)), torch.log(t.gap)), t.ratio)
-    ratio = torch.einsum("bet,betj->btj", torch.einsum("bkt,bke->bet", through, near), at_gap)
+    gap = torch.log((distance[:, None] - t.thickness / 2).clamp_min(1.0))
+    at_gap = torch.einsum("btg,etgj->betj", _hats(gap, torch.log(t.gap)), t.ratio)
+    ratio = torch.einsum("bet,betj->btj", torch.einsum("bkt,bke->bet", through, _hats(kev, t.kev)), at_gap)
     return Kernels(ratio.float(), t.thickness.float(), t.width.float())
 
 
-def air_gap(
-    views: Sequence[View], poses: Float[Tensor, "B 4 4"], centre: Float[Tensor, "B 3"], spread: Float[Tensor, "B 3 3"]
-) -> Float[Tensor, " B"]:
-    """Distance, mm, from the far side of each patient to the detector.
-
-    The patient counts as an elliptic cylinder, the surface of which lies two standard deviations of its mass from its axis.
-
-    Parameters
-    ----------
-    views, poses: the exposures; ``T_world_from_volume``.
-    centre, spread: mean and covariance of the patient's mass, mm and mm^2 in the volume's frame: see ``moments``.
-    """
-    gaps = []
-    for view, pose, c, s in zip(views, poses, centre, spread, strict=True):
-        pose, c, s = (x.detach().to("cpu", torch.float64) for x in (pose, c, s))
-        normal = view.normal * torch.sign(view.normal @ (view.origin - view.source))
-        world = pose[:3, :3] @ c + pose[:3, 3]
-        along = pose[:3, :3].T @ normal
-        gaps.append(normal @ (view.origin - world) - 2 * torch.sqrt(along @ s @ along))
-    return torch.stack(gaps).clamp_min(1.0)
-
-
-def moments(density: Float[Tensor, "D H W"], affine: Float[Tensor, "4 4"]) -> tuple[Float[Tensor, " 3"], Float[Tensor, "3 3"]]:
-    """Mean, mm, and covariance, mm^2, of a volume's mass in the volume's patient frame (float64, on the CPU).
+def centre_of_mass(density: Float[Tensor, "D H W"], affine: Float[Tensor, "4 4"]) -> Float[Tensor, " 3"]:
+    """Centre of a volume's mass, mm in the volume's patient frame (float64, on the CPU).
 
     Raises
     ------
     InputError: a volume without mass.
     """
-    axes = [density.sum(dim=[a for a in range(3) if a != axis]).double().cpu() for axis in range(3)]
-    total = float(axes[0].sum())
+    sums = [density.sum(dim=[a for a in range(3) if a != axis]).double().cpu() for axis in (2, 1, 0)]
+    total = float(sums[0].sum())
     if not total > 0:
         raise InputError("a volume without mass scatters nothing", field="density")
-    place = [torch.arange(len(a), dtype=torch.float64) for a in axes]
-    mean = torch.stack([(p * a).sum() / total for p, a in zip(place, axes, strict=True)])
-    square = torch.zeros(3, 3, dtype=torch.float64)
-    for i in range(3):
-        square[i, i] = ((place[i] - mean[i]) ** 2 * axes[i]).sum() / total
-        for j in range(i):
-            plane = density.sum(dim=3 - i - j).double().cpu()  # [j, i]
-            square[i, j] = square[j, i] = (place[j] - mean[j]) @ plane @ (place[i] - mean[i]) / total
+    mean = torch.stack([torch.arange(len(s), dtype=torch.float64) @ s / total for s in sums])
     a = affine.detach().double().cpu()
-    linear = a[:3, :3].flip(1)  # indices run (slice, row, column), the affine's columns (column, row, slice)
-    return linear @ mean + a[:3, 3], linear @ square @ linear.T
+    return a[:3, :3] @ mean + a[:3, 3]
+
+
+def centre_distance(views: Sequence[View], poses: Float[Tensor, "B 4 4"], centre: Float[Tensor, "B 3"]) -> Float[Tensor, " B"]:
+    """Distance, mm, of each patient's centre of mass from the plane of the detector (float64, on the CPU).
+
+    Parameters
+    ----------
+    views, poses: the exposures; ``T_world_from_volume``.
+    centre: see ``centre_of_mass``.
+    """
+    poses, centre = poses.detach().double().cpu(), centre.detach().double().cpu()
+    world = (poses[:, :3, :3] @ centre[..., None])[..., 0] + poses[:, :3, 3]
+    return torch.stack([((v.origin - w) @ v.normal).abs() for v, w in zip(views, world, strict=True)])
 
 
 def _spread(count: int, cells: int, block: int, pitch: Tensor, width: Tensor) -> Float[Tensor, "B J N C"]:
