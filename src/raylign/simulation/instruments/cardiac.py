@@ -1,7 +1,7 @@
 """What stays in or near the heart: pacing and defibrillator leads, the transoesophageal probe; and ECG electrodes on the skin.
 
-Sizes follow manufacturers' manuals (lead bodies of 6 to 9 French, tip to ring 10 to 17 mm, 11 mm on many defibrillator leads) and, for the
-probe, Miller's Anesthesia (tip about 40 x 13 x 11 mm) and descriptions of 3D probes (about 17 x 13.5 x 38 mm).
+Sizes follow manufacturers' manuals (lead bodies of 6 to 9 French, tip to ring 10 to 17 mm, 11 mm on many defibrillator leads)
+and, for the probe, Miller's Anesthesia (tip about 40 x 13 x 11 mm) and descriptions of 3D probes (about 17 x 13.5 x 38 mm).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raylign.simulation.instruments import lines
 from raylign.simulation.instruments.design import FRENCH, Design, choice, size
@@ -20,9 +21,8 @@ from raylign.simulation.instruments.vascular import BRAID, WOUND
 
 
 def _lead(length: float, r: float) -> list[Layer]:
-    """Insulation and two coaxial conductor coils of a nickel-cobalt alloy, which steel stands for."""
+    """Two coaxial conductor coils of a nickel-cobalt alloy, which steel stands for; the insulation looks like blood."""
     return [
-        Layer(1.0, length, r, 0.85 * r, "polyurethane"),
         Layer(1.0, length, 0.42 * r, 0.22 * r, "steel", WOUND),
         Layer(14.0, length, 0.78 * r, 0.62 * r, "steel", 0.6 * WOUND),
     ]
@@ -144,7 +144,7 @@ class EchoProbe(Design):
         return Instrument("echo probe", torch.from_numpy(line), tuple(layers), tuple(fixed), shaped=self.tip_mm + 2.0)
 
 
-def _tipped() -> np.ndarray:
+def _tipped() -> NDArray[np.float64]:
     """A quarter turn that carries z to y."""
     return np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 

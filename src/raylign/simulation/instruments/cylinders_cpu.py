@@ -5,9 +5,9 @@ A ray ``o + t d`` passes the axis of a cylinder (through a, along the unit vecto
 ``sqrt(r^2 - x^2) / |d x u|`` to either side, unless a plane cuts it off.
 
 A pixel gets a mean, not a sample: along the image axis that crosses the cylinder more steeply, x is linear over the pixel, and
-the integral of ``2 sqrt(r^2 - x^2)`` is ``r^2 asin(x / r) + x sqrt(r^2 - x^2)``, so that however thin a wire is, its pixels add up to
-its cross-section. Where a plane cuts, four Gauss-Legendre nodes in ``asin(x / r)`` take the place of the closed form. Along the
-other axis two or three lines are averaged. A cylinder seen end-on is sampled on a grid within each pixel.
+the integral of ``2 sqrt(r^2 - x^2)`` is ``r^2 asin(x / r) + x sqrt(r^2 - x^2)``, so that however thin a wire is, its pixels add
+up to its cross-section. Where a plane cuts, four Gauss-Legendre nodes in ``asin(x / r)`` take the place of the closed form. Along
+the other axis two lines are averaged. A cylinder seen end-on is sampled on a grid within each pixel.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ NEAREST = 0.02
 """Of the way from source to detector: what is nearer to the source has no image."""
 NODES = np.array([0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970263])
 WEIGHTS = np.array([0.17392742256872692, 0.32607257743127307, 0.32607257743127307, 0.17392742256872692])
-FINE = 6
-"""Samples along each side of a pixel where a thin cylinder is seen end-on; a third of them where it is thick."""
+LINES = 2
+"""Lines that are averaged in each row or column of pixels."""
+FINE = 4
+"""Samples along each side of a pixel where a cylinder is seen end-on."""
 
 
 @njit(cache=True, nogil=True, inline="always", error_model="numpy")
@@ -114,7 +116,7 @@ def _image_of(inverse, parallel, rays, x, y, z):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _line(rays, p, u, steep, major, low, high, weight, out):  # type: ignore[no-untyped-def]
-    """Adds a cylinder's thickness along one line of the image (row ``major`` where ``steep``, else column) to pixels low..high."""
+    """Adds a cylinder's thickness along one line of the image (row ``major`` where ``steep``, else column) to low..high."""
     radius = p[12]
     x0, t0, n0, d0, fa0, ga0, fb0, gb0 = _beside(
         rays, p, u[0], u[1], u[2], low - 0.5 if steep else major, major if steep else low - 0.5
@@ -151,10 +153,7 @@ def _line(rays, p, u, steep, major, low, high, weight, out):  # type: ignore[no-
                     )  # fmt: skip
                     mean += WEIGHTS[k] * inside * (d0 + w * (d1 - d0)) * cosine
                 mean *= radius * (phi1 - phi0) / (x1 - x0)
-            if steep:
-                out[j] += weight * mean
-            else:
-                out[j] += weight * mean
+            out[j] += weight * mean
         x0, t0, n0, d0, fa0, ga0, fb0, gb0 = x1, t1, n1, d1, fa1, ga1, fb1, gb1
         s0, phi0, root0 = s1, phi1, root1
 
@@ -185,21 +184,19 @@ def _draw(rays, inverse, parallel, numbers, channel, first, last, out):  # type:
         low_r, high_r = min(ra, rb) - corner / down - 0.5, max(ra, rb) + corner / down + 0.5
         if high_c < 0.0 or high_r < 0.0 or low_c > width - 1.0 or low_r > height - 1.0:
             continue
-        c0, c1 = int(math.floor(max(low_c, 0.0))), int(math.ceil(min(high_c, width - 1.0)))
-        r0, r1 = int(math.floor(max(low_r, 0.0))), int(math.ceil(min(high_r, height - 1.0)))
+        c0, c1 = math.floor(max(low_c, 0.0)), math.ceil(min(high_c, width - 1.0))
+        r0, r1 = math.floor(max(low_r, 0.0)), math.ceil(min(high_r, height - 1.0))
         image = out[channel[k]]
         cm, rm, _ = _image_of(inverse, parallel, rays, (p[0] + p[3]) / 2, (p[1] + p[4]) / 2, (p[2] + p[5]) / 2)
         _, _, n, d, _, _, _, _ = _beside(rays, p, u[0], u[1], u[2], cm, rm)
-        thin = p[12] / scale / max(across, down)  # its radius in pixels
         if not n > END_ON * d:
-            fine = FINE if thin < 3.0 else FINE // 3
             for r in range(r0, r1 + 1):
                 for c in range(c0, c1 + 1):
                     total = 0.0
-                    for i in range(fine):
-                        for j in range(fine):
-                            total += _through(rays, p, u[0], u[1], u[2], c + (j + 0.5) / fine - 0.5, r + (i + 0.5) / fine - 0.5)
-                    image[r, c] += p[13] * total / (fine * fine)
+                    for i in range(FINE):
+                        for j in range(FINE):
+                            total += _through(rays, p, u[0], u[1], u[2], c + (j + 0.5) / FINE - 0.5, r + (i + 0.5) / FINE - 0.5)
+                    image[r, c] += p[13] * total / (FINE * FINE)
             continue
         # the axis' slope in the image: of the point half way, moved by a hair along it
         hair = 1e-3 * size
@@ -208,29 +205,28 @@ def _draw(rays, inverse, parallel, numbers, channel, first, last, out):  # type:
             (p[0] + p[3]) / 2 + hair * u[0], (p[1] + p[4]) / 2 + hair * u[1], (p[2] + p[5]) / 2 + hair * u[2],
         )  # fmt: skip
         steep = abs(rh - rm) * down >= abs(ch - cm) * across
-        lines = 3 if thin < 0.3 else 2
         if steep:
             slope = (ch - cm) / (rh - rm)
             wide = reach / across * math.sqrt(1.0 + (slope * across / down) ** 2) + 0.5
             for r in range(r0, r1 + 1):
-                for m in range(lines):
-                    at = r + (m + 0.5) / lines - 0.5
+                for m in range(LINES):
+                    at = r + (m + 0.5) / LINES - 0.5
                     middle = cm + (at - rm) * slope
                     if middle + wide >= 0.0 and middle - wide <= width - 1.0:
-                        low = int(math.floor(max(middle - wide, 0.0)))
-                        high = int(math.ceil(min(middle + wide, width - 1.0)))
-                        _line(rays, p, u, True, at, max(low, c0), min(high, c1), p[13] / lines, image[r])
+                        low = math.floor(max(middle - wide, 0.0))
+                        high = math.ceil(min(middle + wide, width - 1.0))
+                        _line(rays, p, u, True, at, max(low, c0), min(high, c1), p[13] / LINES, image[r])
         else:
             slope = (rh - rm) / (ch - cm)
             wide = reach / down * math.sqrt(1.0 + (slope * down / across) ** 2) + 0.5
             for c in range(c0, c1 + 1):
-                for m in range(lines):
-                    at = c + (m + 0.5) / lines - 0.5
+                for m in range(LINES):
+                    at = c + (m + 0.5) / LINES - 0.5
                     middle = rm + (at - cm) * slope
                     if middle + wide >= 0.0 and middle - wide <= height - 1.0:
-                        low = int(math.floor(max(middle - wide, 0.0)))
-                        high = int(math.ceil(min(middle + wide, height - 1.0)))
-                        _line(rays, p, u, False, at, max(low, r0), min(high, r1), p[13] / lines, image[:, c])
+                        low = math.floor(max(middle - wide, 0.0))
+                        high = math.ceil(min(middle + wide, height - 1.0))
+                        _line(rays, p, u, False, at, max(low, r0), min(high, r1), p[13] / LINES, image[:, c])
 
 
 def draw(

@@ -102,7 +102,7 @@ def turned(z: NDArray[np.float64], roll: float = 0.0) -> Float64[NDArray[np.floa
 
 
 def arcs(turns: Sequence[tuple[float, float]], step: float = 0.5) -> Line:
-    """A planar curve that begins at the origin along +z: arcs of (length mm, turn in degrees, positive towards +x), end to end."""
+    """A planar curve from the origin along +z: arcs of (length mm, turn in degrees, positive towards +x), end to end."""
     directions, steps, heading = [], [], 0.0
     for length, degrees in turns:
         n = max(math.ceil(length / step if degrees else length / 20), 1)

@@ -66,6 +66,7 @@ def instrument_paths(
     shape = (len(materials), *many[0].shape)
     out = _curves(instruments, many, materials, shape, where)
     _add_bodies(instruments, many, materials, out)
+    out.clamp_min_(0)  # a tube is a difference: at the ends of its hole a rounding below nothing may be left
     return {name: out[:, i] for i, name in enumerate(materials)}
 
 
@@ -114,18 +115,32 @@ def _add_bodies(
                 if isinstance(part, Body):
                     vertices = se3.transform(it.pose, part.mesh.vertices)
                     groups.setdefault((part.material, part.fill), []).append((vertices, part.mesh.faces))
-        if not groups:
-            continue
-        view = views[image]
-        h, w = view.shape
-        fine = view.resample((2 * h, 2 * w)).to(out.device)
-        rays, lengths = fine.ray_vectors[None], fine.ray_lengths().to(torch.float32)
         for (material, fill), meshes in groups.items():
-            vertices, faces = _merged(meshes)
-            t = mesh_operator.thickness(rays, vertices[None].to(out.device), faces.to(out.device), 2 * h, 2 * w)[0]
-            # the faces are closed and wound outwards by construction, which a negative sum would belie
-            mm = torch.nn.functional.avg_pool2d((t * lengths).clamp_min(0)[None], 2)[0]
-            out[image, materials.index(material)] += fill * mm
+            _add_surface(out[image, materials.index(material)], views[image], *_merged(meshes), fill)
+
+
+def _add_surface(out: Float[Tensor, "H W"], view: View, vertices: Tensor, faces: Tensor, fill: float) -> None:
+    """Adds the thickness of a closed surface, sampled at two by two points a pixel of the part of the image that it reaches."""
+    (h, w), rays = out.shape, view.ray_vectors.detach().cpu()
+    x, y, scale, _ = mesh_rays.coordinates(rays, vertices, view.beam == "parallel").unbind(1)
+    rows, columns = slice(0, h), slice(0, w)
+    if float(scale.min()) > 0:  # wholly before the source: its image has an end
+        low = torch.stack([y, x], 1).div(scale[:, None]).amin(0).floor().clamp_min(0).long().tolist()
+        high = torch.stack([y, x], 1).div(scale[:, None]).amax(0).ceil().clamp_min(-1).long().tolist()
+        rows, columns = (slice(a, min(b + 1, n)) for a, b, n in zip(low, high, (h, w), strict=True))
+    size = 2 * (rows.stop - rows.start), 2 * (columns.stop - columns.start)
+    if min(size) <= 0:
+        return
+    # half pixels of the part: the first lies a quarter pixel before its first pixel's centre
+    o, d, du, dv, ou, ov = rays.unbind(0)
+    c, r = columns.start - 0.25, rows.start - 0.25
+    fine = torch.stack([o + c * ou + r * ov, d + c * du + r * dv, du / 2, dv / 2, ou / 2, ov / 2]).to(out.device)
+    t = mesh_operator.thickness(fine[None], vertices[None].to(out.device), faces.to(out.device), *size)[0]
+    i, j = (torch.arange(n, dtype=torch.float64, device=out.device) for n in size)
+    lengths = (fine[1] + j[None, :, None] * fine[2] + i[:, None, None] * fine[3]).norm(dim=2)
+    # edges that lie on a sample's line may leave a rounding below nothing
+    mm = torch.nn.functional.avg_pool2d((t * lengths.to(torch.float32)).clamp_min(0)[None], 2)[0]
+    out[rows, columns] += fill * mm
 
 
 def _merged(meshes: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,10 @@
 """What goes into vessels: guide wires, diagnostic and electrophysiology catheters, intracardiac echo, needles, stent grafts.
 
-Sizes: guide wires are numbered in inches (0.014 coronary, 0.018, 0.035 and 0.038 peripheral and cardiac), catheters in French, a
-third of a millimetre of diameter, needles by gauge (ISO 9626). Curves are drawn from the shapes that Judkins, Amplatz and others
-gave their catheters, by the angles and lengths at which these are sold.
+Sizes: guide wires are numbered in inches (0.014 coronary, 0.018, 0.035 and 0.038 peripheral and cardiac), catheters in French,
+a third of a millimetre of diameter, needles by gauge (ISO 9626). Curves are drawn after the shapes that Judkins, Amplatz and
+others gave their catheters; their lengths and angles are round numbers of ours.
+
+Polymers are left out: they attenuate about as the blood does that they displace. What is seen of a catheter is filler and metal.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raylign.simulation.instruments import lines
 from raylign.simulation.instruments.design import FRENCH, INCH, Design, choice, size
@@ -25,6 +28,21 @@ BRAID = 0.15
 Turns = tuple[tuple[float, float], ...]
 
 
+def barium(weight: float, polymer: float = 1.12) -> float:
+    """Filling of iodine that stands for a polymer with a share of its weight in barium sulphate.
+
+    Barium (Z = 56) attenuates per gram as iodine (Z = 53) does within a tenth above its K edge at 37 keV. Barium sulphate has
+    4.5 g/cm3 and is 0.588 barium; elemental iodine has 4.93 g/cm3; ``polymer`` is the density of what it is mixed into.
+    """
+    density = 1 / (weight / 4.5 + (1 - weight) / polymer)
+    return weight * 0.588 * density / 4.93
+
+
+def tungsten(weight: float, polymer: float = 1.12) -> float:
+    """Volume share of tungsten (19.3 g/cm3) in a polymer that is filled with a share of its weight."""
+    return (weight / 19.3) / (weight / 19.3 + (1 - weight) / polymer)
+
+
 @dataclass(frozen=True)
 class GuideWire(Design):
     """A guide wire: a solid core that thins towards the tip, within a coil whose end is platinum.
@@ -32,9 +50,9 @@ class GuideWire(Design):
     Parameters
     ----------
     inches: diameter; 0.014 coronary, 0.018 and 0.025 small vessels, 0.035 and 0.038 catheters.
-    tip: straight, angled, or a J of 3 or 6 mm bending diameter's half.
-    core: steel, or nitinol under a polymer jacket (hydrophilic wires), which shows less.
-    opaque_mm: of platinum coil at the tip; sold from 20 to 60 mm (coronary wires 30).
+    tip: straight, angled, or a J bent with a radius of 3 or 6 mm.
+    core: steel, in a coil of steel; or nitinol in a jacket of polyurethane filled with tungsten, as hydrophilic wires have.
+    opaque_mm: of platinum coil at the tip of a steel wire; sold from 20 to 60 mm (coronary wires 30).
     length_mm: of what lies in or near the picture; wires are 1450 to 2600 mm long.
     """
 
@@ -53,15 +71,12 @@ class GuideWire(Design):
         bend = bends[self.tip]
         shaped = sum(length for length, _ in bend)
         core, taper = 0.55 * radius, 60.0
-        layers = [
-            Layer(0.0, self.opaque_mm, radius, 0.5 * radius, "platinum", WOUND),
-            Layer(0.0, taper, 0.3 * core, 0.0, self.core),
-            Layer(taper, self.length_mm, core, 0.0, self.core),
-        ]
+        layers = [Layer(0.0, taper, 0.3 * core, 0.0, self.core), Layer(taper, self.length_mm, core, 0.0, self.core)]
         if self.core == "steel":
+            layers.append(Layer(0.0, self.opaque_mm, radius, 0.5 * radius, "platinum", WOUND))
             layers.append(Layer(self.opaque_mm, self.length_mm, radius, core, "steel", WOUND))
         else:
-            layers.append(Layer(self.opaque_mm, self.length_mm, radius, core, "polyurethane", 1.3))
+            layers.append(Layer(0.0, self.length_mm, radius, core, "tungsten", tungsten(0.5)))
         line = lines.arcs((*bend, (self.length_mm - shaped, 0.0)))
         return Instrument("guide wire", torch.from_numpy(line), tuple(layers), shaped=shaped)
 
@@ -100,8 +115,7 @@ class Catheter(Design):
     reach_mm: the distance of the secondary from the primary curve, from which Judkins' catheters have their number (JL4: 40 mm);
         the other shapes are scaled with it.
     wall: of the outer radius that is wall; a 6F diagnostic catheter of 2.0 mm has a hole of 1.3 mm.
-    barium: attenuation of the wall, as a volume share of a heavy filler (aluminium stands for it, whose attenuation at 60 keV is
-        a third above that of polyurethane with a fifth of its weight in barium sulphate).
+    filler: weight share of barium sulphate in the wall.
     wired: a guide wire of 0.035 inch within.
     length_mm: of what lies in or near the picture.
     """
@@ -112,7 +126,7 @@ class Catheter(Design):
     )  # fmt: skip
     reach_mm: float = size(40.0, 35.0, 60.0)
     wall: float = size(0.35, 0.25, 0.42)
-    barium: float = size(0.8, 0.5, 1.3)
+    filler: float = size(0.3, 0.2, 0.4)
     wired: bool = choice(False, True, False)
     length_mm: float = size(500.0, 350.0, 700.0)
 
@@ -122,7 +136,7 @@ class Catheter(Design):
         turns = curve_of(self.family, self.reach_mm)
         shaped = sum(length for length, _ in turns)
         layers = [
-            Layer(0.0, self.length_mm, outer, inner, "aluminium", self.barium),
+            Layer(0.0, self.length_mm, outer, inner, "iodine", barium(self.filler)),
             Layer(15.0, self.length_mm, inner + 0.55 * (outer - inner), inner + 0.35 * (outer - inner), "steel", BRAID),
         ]
         if self.wired:
@@ -156,7 +170,7 @@ class ElectrodeCatheter(Design):
         r = self.french * FRENCH / 2
         layers = [
             Layer(0.0, self.tip_mm, r, 0.3 * r, "platinum", 0.9),
-            Layer(self.tip_mm, self.length_mm, 0.97 * r, 0.6 * r, "polyurethane", 1.2),
+            Layer(self.tip_mm, self.length_mm, 0.97 * r, 0.6 * r, "iodine", barium(0.25)),
             Layer(self.tip_mm, self.length_mm, 0.5 * r, 0.0, "steel", 0.18),  # conductors and pull wires
             Layer(90.0, self.length_mm, 0.8 * r, 0.7 * r, "steel", BRAID),
         ]
@@ -188,7 +202,7 @@ class IceCatheter(Design):
     def instrument(self) -> Instrument:
         r, end = self.french * FRENCH / 2, 3.0 + self.array_mm
         layers = (
-            Layer(0.0, self.length_mm, r, 0.7 * r, "polyurethane", 1.2),
+            Layer(0.0, self.length_mm, r, 0.75 * r, "iodine", barium(0.15)),
             # lead zirconate titanate is two thirds lead by weight, at 7.5 against 11.3 g/cm3; it is a fraction of the tip
             Layer(3.0, end, 0.62 * r, 0.0, "lead", 0.12),
             Layer(3.0, end, 0.75 * r, 0.62 * r, "steel", 0.25),
@@ -270,7 +284,7 @@ class StentGraft(Design):
         line = torch.tensor([[0.0, 0, 0], [0, 0, end + self.legs_mm]])
         return Instrument("stent graft", line, fixed=tuple(parts))
 
-    def _row(self, radius: float, peaks: int, start: np.ndarray, slant: float) -> Curve:
+    def _row(self, radius: float, peaks: int, start: NDArray[np.float64], slant: float) -> Curve:
         """A ring of zigzag wire whose peaks are rounded."""
         angle = np.linspace(0, 2 * math.pi, 12 * peaks + 1)
         phase = (angle * peaks / (2 * math.pi)) % 1.0
