@@ -250,3 +250,13 @@ def scattered(
     spread = down.reshape(down.shape[0], h, -1) @ (born @ across).reshape(b, -1, w) * area
     configs = [config or ScatterConfig()] if not isinstance(config, Sequence) else list(config)
     return spread * torch.tensor([c.gain for c in configs], device=mean.device, dtype=mean.dtype)[:, None, None]
+
+
+def moments(density: Float[Tensor, "D H W"], affine: Float[Tensor, "4 4"]) -> tuple[Tensor, Tensor]:
+    """GOING AWAY: use ``centre_of_mass``; the second value is not used any more."""
+    return centre_of_mass(density, affine), torch.eye(3, dtype=torch.float64)
+
+
+def air_gap(views: Sequence[View], poses: Tensor, centre: Tensor, spread: Tensor | None = None) -> Tensor:
+    """GOING AWAY: use ``centre_distance``, which is what ``kernels`` asks for now (it works the gap out for every thickness)."""
+    return centre_distance(views, poses, centre)
