@@ -10,6 +10,7 @@ from torch import Tensor
 from raylign.data import Volume, XRay
 from raylign.geometry import Rigid, View, se3
 from raylign.simulation import ExposureConfig, ThoraxConfig, expose, thorax
+from raylign.simulation.apparatus import Collimator
 
 POSE = torch.tensor([0.12, -0.10, 0.14, 14.0, -9.0, 12.0], dtype=torch.float64)  # radians and mm off the centre start
 
@@ -43,7 +44,7 @@ def view(primary: float = 10.0, shape: tuple[int, int] = (192, 192)) -> View:
 @lru_cache(maxsize=4)
 def exposure(primary: float = 10.0) -> XRay:
     """Polyenergetic, scattered, noisy, collimated, of the whole patient."""
-    config = ExposureConfig(photons=1500, collimator=0.95, rays=1)
+    config = ExposureConfig(collimator=Collimator.round(0.95))
     return expose(patient(), view(primary), truth(), config, torch.Generator().manual_seed(5)).xray
 
 

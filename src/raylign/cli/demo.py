@@ -74,16 +74,20 @@ def _make_inputs(folder: Path, seed: int) -> Any:
     from raylign.io.images_write import write_volume
     from raylign.io.xray_dicom_write import XRayDicomOptions, write_xray_dicom
     from raylign.simulation import ExposureConfig, ThoraxConfig, expose, guide_wire, thorax
+    from raylign.simulation.apparatus import Collimator
+    from raylign.simulation.instruments import steel_thickness
 
     generator = torch.Generator().manual_seed(seed)
     scan = thorax(ThoraxConfig(voxel_mm=2.0, z_range=(-190.0, 185.0)), seed).volume
     patient = thorax(ThoraxConfig(voxel_mm=1.6, z_range=(-238.0, 208.0)), seed).volume
     pose = true_pose(scan, generator)
     view = View.from_carm(primary=12.0, secondary=4.0, sid=1020.0, sod=720.0, pixel_spacing=0.62, shape=(512, 512))
-    config = ExposureConfig(collimator=0.96, wires=(guide_wire(generator),))
-    exposure = expose(patient, view, pose, config, generator)
+    config = ExposureConfig(collimator=Collimator.round(0.96), noise="compound", rays=2)
+    fine = view.resample((2 * view.shape[0], 2 * view.shape[1]))
+    wire = {"steel": steel_thickness((guide_wire(generator),), fine)}
+    exposure = expose(patient, view, pose, config, generator, extra=wire)
     write_volume(scan, folder / VOLUME)
-    write_xray_dicom(exposure.counts, view, folder / XRAY, XRayDicomOptions(body_part="CHEST", kv=config.kv))
+    write_xray_dicom(exposure.counts, view, folder / XRAY, XRayDicomOptions(body_part="CHEST", kv=config.tube.kv))
     truth = Truth(pose, surface_points(scan))
     said = {"T_world_from_volume": pose.matrix.tolist(), "targets": truth.targets.tolist(), "seed": seed}
     (folder / TRUTH).write_text(json.dumps(said) + "\n", encoding="utf-8")

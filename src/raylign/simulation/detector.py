@@ -1,67 +1,105 @@
-"""From photons that arrive to numbers that are stored: scatter, quantum noise, blur, collimator."""
+"""From photons that arrive to numbers that are stored: quantum noise, spread of light, gain, read-out. Batched, on any device."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Sequence
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from raylign.simulation.spectrum import Spectrum
+from raylign.simulation.apparatus import Detector
+from raylign.simulation.fields import column
+
+Generators = torch.Generator | Sequence[torch.Generator]
+_BORDER = 24  # pixels by which an image is continued before light spreads over its edge
 
 
-def scattered(primary: Float[Tensor, "H W"], lit: Float[Tensor, "H W"], ratio: float, width: float) -> Float[Tensor, "H W"]:
-    """Scattered signal at the detector.
+def each(generators: Generators, like: Tensor, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
+    """``draw(like, generator)``: for the whole batch of one generator, image by image of several, each its own.
 
-    The patient scatters in proportion to what it removes, ``-P ln P`` of the primary signal P (1 in the open beam; Ohnesorge,
-    Flohr and Klingenbeck-Regn 1999), spread by a wide Gaussian. The amount is set so that over the lit pixels behind the patient
-    (P under one half) the sum of the scatter is ``ratio`` times the sum of the primary.
+    Drawn where the generator lives, so that a sample drawn on the CPU is the same on an accelerator.
+    """
+    if isinstance(generators, torch.Generator):
+        return draw(like.to(generators.device), generators).to(like.device)
+    return torch.stack([draw(image.to(g.device), g).to(like.device) for image, g in zip(like, generators, strict=True)])
+
+
+def normal(generators: Generators, like: Tensor) -> Tensor:
+    """Standard normal numbers of the shape of ``like``."""
+    return each(generators, like, lambda x, g: torch.randn(x.shape, generator=g, dtype=x.dtype, device=x.device))
+
+
+def poisson(generators: Generators, rate: Tensor) -> Tensor:
+    """Poisson numbers of the given means."""
+    return each(generators, rate, lambda x, g: torch.poisson(x, generator=g))
+
+
+def quanta(
+    signal: Float[Tensor, "B H W"], variance: Float[Tensor, "B H W"], photons: Float[Tensor, "B 1 1"], generators: Generators
+) -> Float[Tensor, "B H W"]:
+    """A signal with quantum noise: one Poisson number a pixel, scaled so that mean and variance are those of all energies.
 
     Parameters
     ----------
-    primary: signal without scatter, before the collimator, 1 in the open beam.
-    lit: 0 to 1, the fraction of each pixel's beam that the collimator lets through.
-    ratio: scatter-to-primary ratio.
-    width: standard deviation of the spread, pixels.
+    signal, variance: ``sum w n`` and ``sum w^2 n`` over the energies, n the mean photons of each, for one photon a pixel in the
+        open beam.
+    photons: per pixel in the open beam.
     """
-    from scipy.ndimage import gaussian_filter
-
-    p = primary.double().clamp(1e-9, 1)
-    born = (-p * torch.log(p) * lit).numpy()
-    spread = torch.from_numpy(gaussian_filter(born, width, mode="constant", truncate=3.0))
-    behind = (p < 0.5) & (lit > 0.5)
-    total = float(spread[behind].sum())
-    if ratio <= 0 or total <= 0:
-        return torch.zeros_like(p)
-    return spread * (ratio * float(p[behind].sum()) / total)
+    worth = variance / signal.clamp_min(1e-20)  # signal of a mean photon here
+    rate = photons * signal / worth.clamp_min(1e-20)
+    return poisson(generators, rate) * worth / photons
 
 
-def quanta(photons: Float[Tensor, "B H W"], beam: Spectrum, generator: torch.Generator) -> Float[Tensor, "H W"]:
-    """Signal of a Poisson number of photons in each energy bin: variance ``sum w^2 N``, mean ``sum w N``."""
-    counted = torch.poisson(photons.double(), generator=generator)
-    return beam.signal(counted)
+def transfer(detectors: Sequence[Detector], pitch_mm: Float[Tensor, "B 2"], padded: tuple[int, int]) -> Float[Tensor, "B H F"]:
+    """Modulation transfer over the frequencies of ``rfft2``: light spreads near by, and far.
+
+    ``exp(-2 (pi s f)^2) ((1 - g) + g / sqrt(1 + (2 pi k f)^2))``: a Gaussian of standard deviation s for the scintillator and the
+    focal spot, and veiling glare of strength g and reach k, whose spread is ``exp(-r / k) / (2 pi k r)`` (Seibert, Nalcioglu and
+    Roeck 1984).
+    """
+    device = pitch_mm.device
+    row = torch.fft.fftfreq(padded[0], device=device)[None, :, None] / pitch_mm[:, 0, None, None]
+    col = torch.fft.rfftfreq(padded[1], device=device)[None, None, :] / pitch_mm[:, 1, None, None]
+    square = row**2 + col**2
+    near = torch.exp(-2 * (torch.pi * column([d.blur_mm for d in detectors], device)) ** 2 * square)
+    reach, glare = column([d.glare_mm for d in detectors], device), column([d.glare for d in detectors], device)
+    return near * ((1 - glare) + glare * torch.rsqrt(1 + (2 * torch.pi * reach) ** 2 * square))
 
 
-def blurred(signal: Float[Tensor, "H W"], width: float) -> Float[Tensor, "H W"]:
-    """Light that spreads in the scintillator: a Gaussian, ``width`` in pixels. It correlates the noise as well."""
-    if width <= 0:
+def spread(
+    signal: Float[Tensor, "B H W"], detectors: Sequence[Detector], pitch_mm: Float[Tensor, "B 2"]
+) -> Float[Tensor, "B H W"]:
+    """The signal after its light has spread; the image is continued by its border."""
+    if not any(d.blur_mm or d.glare for d in detectors):
         return signal
-    from scipy.ndimage import gaussian_filter
+    _, h, w = signal.shape
+    padded = torch.nn.functional.pad(signal[:, None], (_BORDER,) * 4, mode="replicate")[:, 0]
+    size = (padded.shape[1], padded.shape[2])
+    out = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer(detectors, pitch_mm.to(signal), size), s=size)
+    return out[:, _BORDER : _BORDER + h, _BORDER : _BORDER + w]
 
-    return torch.from_numpy(gaussian_filter(signal.numpy(), width, mode="nearest"))
 
+def read_out(
+    signal: Float[Tensor, "B H W"], detectors: Sequence[Detector], photons: Float[Tensor, "B 1 1"], generators: Generators | None
+) -> Float[Tensor, "B H W"]:
+    """Counts: pixels differ in gain, amplifiers add noise, a converter rounds and saturates. No noise without generators.
 
-def round_field(
-    shape: tuple[int, int], fraction: float | None, soft: float = 1.5
-) -> tuple[Float[Tensor, "H W"], Bool[Tensor, "H W"]]:
-    """Light through a round collimator and the pixels well inside it.
-
-    ``fraction`` is the radius over half the shorter side, ``None`` an open field; the edge is ``soft`` pixels wide.
+    Parameters
+    ----------
+    signal: in units of the open beam.
+    photons: per pixel in the open beam: the unit of the electronic noise.
     """
-    h, w = shape
-    if fraction is None:
-        return torch.ones(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.bool)
-    radius = fraction * min(h, w) / 2
-    y, x = np.ogrid[:h, :w]
-    d = torch.from_numpy(np.hypot(y - (h - 1) / 2, x - (w - 1) / 2)) - radius
-    return torch.clamp(0.5 - d / soft, 0, 1), d < -2 * soft
+    device = signal.device
+    if generators is not None and any(d.gain for d in detectors):
+        signal = signal * (1 + column([d.gain for d in detectors], device) * normal(generators, signal))
+    if generators is not None and any(d.electronic for d in detectors):
+        signal = signal + column([d.electronic for d in detectors], device) / photons * normal(generators, signal)
+    top, unit = full_scale(detectors, device)
+    return torch.minimum((signal * unit).round().clamp_min(0), top)
+
+
+def full_scale(detectors: Sequence[Detector], device: torch.device) -> tuple[Float[Tensor, "B 1 1"], Float[Tensor, "B 1 1"]]:
+    """Largest count of each detector, and the count of the open beam (which may be larger)."""
+    top = [2.0**d.bits - 1 for d in detectors]
+    return column(top, device), column([t / d.full_scale for t, d in zip(top, detectors, strict=True)], device)

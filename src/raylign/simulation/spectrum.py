@@ -1,69 +1,174 @@
-"""Photons of a tungsten tube and what matter and detector do to them, in eight bins of 10 keV.
+"""Photons of a tungsten tube and what matter and detector do to them.
 
-Spectra: Kramers' bremsstrahlung (1923) with self-absorption in the anode and tungsten K lines, behind 3 mm aluminium, energies
-below 20 keV dropped; the half-value layers are 3.0, 3.5 and 4.0 mm aluminium at 80, 90 and 100 kV. Attenuation: xraydb 4.5
-(Elam tables) at the middle of each bin, for water, ICRU-44 cortical bone (1.92 g/cm3) and steel (iron, 7.9 g/cm3). Detector:
-0.6 mm of columnar caesium iodide. The computation is in tests/simulation/tungsten.py, and the tests hold these tables to it.
+Spectra: SpekPy 2 (Poludniowski, Omar, Bujila and Andreo 2021; Omar, Andreo and Poludniowski 2020), tungsten at 12 degrees, 40 to
+150 kV in steps of 5 kV, photons per keV without any filter; filters are applied here. Attenuation: xraydb (Elam, Ravel and Sieber
+2002) for the compositions of ICRU Report 44 (1989). Detector: columnar caesium iodide that integrates energy; a photon that it
+stops leaves all its energy there (K-fluorescence that escapes is neglected). The tables are text in ``tables/``;
+``tests/simulation/make_tables.py`` makes them again, and the tests hold them to it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from numpy.typing import NDArray
 
 from raylign.errors import InputError
 
-ENERGIES = (25.0, 35.0, 45.0, 55.0, 65.0, 75.0, 85.0, 95.0)  # keV
-_PHOTONS = {
-    80: (0.1639, 0.2833, 0.2426, 0.1880, 0.0956, 0.0266, 0.0, 0.0),
-    90: (0.1279, 0.2404, 0.2209, 0.2168, 0.1207, 0.0560, 0.0173, 0.0),
-    100: (0.1016, 0.2071, 0.2013, 0.2363, 0.1337, 0.0694, 0.0386, 0.0120),
-}
-WATER = (0.05082, 0.03075, 0.02436, 0.02149, 0.01987, 0.01879, 0.01799, 0.01735)  # 1/mm
-BONE = (0.41437, 0.17397, 0.09963, 0.06913, 0.05411, 0.04569, 0.04047, 0.03697)
-STEEL = (10.82456, 4.17558, 2.06472, 1.19657, 0.77546, 0.54626, 0.41062, 0.32492)
-ABSORBED = (0.9586, 0.9816, 0.9744, 0.8852, 0.7496, 0.6114, 0.4921, 0.3961)
+Array = NDArray[np.float64]
+LOWEST_KV, HIGHEST_KV = 40.0, 150.0
+PACKING = 0.8  # of the scintillator's thickness is caesium iodide, the rest lies between its columns
+
+
+def _rows(name: str) -> list[list[str]]:
+    text = (files("raylign.simulation") / "tables" / name).read_text(encoding="utf-8")
+    return [line.split(",") for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    energies: Array  # [E] keV
+    voltages: Array  # [V] kV
+    photons: Array  # [V, E]
+    attenuation: dict[str, Array]  # [E], 1/mm
+    density: dict[str, float]  # g/cm3
+    moments: Array  # [G, E]
+
+
+@lru_cache(maxsize=1)
+def _tables() -> _Tables:
+    spectra, materials, moments = (_rows(f"{name}.csv") for name in ("spectra", "attenuation", "moments"))
+    return _Tables(
+        energies=np.array(spectra[0][1:], float),
+        voltages=np.array([row[0] for row in spectra[1:]], float),
+        photons=np.array([row[1:] for row in spectra[1:]], float),
+        attenuation={row[0]: np.array(row[2:], float) for row in materials[1:]},
+        density={row[0]: float(row[1]) for row in materials[1:]},
+        moments=np.array([row[1:] for row in moments[1:]], float),
+    )
+
+
+def materials() -> tuple[str, ...]:
+    """Names of the materials that have a table."""
+    return tuple(_tables().attenuation)
+
+
+def density(material: str) -> float:
+    """g/cm3 at which a millimetre of the material counts as one.
+
+    Raises
+    ------
+    InputError: no such material.
+    """
+    return _tables().density[_known(material)]
+
+
+def attenuation(material: str, energies: Float[np.ndarray, " E"] | float) -> Array:
+    """Linear attenuation in 1/mm at the table's density; between its energies, 15.5 to 149.5 keV, log-log interpolation.
+
+    Raises
+    ------
+    InputError: no such material.
+    """
+    t = _tables()
+    return np.exp(np.interp(np.log(energies), np.log(t.energies), np.log(t.attenuation[_known(material)])))
+
+
+def _known(material: str) -> str:
+    if material not in _tables().attenuation:
+        raise InputError(f"no material {material!r}", field="material", remedy=f"use one of {', '.join(materials())}")
+    return material
 
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What an energy-integrating detector sees of a beam, a value per energy bin.
+    """What an energy-integrating detector sees of a beam, a value per energy.
 
     Parameters
     ----------
-    photons: [B] photons that the detector stops in the open beam, summing to one.
-    weight: [B] signal of one such photon; the mean over the open beam is one.
-    attenuation: [B, 3] of water, bone and steel, 1/mm.
+    energies: [E] keV.
+    photons: [E] that the detector stops in the open beam, summing to one.
+    weight: [E] signal of one such photon, in proportion to its energy; the signal of the open beam is one.
     """
 
-    photons: Float[Tensor, " B"]
-    weight: Float[Tensor, " B"]
-    attenuation: Float[Tensor, "B 3"]
+    energies: Float[np.ndarray, " E"]
+    photons: Float[np.ndarray, " E"]
+    weight: Float[np.ndarray, " E"]
 
-    def transmitted(self, paths: Float[Tensor, "3 H W"]) -> Float[Tensor, "B H W"]:
-        """Photons stopped in the detector, by bin, behind mm of water, bone and steel; one in all in the open beam."""
-        exponent = torch.einsum("bm,mhw->bhw", self.attenuation.to(paths.dtype), paths)
-        return self.photons.to(paths.dtype)[:, None, None] * torch.exp(-exponent)
+    @property
+    def share(self) -> Float[np.ndarray, " E"]:
+        """Of the open beam's signal, by energy; sums to one."""
+        return self.photons * self.weight
 
-    def signal(self, photons: Float[Tensor, "B H W"]) -> Float[Tensor, "H W"]:
-        """Signal of photons by bin, in units of the mean photon of the open beam."""
-        return torch.einsum("b,bhw->hw", self.weight.to(photons.dtype), photons)
+    def attenuation(self, material: str) -> Float[np.ndarray, " E"]:
+        """1/mm of a material at the beam's energies."""
+        return attenuation(material, self.energies)
+
+    def transmission(self, **mm: Float[np.ndarray, " P"] | float) -> Float[np.ndarray, " P"]:
+        """Signal behind mm of materials, over that of the open beam: ``spectrum(90).transmission(water=200.0, bone=20.0)``."""
+        paths = {name: np.atleast_1d(np.asarray(value, float)) for name, value in mm.items()}
+        exponent = sum(value[:, None] * self.attenuation(name) for name, value in paths.items())
+        return np.asarray((np.exp(-np.asarray(exponent)) * self.share).sum(-1))
+
+    def few(self) -> Spectrum:
+        """The same beam at the 12 energies, or fewer, that stand for all of it.
+
+        A quadrature: non-negative weights at some of the beam's energies that keep its moments (``tables/moments.csv``), found by
+        non-negative least squares, whose basic solutions have no more energies than moments (Lawson and Hanson 1974; that such a
+        rule exists is Tchakaloff's theorem). Transmission behind 0 to 350 mm water, 0 to 60 mm bone, with 5 mm steel or with
+        0.25 g/cm2 iodine agrees to 0.3 % wherever it is over 1e-5, for 50 to 150 kV (the tests say so). It is not made for metals
+        with an edge between 69 and 91 keV (tungsten, platinum, lead): what little comes through 0.1 mm of them errs by tens of
+        percent.
+        """
+        from scipy.optimize import nnls
+
+        t = _tables()
+        at = np.searchsorted(t.energies, self.energies - 0.25)
+        functions = t.moments[:, at]
+        kept, _ = nnls(functions, (functions * self.share).sum(1))
+        chosen = np.flatnonzero(kept)
+        share = kept[chosen] / kept[chosen].sum()
+        return Spectrum(self.energies[chosen], share / self.weight[chosen], self.weight[chosen])
 
 
-def spectrum(kv: int) -> Spectrum:
-    """The beam of a tube at 80, 90 or 100 kV (peak), as the detector sees it.
+@lru_cache(maxsize=4096)
+def spectrum(kv: float, aluminium_mm: float = 3.0, copper_mm: float = 0.0, csi_mm: float = 0.6) -> Spectrum:
+    """The beam of a tube at a peak voltage behind its filters, as the detector sees it, by keV.
+
+    Parameters
+    ----------
+    kv: 40 to 150; linear between tables 5 kV apart.
+    aluminium_mm: of aluminium, all that a beam passes on its way out (target's own absorption aside).
+    copper_mm: of copper, in addition.
+    csi_mm: of columnar caesium iodide, four fifths of it filled.
 
     Raises
     ------
-    InputError: another voltage.
+    InputError: a voltage without a table, a thickness that is negative or not a number, no scintillator.
     """
-    if kv not in _PHOTONS:
-        raise InputError(f"no spectrum at {kv} kV", field="kv", remedy=f"use one of {sorted(_PHOTONS)}")
-    stopped = torch.tensor(_PHOTONS[kv], dtype=torch.float64) * torch.tensor(ABSORBED, dtype=torch.float64)
-    stopped = stopped / stopped.sum()
-    energy = torch.tensor(ENERGIES, dtype=torch.float64)
-    attenuation = torch.tensor([WATER, BONE, STEEL], dtype=torch.float64).T
-    return Spectrum(stopped, energy / (energy @ stopped), attenuation)
+    if not LOWEST_KV <= kv <= HIGHEST_KV:
+        raise InputError(f"no spectrum at {kv} kV", field="kv", remedy=f"give {LOWEST_KV:g} to {HIGHEST_KV:g} kV")
+    for name, value in (("aluminium_mm", aluminium_mm), ("copper_mm", copper_mm)):
+        if not 0 <= value < 100:
+            raise InputError(f"a filter of {value} mm", field=name, remedy="give mm, 3 of aluminium say")
+    if not 0 < csi_mm < 10:
+        raise InputError(f"a scintillator of {csi_mm} mm", field="csi_mm", remedy="give mm, 0.6 say")
+    t = _tables()
+    upper = min(int(np.searchsorted(t.voltages, kv, side="right")), len(t.voltages) - 1)
+    part = (kv - t.voltages[upper - 1]) / (t.voltages[upper] - t.voltages[upper - 1])
+    emitted = (1 - part) * t.photons[upper - 1] + part * t.photons[upper]
+    behind = emitted * np.exp(-aluminium_mm * t.attenuation["aluminium"] - copper_mm * t.attenuation["copper"])
+    stopped = behind * -np.expm1(-csi_mm * PACKING * t.attenuation["caesium_iodide"])
+    some = t.energies < kv
+    energies, stopped = t.energies[some], stopped[some] / stopped[some].sum()
+    return Spectrum(energies, stopped, energies / (energies * stopped).sum())
+
+
+@lru_cache(maxsize=4096)
+def few(kv: float, aluminium_mm: float = 3.0, copper_mm: float = 0.0, csi_mm: float = 0.6) -> Spectrum:
+    """``spectrum(...).few()``, kept."""
+    return spectrum(kv, aluminium_mm, copper_mm, csi_mm).few()
