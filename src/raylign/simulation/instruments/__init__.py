@@ -5,7 +5,7 @@ from raylign.simulation.instruments.catalogue import INSTRUMENTS, draw_instrumen
 from raylign.simulation.instruments.design import Design
 from raylign.simulation.instruments.orthopaedic import BoneScrew, Drill, KWire, PedicleScrew
 from raylign.simulation.instruments.parts import Body, Curve, Instrument, Layer, Placed
-from raylign.simulation.instruments.placement import Site, along, anywhere, at_target
+from raylign.simulation.instruments.placement import Site, across, along, anywhere, at_target, on_skin
 from raylign.simulation.instruments.sets import INSTRUMENT_SETS, InstrumentSet
 from raylign.simulation.instruments.thickness import instrument_mask, instrument_paths
 from raylign.simulation.instruments.vascular import Catheter, ElectrodeCatheter, GuideWire, IceCatheter, Needle, StentGraft
@@ -14,6 +14,7 @@ from raylign.simulation.instruments.wires import Wire, guide_wire, steel_thickne
 __all__ = [
     "Body", "BoneScrew", "Catheter", "Curve", "DefibrillatorLead", "Design", "Drill", "EcgElectrode", "EchoProbe",
     "ElectrodeCatheter", "GuideWire", "INSTRUMENTS", "INSTRUMENT_SETS", "IceCatheter", "Instrument", "InstrumentSet",
-    "KWire", "Layer", "Needle", "PacingLead", "PedicleScrew", "Placed", "Site", "StentGraft", "Wire", "along", "anywhere",
-    "at_target", "draw_instrument", "guide_wire", "instrument_mask", "instrument_paths", "steel_thickness",
+    "KWire", "Layer", "Needle", "PacingLead", "PedicleScrew", "Placed", "Site", "StentGraft", "Wire", "across", "along",
+    "anywhere", "at_target", "draw_instrument", "guide_wire", "instrument_mask", "instrument_paths", "on_skin",
+    "steel_thickness",
 ]  # fmt: skip

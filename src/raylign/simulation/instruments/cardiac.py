@@ -114,7 +114,7 @@ class EchoProbe(Design):
     tip_mm: float = size(40.0, 36.0, 44.0)
     shaft_mm: float = size(10.0, 9.0, 12.0)
     bend_degrees: float = size(10.0, -60.0, 60.0)
-    length_mm: float = size(400.0, 300.0, 500.0)
+    length_mm: float = size(500.0, 400.0, 600.0)
 
     def instrument(self) -> Instrument:
         w, d, r = self.wide_mm / 2, self.deep_mm / 2, self.shaft_mm / 2
@@ -128,9 +128,8 @@ class EchoProbe(Design):
         fixed: list[Body | Curve] = [
             Body(housing, "plastic"),
             Body(stack, "lead", 0.16),
-            Body(backing, "aluminium"),
-            Body(backing, "steel", 0.12),
-            Body(flex, "steel", 0.25),
+            Body(backing, "steel", 0.22),
+            Body(flex, "steel", 0.22),
         ]
         layers = [
             Layer(self.tip_mm, self.length_mm, r, 0.85 * r, "polyurethane"),
@@ -169,7 +168,7 @@ class EcgElectrode(Design):
         pad = moved(turned_mesh([(0.0, 18.0), (1.0, 18.0)], name="pad"), upright)
         snap = moved(turned_mesh([(1.0, r), (1.5, r), (1.6, 0.45 * r), (3.6, 0.5 * r), (4.0, 0.3 * r)], name="snap"), upright)
         clip = moved(turned_mesh([(1.8, 1.35 * r), (5.0, 1.3 * r)], name="clip"), upright)
-        fixed = (Body(pad, "plastic", 0.6), Body(snap, "steel" if self.opaque else "plastic", 0.8), Body(clip, "plastic"))
+        fixed = (Body(pad, "plastic", 0.8), Body(snap, "steel" if self.opaque else "plastic", 0.8), Body(clip, "plastic", 0.8))
         layers = (Layer(r, self.cable_mm, 1.3, 0.5, "polyurethane"), Layer(r, self.cable_mm, 0.45, 0.0, "steel", 0.45))
         line = lines.arcs(((10.0, 0.0), (math.pi * 20, 25.0), (self.cable_mm - 10 - math.pi * 20, 0.0)))
         return Instrument("ECG electrode", torch.from_numpy(line), layers, fixed, shaped=15.0)

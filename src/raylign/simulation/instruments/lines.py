@@ -33,9 +33,19 @@ def at(line: Line, along: Float64[NDArray[np.float64], " M"], s: NDArray[np.floa
 def cut(line: Line, start: float, end: float, s: NDArray[np.float64] | None = None) -> Line:
     """The polyline between two lengths along it; beyond its ends it goes on straight."""
     s = lengths(line) if s is None else s
-    ends = at(line, np.array([start, end]), s)
-    inner = line[(s > start + 1e-6) & (s < end - 1e-6)]
-    return np.concatenate([ends[:1], inner, ends[1:]])
+    last = len(line) - 2
+    i, j = (min(max(int(s.searchsorted(x)) - 1, 0), last) for x in (start, end))
+    first, after = i + 1, j + 1
+    while first <= last and s[first] <= start + 1e-6:
+        first += 1
+    while after > first and s[after - 1] >= end - 1e-6:
+        after -= 1
+    out = np.empty((2 + max(after - first, 0), 3))
+    for at_, k, x in ((0, i, start), (-1, j, end)):
+        out[at_] = line[k] + (x - s[k]) / max(s[k + 1] - s[k], 1e-12) * (line[k + 1] - line[k])
+    if after > first:
+        out[1:-1] = line[first:after]
+    return out
 
 
 def thinned(line: Line, tolerance: float = 0.03, longest: float = 25.0) -> Line:

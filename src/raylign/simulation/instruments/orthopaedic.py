@@ -176,9 +176,9 @@ class Drill(Design):
         parts = (
             Body(field_mesh(z, radius, "bit"), "steel"),
             Body(turned_mesh([(fluted, r), (self.free_mm + 10.0, r)], name="shaft"), "steel"),
-            Body(jaws, "steel", 0.75),
-            Body(machine, "aluminium", 0.8),
-            Body(moved(turned_mesh([(0.0, 11.0), (80.0, 11.0)], name="rotor"), shift=(0, 0, self.free_mm + 60.0)), "steel", 0.5),
-            Body(grip, "aluminium", 0.45),
+            Body(jaws, "steel", 0.6),
+            Body(machine, "aluminium", 0.6),
+            Body(moved(turned_mesh([(0.0, 11.0), (80.0, 11.0)], name="rotor"), shift=(0, 0, self.free_mm + 60.0)), "steel", 0.6),
+            Body(grip, "aluminium", 0.6),
         )
         return Instrument("drill", torch.tensor([[0.0, 0, 0], [0, 0, self.free_mm + 152.0]]), fixed=parts)

@@ -243,15 +243,16 @@ class Placed:
         return tuple(part.moved(self.pose) for part in self.instrument.fixed if isinstance(part, Body))
 
     def tubes(self) -> list[tuple[NDArray[np.float64], float, float, str, float]]:
-        """(points, outer, inner, material, fill) of every wire and tube, world mm."""
+        """(points, outer, inner, material, fill) of every wire and tube, world mm, thinned to 0.03 mm."""
         r, t = self.pose[:3, :3].numpy(), self.pose[:3, 3].numpy()
-        line = self.centre_line.numpy()
-        s = lines.lengths(line)
-        out = [
-            (lines.cut(line, layer.start, layer.end, s), layer.outer, layer.inner, layer.material, layer.fill)
-            for layer in self.instrument.layers
-        ]
+        out = []
+        if self.instrument.layers:
+            line = lines.thinned(self.centre_line.numpy())
+            s = lines.lengths(line)
+            for it in self.instrument.layers:
+                out.append((lines.cut(line, it.start, it.end, s), it.outer, it.inner, it.material, it.fill))
         for part in self.instrument.fixed:
             if isinstance(part, Curve):
-                out.append((part.points.numpy() @ r.T + t, part.outer, part.inner, part.material, part.fill))
+                points = part.points.numpy() @ r.T + t
+                out.append((lines.thinned(points), part.outer, part.inner, part.material, part.fill))
         return out

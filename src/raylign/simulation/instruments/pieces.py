@@ -14,8 +14,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
-from raylign.simulation.instruments import lines
-
 Tube = tuple[NDArray[np.float64], float, float, str, float]
 """Points [N, 3] mm, outer and inner radius, material, filling."""
 
@@ -37,12 +35,11 @@ class Pieces:
     channel: Int64[NDArray[np.int64], " S"]
 
 
-def pieces(tubes: Sequence[Sequence[Tube]], materials: Sequence[str], tolerance: float = 0.03) -> Pieces:
-    """The tubes of each image as pieces; curves are thinned to ``tolerance`` mm."""
+def pieces(tubes: Sequence[Sequence[Tube]], materials: Sequence[str]) -> Pieces:
+    """The tubes of each image as pieces."""
     points, radii, weights, channels, images = [], [], [], [], []
     for image, some in enumerate(tubes):
         for line, outer, inner, material, fill in some:
-            line = lines.thinned(line, tolerance)
             for radius, weight in ((outer, fill), (inner, -fill)):
                 if radius > 0:
                     points.append(line)

@@ -6,7 +6,7 @@ Everything is in world mm, and all that is random comes from the generator: the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ from raylign.geometry import View, se3
 from raylign.simulation.instruments import lines
 from raylign.simulation.instruments.design import uniform
 from raylign.simulation.instruments.parts import Instrument, Placed, polyline
+
+
+def _normal(generator: torch.Generator) -> float:
+    return float(torch.randn((), generator=generator, dtype=torch.float64))
 
 
 def _point(value: Any, name: str) -> Float[Tensor, "3"]:
@@ -103,17 +107,19 @@ def along(
     reach: the share of the vessel's length at which the part that keeps its form ends lies evenly between these.
     wobble: mm (one standard deviation) by which the shaft swings about the centre line, slowly.
 
-    The shaped part goes on from there with a random roll; before the vessel's beginning the shaft goes on straight.
+    The shaped part goes on from there with a random roll; before the vessel's beginning the shaft goes on straight. A rigid
+    instrument has both ends on the centre line.
 
     Raises
     ------
-    InputError: a line that is none; a rigid instrument, which follows nothing.
+    InputError: a line that is none.
     """
-    if instrument.rigid:
-        raise InputError(f"a rigid {instrument.name} does not follow a vessel", field="instrument", remedy="use at_target")
     path = polyline(vessel, "vessel").numpy()
     s = lines.lengths(path)
     end = uniform(generator, *reach) * s[-1]
+    if instrument.rigid:
+        tip, tail = lines.at(path, np.array([end, end - instrument.length]), s)
+        return _laid(instrument, tip, tail - tip, generator)
     # from where the shape ends, back to the entry and beyond it
     back = lines.cut(path, min(0.0, end - instrument.length), end, s)[::-1]
     smooth = lines.at(back, np.linspace(0, lines.lengths(back)[-1], max(round(lines.lengths(back)[-1] / 4), 2)))
@@ -122,6 +128,25 @@ def along(
     offset = np.stack([np.interp(lines.lengths(smooth), sway[:, 2], sway[:, i]) for i in range(2)], 1)
     shaft = smooth + np.einsum("nij,nj->ni", axes[:, :, :2], offset)
     return _joined(instrument, shaft, generator)
+
+
+def across(instrument: Instrument, site: Site, generator: torch.Generator, degrees: float = 25.0) -> Placed:
+    """The tip near the target, the shaft leaving it across the body to any side, give or take ``degrees`` (one deviation)."""
+    return at_target(instrument, site, generator, _sideways(site, generator), degrees)
+
+
+def on_skin(instrument: Instrument, site: Site, generator: torch.Generator, away: tuple[float, float] = (90.0, 150.0)) -> Placed:
+    """The tip ``away`` mm to any side of the body's axis through the target, the shaft in any direction along the surface."""
+    out = _sideways(site, generator)
+    where = site.target + uniform(generator, *away) * out + 60 * _normal(generator) * site.axis
+    along_skin = torch.linalg.cross(out, torch.randn(3, generator=generator, dtype=torch.float64))
+    return at_target(instrument, replace(site, target=where), generator, along_skin, 10.0)
+
+
+def _sideways(site: Site, generator: torch.Generator) -> Float[Tensor, "3"]:
+    """A direction across the body's axis."""
+    turn = lines.turned(site.axis.numpy(), uniform(generator, 0.0, 2 * math.pi))
+    return torch.from_numpy(turn[:, 0].copy())
 
 
 def anywhere(instrument: Instrument, view: View, site: Site, generator: torch.Generator, depth: float = 80.0) -> Placed:
@@ -138,7 +163,7 @@ def anywhere(instrument: Instrument, view: View, site: Site, generator: torch.Ge
     o, d, du, dv, ou, ov = view.ray_vectors.detach().cpu().unbind(0)
     begin, ray = o + c * ou + r * ov, d + c * du + r * dv
     unit = ray / ray.norm()
-    deep = float((site.target - begin) @ unit) + depth * float(torch.randn((), generator=generator, dtype=torch.float64))
+    deep = float((site.target - begin) @ unit) + depth * _normal(generator)
     tip = begin + min(max(deep, 0.2 * float(ray.norm())), 0.95 * float(ray.norm())) * unit
     while True:
         v = torch.randn(3, generator=generator, dtype=torch.float64)

@@ -13,7 +13,17 @@ from raylign.geometry import View
 from raylign.simulation.instruments.catalogue import INSTRUMENTS, draw_instrument
 from raylign.simulation.instruments.design import uniform
 from raylign.simulation.instruments.parts import Placed
-from raylign.simulation.instruments.placement import Site, along, anywhere, at_target
+from raylign.simulation.instruments.placement import Site, across, along, anywhere, at_target, on_skin
+
+HABITS = {
+    "guide_wire": "vessel", "catheter": "vessel", "stent_graft": "vessel", "electrode_catheter": "below", "ice_catheter": "below",
+    "pacing_lead": "above", "defibrillator_lead": "above", "echo_probe": "above", "needle": "across", "bone_screw": "across",
+    "pedicle_screw": "across", "k_wire": "across", "drill": "across", "ecg_electrode": "skin",
+}  # fmt: skip
+"""How an instrument comes to its target: in a vessel (from the feet where none is known), from the feet, from the head, across the
+body, or not at all but on the skin about it."""
+ALONE = ("drill", "echo_probe", "stent_graft")
+"""Instruments of which a picture has one."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +33,8 @@ class InstrumentSet:
     Parameters
     ----------
     weights: how often each kind is taken, by its name in ``INSTRUMENTS``; they need not add up to one.
-    least, most: how many, each number as often.
-    near: probability that an instrument lies about the target: in a vessel where there is one and the instrument bends, at the
-        target otherwise. The others lie anywhere.
+    least, most: how many, each number as often; a second drill, probe or stent graft is left out.
+    near: probability that an instrument lies about the target as such instruments do (``HABITS``). The others lie anywhere.
     any: probability that there is any instrument at all.
 
     Raises
@@ -59,16 +68,26 @@ class InstrumentSet:
         if uniform(generator) >= self.any:
             return ()
         count = min(self.least + int(uniform(generator) * (self.most - self.least + 1)), self.most)
-        return tuple(self._one(view, site, generator) for _ in range(count))
+        names: list[str] = []
+        for _ in range(count):
+            name = self._name(generator)
+            if name not in names or name not in ALONE:
+                names.append(name)
+        return tuple(self._one(name, view, site, generator) for name in names)
 
-    def _one(self, view: View, site: Site, generator: torch.Generator) -> Placed:
-        instrument = draw_instrument(self._name(generator), generator)
+    def _one(self, name: str, view: View, site: Site, generator: torch.Generator) -> Placed:
+        instrument = draw_instrument(name, generator)
+        habit = HABITS[name]
         if uniform(generator) >= self.near:
             return anywhere(instrument, view, site, generator)
-        if site.vessels and not instrument.rigid:
+        if habit == "vessel" and site.vessels:
             which = min(int(uniform(generator) * len(site.vessels)), len(site.vessels) - 1)
             return along(instrument, site.vessels[which], generator)
-        return at_target(instrument, site, generator)
+        if habit == "across":
+            return across(instrument, site, generator)
+        if habit == "skin":
+            return on_skin(instrument, site, generator)
+        return at_target(instrument, site, generator, site.axis if habit == "above" else -site.axis)
 
     def _name(self, generator: torch.Generator) -> str:
         left = uniform(generator) * sum(self.weights.values())
@@ -76,7 +95,7 @@ class InstrumentSet:
             left -= weight
             if left < 0:
                 return name
-        return next(name for name, weight in reversed(self.weights.items()) if weight > 0)
+        return [name for name, weight in self.weights.items() if weight > 0][-1]
 
 
 INSTRUMENT_SETS: dict[str, InstrumentSet] = {

@@ -60,7 +60,7 @@ class GuideWire(Design):
     tip: str = choice("J3", "straight", "angled", "J6")
     core: str = choice("steel", "nitinol")
     opaque_mm: float = size(30.0, 20.0, 60.0)
-    length_mm: float = size(450.0, 300.0, 700.0)
+    length_mm: float = size(700.0, 500.0, 900.0)
 
     def instrument(self) -> Instrument:
         radius = self.inches * INCH / 2
@@ -128,7 +128,7 @@ class Catheter(Design):
     wall: float = size(0.35, 0.25, 0.42)
     filler: float = size(0.3, 0.2, 0.4)
     wired: bool = choice(False, True, False)
-    length_mm: float = size(500.0, 350.0, 700.0)
+    length_mm: float = size(700.0, 500.0, 900.0)
 
     def instrument(self) -> Instrument:
         outer = self.french * FRENCH / 2
@@ -164,7 +164,7 @@ class ElectrodeCatheter(Design):
     gap_mm: float = choice(2.0, 5.0)
     pair_mm: float = choice(5.0, 8.0, 2.0)
     bend_degrees: float = size(60.0, 0.0, 200.0)
-    length_mm: float = size(500.0, 350.0, 700.0)
+    length_mm: float = size(700.0, 500.0, 900.0)
 
     def instrument(self) -> Instrument:
         r = self.french * FRENCH / 2
@@ -197,7 +197,7 @@ class IceCatheter(Design):
     french: int = choice(8, 10)
     array_mm: float = size(13.0, 7.0, 16.0)
     bend_degrees: float = size(40.0, 0.0, 150.0)
-    length_mm: float = size(500.0, 350.0, 700.0)
+    length_mm: float = size(700.0, 500.0, 900.0)
 
     def instrument(self) -> Instrument:
         r, end = self.french * FRENCH / 2, 3.0 + self.array_mm
