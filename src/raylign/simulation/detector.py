@@ -25,9 +25,18 @@ def each(generators: Generators, like: Tensor, draw: Callable[[Tensor, torch.Gen
     return torch.stack([draw(image.to(g.device), g).to(like.device) for image, g in zip(like, generators, strict=True)])
 
 
-def normal(generators: Generators, like: Tensor) -> Tensor:
-    """Standard normal numbers of the shape of ``like``."""
-    return each(generators, like, lambda x, g: torch.randn(x.shape, generator=g, dtype=x.dtype, device=x.device))
+def normal(generators: Generators, deviations: Sequence[float], like: Tensor) -> Tensor:
+    """Normal numbers of a standard deviation for each image, of the shape of ``like``; nothing is drawn where it is zero."""
+
+    def drawn(x: Tensor, g: torch.Generator) -> Tensor:
+        return torch.randn(x.shape, generator=g, dtype=x.dtype, device=x.device)
+
+    rows = [i for i, deviation in enumerate(deviations) if deviation]
+    scale = column([deviations[i] for i in rows], like.device)
+    chosen = generators if isinstance(generators, torch.Generator) else [generators[i] for i in rows]
+    out = torch.zeros_like(like)
+    out[rows] = each(chosen, like[rows], drawn) * scale
+    return out
 
 
 def poisson(generators: Generators, rate: Tensor) -> Tensor:
@@ -71,13 +80,19 @@ def spread(
     signal: Float[Tensor, "B H W"], detectors: Sequence[Detector], pitch_mm: Float[Tensor, "B 2"]
 ) -> Float[Tensor, "B H W"]:
     """The signal after its light has spread; the image is continued by its border."""
-    if not any(d.blur_mm or d.glare for d in detectors):
+    rows = [i for i, d in enumerate(detectors) if d.blur_mm or d.glare]
+    if not rows:
         return signal
     _, h, w = signal.shape
-    padded = torch.nn.functional.pad(signal[:, None], (_BORDER,) * 4, mode="replicate")[:, 0]
+    padded = torch.nn.functional.pad(signal[rows, None], (_BORDER,) * 4, mode="replicate")[:, 0]
     size = (padded.shape[1], padded.shape[2])
-    out = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer(detectors, pitch_mm.to(signal), size), s=size)
-    return out[:, _BORDER : _BORDER + h, _BORDER : _BORDER + w]
+    by = transfer([detectors[i] for i in rows], pitch_mm[rows].to(signal), size)
+    # libraries for the CPU transform a batch in another order than one image, which changes the last bit
+    parts = zip(padded, by, strict=True) if signal.device.type == "cpu" else [(padded, by)]
+    wide = torch.cat([torch.fft.irfft2(torch.fft.rfft2(x) * t, s=size).reshape(-1, *size) for x, t in parts])
+    out = signal.clone()
+    out[rows] = wide[:, _BORDER : _BORDER + h, _BORDER : _BORDER + w]
+    return out
 
 
 def read_out(
@@ -92,9 +107,9 @@ def read_out(
     """
     device = signal.device
     if generators is not None and any(d.gain for d in detectors):
-        signal = signal * (1 + column([d.gain for d in detectors], device) * normal(generators, signal))
+        signal = signal * (1 + normal(generators, [d.gain for d in detectors], signal))
     if generators is not None and any(d.electronic for d in detectors):
-        signal = signal + column([d.electronic for d in detectors], device) / photons * normal(generators, signal)
+        signal = signal + normal(generators, [d.electronic for d in detectors], signal) / photons
     top, unit = full_scale(detectors, device)
     return torch.minimum((signal * unit).round().clamp_min(0), top)
 

@@ -315,6 +315,8 @@ def _developed(
     paths: Paths, views: Sequence[View], configs: Sequence[ExposureConfig], generators: Generators, patients: _Patients
 ) -> Exposures:
     """From mm of material to counts."""
+    # one order of summation, whoever else is in the batch
+    paths = {name: paths[name] for name in spectrum.materials() if name in paths}
     shape, rays = views[0].shape, configs[0].rays
     device = next(iter(paths.values())).device
     vectors = torch.stack([v.ray_vectors for v in views]).detach().to("cpu", torch.float64)
@@ -330,8 +332,7 @@ def _developed(
     photons = _open_beam_photons(configs, count, primary, inside)
     tubes = [c.intensifier for c in configs]
     signal = _noisy((primary, variance, arriving, haze), beams, paths, (configs, photons), generators)
-    if any(tubes):
-        inside = fields.warped(inside.float()[:, None], tubes)[:, 0] > 0.999
+    inside = fields.warped(inside.float()[:, None], tubes)[:, 0] > 0.999
     signal = detector.spread(signal, detectors, pitch)
     if shade is not None:
         flat = fields.column([float(d.flat_field) for d in detectors], device)
@@ -345,14 +346,14 @@ def _developed(
 
 
 def _noisy(
-    light: tuple[Tensor, Tensor, Tensor, Tensor],
+    parts: tuple[Tensor, Tensor, Tensor, Tensor],
     beams: _Beams,
     paths: Paths,
     settings: tuple[Sequence[ExposureConfig], Tensor],
     generators: Generators,
 ) -> Tensor:
     """The signal at the detector, as the image intensifier distorts it, with quantum noise."""
-    primary, variance, arriving, haze = light
+    primary, variance, arriving, haze = parts
     configs, photons = settings
     tubes = [c.intensifier for c in configs]
     kinds = {c.noise for c in configs}
@@ -363,13 +364,12 @@ def _noisy(
         for e in range(beams.photons.shape[1]):
             n, w, s = (t[:, e, None, None] for t in (beams.photons, beams.weight, beams.scattered))
             rate = photons * (n * _energy(e, beams, paths, configs[0].rays) * arriving + s * haze)
-            rate = fields.warped(rate[:, None], tubes)[:, 0] if any(tubes) else rate
-            part = detector.poisson(generators, rate.clamp_min(0)) * w
+            rate = fields.warped(rate[:, None], tubes)[:, 0].clamp_min(0)
+            part = detector.poisson(generators, rate) * w
             total = part if total is None else total + part
         assert total is not None
         return total / photons
     worth = (beams.scattered * beams.weight**2).sum(1)[:, None, None]
-    signal, spent = primary * arriving + haze, variance * arriving + worth * haze
-    if any(tubes):
-        signal, spent = fields.warped(torch.stack([signal, spent], 1), tubes).unbind(1)
+    light = torch.stack([primary * arriving + haze, variance * arriving + worth * haze], 1)
+    signal, spent = fields.warped(light, tubes).unbind(1)
     return signal if kinds == {"none"} else detector.quanta(signal, spent, photons, generators)

@@ -137,7 +137,16 @@ def _turned(q: Tensor, angle: Tensor) -> Tensor:
 
 
 def warped(images: Float[Tensor, "B C H W"], intensifiers: Sequence[Intensifier | None]) -> Float[Tensor, "B C H W"]:
-    """Images as the image intensifiers show them; bilinear, the border repeated."""
+    """Images as the image intensifiers show them, bilinear, the border repeated; as they are where there is none."""
+    rows = [i for i, tube in enumerate(intensifiers) if tube is not None]
+    if not rows:
+        return images
+    out = images.clone()
+    out[rows] = _sampled(images[rows], [intensifiers[i] for i in rows])
+    return out
+
+
+def _sampled(images: Float[Tensor, "B C H W"], intensifiers: Sequence[Intensifier | None]) -> Float[Tensor, "B C H W"]:
     b, _, h, w = images.shape
     c, r = torch.meshgrid(
         torch.arange(w, device=images.device, dtype=images.dtype),
