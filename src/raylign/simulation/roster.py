@@ -1,0 +1,178 @@
+"""The subjects that a recipe names: who they are before they are made, and how they are made."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.errors import InputError
+from raylign.simulation.recipes import Recipe, Split, SubjectsFrom
+from raylign.simulation.seeds import numpy_generator
+from raylign.simulation.subject import Subject
+from raylign.simulation.typed import typed
+
+PHANTOMS: Mapping[str, tuple[str, str]] = {
+    "thorax": ("thorax", "ThoraxConfig"),
+    "pelvis": ("pelvis", "PelvisConfig"),
+    "lumbar": ("lumbar", "LumbarConfig"),
+    "aorta": ("aorta", "AortaConfig"),
+    "proximal_femur": ("proximal_femur", "ProximalFemurConfig"),
+}
+"""Function and configuration of each phantom in ``raylign.simulation.phantoms``."""
+
+_ORDER = 1  # place of the subjects' order in the tree of seeds; cases stand under 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One subject of a recipe, not yet made: which of its sources, and which seed or copy of that."""
+
+    id: str
+    copy: int
+    source: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The id, and for a copy its number: names one subject, not one anatomy."""
+        return self.id if self.copy == 0 else f"{self.id}-copy{self.copy:03d}"
+
+
+def roster(recipe: Recipe) -> tuple[Entry, ...]:
+    """All subjects in the order of the recipe.
+
+    Raises
+    ------
+    InputError: two sources that give the same subject.
+    """
+    entries: list[Entry] = []
+    for number, source in enumerate(recipe.subjects):
+        if source.phantom is not None:
+            first, last = source.seeds
+            entries += [Entry(f"{source.phantom}-{seed:06d}", 0, number, seed) for seed in range(first, last + 1)]
+        else:
+            entries += [Entry(source.id or "ct", copy, number, copy) for copy in range(source.copies + 1)]
+    names = [e.name for e in entries]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"{twice} comes twice", field="subjects", remedy="give other seeds, or another id")
+    return tuple(entries)
+
+
+def part_of(id: str, split: Split) -> str:
+    """Which part of the data an anatomy belongs to: by a hash of its id, so that neither copies nor new subjects move it."""
+    digest = hashlib.sha256(f"{split.seed}:{id}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    reached = 0.0
+    for name, share in split.shares.items():
+        reached += share
+        if place < reached:
+            return name
+    return next(name for name, share in reversed(split.shares.items()) if share > 0)
+
+
+class Order:
+    """The endless order in which subjects come: all of them, shuffled, then all of them again, shuffled anew."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._round = lru_cache(maxsize=4)(self._shuffled)
+
+    def __getitem__(self, place: int) -> int:
+        """Number of the subject at a place."""
+        return int(self._round(place // self.count)[place % self.count])
+
+    def _shuffled(self, turn: int) -> Any:
+        return numpy_generator(self.seed, _ORDER, turn).permutation(self.count)
+
+
+def phantom(name: str, field: str = "phantom") -> tuple[Callable[..., Subject], type]:
+    """Function and configuration of a phantom.
+
+    Raises
+    ------
+    InputError: there is none of that name.
+    """
+    if name not in PHANTOMS:
+        raise InputError(f"no phantom is called {name!r}", field=field, remedy=f"use one of {', '.join(PHANTOMS)}")
+    room = importlib.import_module("raylign.simulation.phantoms")
+    function, config = PHANTOMS[name]
+    return getattr(room, function), getattr(room, config)
+
+
+def phantom_config(source: SubjectsFrom, field: str) -> Any:
+    """The typed configuration of a phantom that a recipe states.
+
+    Raises
+    ------
+    InputError: an unknown phantom or field, a value out of its range.
+    """
+    assert source.phantom is not None
+    _, kind = phantom(source.phantom, f"{field}.phantom")
+    # meshes cost more than half of a subject's time, and no exposure needs them
+    plain = {"meshes": False} if "meshes" in {f.name for f in fields(kind)} else {}
+    return typed(kind, plain | source.config, f"{field}.config")
+
+
+def make(recipe: Recipe, entry: Entry) -> Subject:
+    """Make one subject: draw a phantom, or read a scan and deform it.
+
+    Raises
+    ------
+    InputError: a scan or segmentation that cannot be read.
+    """
+    source = recipe.subjects[entry.source]
+    if source.phantom is not None:
+        function, _ = phantom(source.phantom)
+        return function(phantom_config(source, f"subjects.{entry.source}"), entry.seed)
+    return scanned(source, entry, f"subjects.{entry.source}")
+
+
+def centre_lines(recipe: Recipe, entry: Entry) -> tuple[Float[Tensor, "N 3"], ...]:
+    """Centre lines of vessels, patient mm, of a phantom that tells them."""
+    source = recipe.subjects[entry.source]
+    if source.phantom != "aorta":
+        return ()
+    room = importlib.import_module("raylign.simulation.phantoms.aorta")
+    lines = room.centrelines(entry.seed)
+    return tuple(torch.as_tensor(points, dtype=torch.float64) for points in lines.values())
+
+
+def scanned(source: SubjectsFrom, entry: Entry, field: str) -> Subject:
+    """A scan as a subject, or a deformed copy of it."""
+    from raylign.simulation.deformation import vary
+
+    original = _read(source)
+    if entry.copy == 0:
+        return original
+    return vary(original, variation(source, field), entry.seed, entry.copy)
+
+
+def variation(source: SubjectsFrom, field: str) -> Any:
+    """The typed configuration of a scan's deformed copies."""
+    from raylign.simulation.deformation import VariationConfig
+
+    return typed(VariationConfig, source.variation, f"{field}.variation")
+
+
+@lru_cache(maxsize=2)
+def _read_from(ct: str, labels: str | None, names: str | None, id: str) -> Subject:
+    from raylign.io import read_labels, read_volume
+    from raylign.simulation.subjects import subject_from_ct
+
+    volume = read_volume(ct)
+    segmentation = None if labels is None else read_labels(labels, names=names) if names else read_labels(labels)
+    return subject_from_ct(volume, segmentation, id=id)
+
+
+def _read(source: SubjectsFrom) -> Subject:
+    assert source.ct is not None
+    return _read_from(source.ct, source.labels, source.label_names, source.id or "ct")
