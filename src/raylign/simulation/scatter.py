@@ -1,6 +1,6 @@
-"""Scatter at the detector: every ray's scatter, spread as water of its thickness spreads it, at the distance the detector has.
+"""Scatter at the detector: every ray's scatter, spread as soft tissue of its thickness spreads it, at the detector's distance.
 
-A thin beam through t mm of water, met by a detector g mm behind it, leaves there a primary spot P and around it scatter of the
+A thin beam through t mm of soft tissue, met by a detector g mm behind it, leaves there a primary spot P and around it scatter of the
 shape k(r; t, g). For each energy that shape was computed by Monte Carlo and written as a sum of Gaussians of fixed widths,
 
     k(r) = P sum_j c_j(keV, t, g) exp(-r^2 / 2 sigma_j^2) / (2 pi sigma_j^2),
@@ -88,7 +88,7 @@ class ScatterConfig:
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
-    """Scatter over primary of thin beams through water, for one beam quality and gap an image.
+    """Scatter over primary of thin beams through soft tissue, for one beam quality and gap an image.
 
     Parameters
     ----------
@@ -108,21 +108,21 @@ class Kernels:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """``ratio`` [keV, mm, gap, Gaussians] and the values of its axes; ``water``: 1/mm at the energies of ``water_kev``."""
+    """``ratio`` [keV, mm, gap, Gaussians] and the values of its axes; ``tissue``: 1/mm at the energies of ``tissue_kev``."""
 
     kev: Tensor
     thickness: Tensor
     gap: Tensor
     width: Tensor
-    water_kev: Tensor
-    water: Tensor
+    tissue_kev: Tensor
+    tissue: Tensor
     ratio: Tensor
 
 
 @cache
 def _table() -> _Table:
     content = json.loads((files("raylign.simulation") / "tables" / "scatter.json").read_text())
-    names = ("kev", "thickness_mm", "gap_mm", "width_mm", "water_kev", "water_per_mm", "ratio")
+    names = ("kev", "thickness_mm", "gap_mm", "width_mm", "tissue_kev", "tissue_per_mm", "ratio")
     return _Table(*(torch.tensor(content[name], dtype=torch.float64) for name in names))
 
 
@@ -143,7 +143,7 @@ def kernels(kev: Float[Tensor, "B K"], share: Float[Tensor, "B K"], distance_mm:
     kev: photon energies of each beam; 20 to 150 keV are tabulated, the nearest stands for others.
     share: of the open beam's signal that each energy makes (photons times keV times what the detector absorbs); scaled to sum 1.
     distance_mm: of the patient's centre of mass from the detector, see ``centre_distance``. A ray of t mm of water is taken for
-        water about that depth: its gap is the distance less t / 2, and 25 to 800 mm are tabulated, the nearest stands for others.
+        tissue about that depth: its gap is the distance less t / 2, and 25 to 800 mm are tabulated, the nearest stands for others.
 
     Raises
     ------
@@ -157,8 +157,8 @@ def kernels(kev: Float[Tensor, "B K"], share: Float[Tensor, "B K"], distance_mm:
         )
     if bool((share < 0).any()) or not bool((share.sum(-1) > 0).all()):
         raise InputError("a beam whose energies make no signal", field="share")
-    water = torch.exp(_hats(kev, t.water_kev) @ torch.log(t.water))
-    through = share[:, :, None] * torch.exp(-water[:, :, None] * t.thickness)
+    tissue = torch.exp(_hats(kev, t.tissue_kev) @ torch.log(t.tissue))
+    through = share[:, :, None] * torch.exp(-tissue[:, :, None] * t.thickness)
     through = through / through.sum(1, keepdim=True)
     # the ratios vary little over a factor of two in the gap: linear in its logarithm
     gap = torch.log((distance[:, None] - t.thickness / 2).clamp_min(1.0))
@@ -250,13 +250,3 @@ def scattered(
     spread = down.reshape(down.shape[0], h, -1) @ (born @ across).reshape(b, -1, w) * area
     configs = [config or ScatterConfig()] if not isinstance(config, Sequence) else list(config)
     return spread * torch.tensor([c.gain for c in configs], device=mean.device, dtype=mean.dtype)[:, None, None]
-
-
-def moments(density: Float[Tensor, "D H W"], affine: Float[Tensor, "4 4"]) -> tuple[Tensor, Tensor]:
-    """GOING AWAY: use ``centre_of_mass``; the second value is not used any more."""
-    return centre_of_mass(density, affine), torch.eye(3, dtype=torch.float64)
-
-
-def air_gap(views: Sequence[View], poses: Tensor, centre: Tensor, spread: Tensor | None = None) -> Tensor:
-    """GOING AWAY: use ``centre_distance``, which is what ``kernels`` asks for now (it works the gap out for every thickness)."""
-    return centre_distance(views, poses, centre)
