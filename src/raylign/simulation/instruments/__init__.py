@@ -7,6 +7,7 @@ from raylign.simulation.instruments.orthopaedic import BoneScrew, Drill, KWire, 
 from raylign.simulation.instruments.parts import Body, Curve, Instrument, Layer, Placed
 from raylign.simulation.instruments.placement import Site, across, along, anywhere, at_target, on_skin
 from raylign.simulation.instruments.sets import INSTRUMENT_SETS, InstrumentSet
+from raylign.simulation.instruments.surfaces import as_bodies, tube_mesh
 from raylign.simulation.instruments.thickness import instrument_mask, instrument_paths
 from raylign.simulation.instruments.vascular import Catheter, ElectrodeCatheter, GuideWire, IceCatheter, Needle, StentGraft
 from raylign.simulation.instruments.wires import Wire, guide_wire, steel_thickness
@@ -15,6 +16,6 @@ __all__ = [
     "Body", "BoneScrew", "Catheter", "Curve", "DefibrillatorLead", "Design", "Drill", "EcgElectrode", "EchoProbe",
     "ElectrodeCatheter", "GuideWire", "INSTRUMENTS", "INSTRUMENT_SETS", "IceCatheter", "Instrument", "InstrumentSet",
     "KWire", "Layer", "Needle", "PacingLead", "PedicleScrew", "Placed", "Site", "StentGraft", "Wire", "across", "along",
-    "anywhere", "at_target", "draw_instrument", "guide_wire", "instrument_mask", "instrument_paths", "on_skin",
-    "steel_thickness",
+    "anywhere", "as_bodies", "at_target", "draw_instrument", "guide_wire", "instrument_mask", "instrument_paths", "on_skin",
+    "steel_thickness", "tube_mesh",
 ]  # fmt: skip

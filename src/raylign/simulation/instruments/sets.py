@@ -20,8 +20,8 @@ HABITS = {
     "pacing_lead": "above", "defibrillator_lead": "above", "echo_probe": "above", "needle": "across", "bone_screw": "across",
     "pedicle_screw": "across", "k_wire": "across", "drill": "across", "ecg_electrode": "skin",
 }  # fmt: skip
-"""How an instrument comes to its target: in a vessel (from the feet where none is known), from the feet, from the head, across the
-body, or not at all but on the skin about it."""
+"""How an instrument comes to its target: in a vessel (from the feet where none is known), from the feet, from the head, across
+the body, or not at all but on the skin about it."""
 ALONE = ("drill", "echo_probe", "stent_graft")
 """Instruments of which a picture has one."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from raylign.data import Mesh
 from raylign.errors import InputError
 from raylign.simulation.instruments import lines
+from raylign.simulation.instruments.parts import Body, Placed
 
 Array = Float64[NDArray[np.float64], "..."]
 
@@ -62,6 +63,15 @@ def tube_mesh(curve_points: Array, radius: float, inner: float = 0.0, sides: int
     if inner == 0:
         return _rings(outside, name, line[0], line[-1])
     return _hollow(outside, swept(inner), name)
+
+
+def as_bodies(placed: Placed, sides: int = 24) -> tuple[Body, ...]:
+    """Every part of an instrument as a closed surface, world mm: its bodies, and its wires and tubes swept."""
+    swept = [
+        Body(tube_mesh(points, outer, inner, sides, placed.instrument.name), material, fill)
+        for points, outer, inner, material, fill in placed.tubes()
+    ]
+    return (*placed.bodies, *swept)
 
 
 def turned_mesh(profile: Sequence[tuple[float, float]], sides: int = 24, name: str = "turned") -> Mesh:
