@@ -68,9 +68,7 @@ def transfer(detectors: Sequence[Detector], pitch_mm: Float[Tensor, "B 2"], padd
     Roeck 1984).
     """
     device = pitch_mm.device
-    row = torch.fft.fftfreq(padded[0], device=device)[None, :, None] / pitch_mm[:, 0, None, None]
-    col = torch.fft.rfftfreq(padded[1], device=device)[None, None, :] / pitch_mm[:, 1, None, None]
-    square = row**2 + col**2
+    square = _frequencies(padded, pitch_mm)
     near = torch.exp(-2 * (torch.pi * column([d.blur_mm for d in detectors], device)) ** 2 * square)
     reach, glare = column([d.glare_mm for d in detectors], device), column([d.glare for d in detectors], device)
     return near * ((1 - glare) + glare * torch.rsqrt(1 + (2 * torch.pi * reach) ** 2 * square))
@@ -83,16 +81,40 @@ def spread(
     rows = [i for i, d in enumerate(detectors) if d.blur_mm or d.glare]
     if not rows:
         return signal
-    _, h, w = signal.shape
-    padded = torch.nn.functional.pad(signal[rows, None], (_BORDER,) * 4, mode="replicate")[:, 0]
-    size = (padded.shape[1], padded.shape[2])
-    by = transfer([detectors[i] for i in rows], pitch_mm[rows].to(signal), size)
-    # libraries for the CPU transform a batch in another order than one image, which changes the last bit
-    parts = zip(padded, by, strict=True) if signal.device.type == "cpu" else [(padded, by)]
-    wide = torch.cat([torch.fft.irfft2(torch.fft.rfft2(x) * t, s=size).reshape(-1, *size) for x, t in parts])
     out = signal.clone()
-    out[rows] = wide[:, _BORDER : _BORDER + h, _BORDER : _BORDER + w]
+    chosen, pitch = [detectors[i] for i in rows], pitch_mm[rows].to(signal)
+    out[rows] = filtered(signal[rows], lambda size: transfer(chosen, pitch, size))
     return out
+
+
+def filtered(
+    images: Float[Tensor, "B H W"], by: Callable[[tuple[int, int]], Float[Tensor, "B H F"]], border: int = _BORDER
+) -> Float[Tensor, "B H W"]:
+    """Images convolved with what ``by`` gives as a real transfer over the frequencies of ``rfft2`` of a padded shape.
+
+    Images are continued by their border over so many pixels.
+    """
+    _, h, w = images.shape
+    padded = torch.nn.functional.pad(images[:, None], (border,) * 4, mode="replicate")[:, 0]
+    size = (padded.shape[1], padded.shape[2])
+    # libraries for the CPU transform a batch in another order than one image, which changes the last bit
+    parts = zip(padded, by(size), strict=True) if images.device.type == "cpu" else [(padded, by(size))]
+    wide = torch.cat([torch.fft.irfft2(torch.fft.rfft2(x) * t, s=size).reshape(-1, *size) for x, t in parts])
+    return wide[:, border : border + h, border : border + w]
+
+
+def gaussian(
+    width_mm: Float[Tensor, " B"], pitch_mm: Float[Tensor, "B 2"]
+) -> Callable[[tuple[int, int]], Float[Tensor, "B H F"]]:
+    """The transfer of Gaussians of a standard deviation each, for ``filtered``."""
+    return lambda size: torch.exp(-2 * (torch.pi * width_mm[:, None, None]) ** 2 * _frequencies(size, pitch_mm))
+
+
+def _frequencies(padded: tuple[int, int], pitch_mm: Float[Tensor, "B 2"]) -> Float[Tensor, "B H F"]:
+    """Squares of the frequencies of ``rfft2``, 1/mm^2."""
+    row = torch.fft.fftfreq(padded[0], device=pitch_mm.device)[None, :, None] / pitch_mm[:, 0, None, None]
+    col = torch.fft.rfftfreq(padded[1], device=pitch_mm.device)[None, None, :] / pitch_mm[:, 1, None, None]
+    return row**2 + col**2
 
 
 def read_out(
