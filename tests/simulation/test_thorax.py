@@ -51,8 +51,16 @@ def test_landmarks_lie_inside_their_structures(patient: Subject) -> None:
     assert len(patient.landmarks.names) > 30
     for name, point in zip(patient.landmarks.names, patient.landmarks.points, strict=True):
         i, j, k = (inverse[:3, :3] @ point + inverse[:3, 3]).round().int().tolist()
-        number = int(patient.labels.data[k, j, i])
-        assert patient.labels.names.get(number) == name.split("/")[0]
+        around = (
+            patient.labels.data[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2]
+            if _on_a_surface(name)
+            else patient.labels.data[k, j, i]
+        )
+        assert name.split("/")[0] in {patient.labels.names.get(n) for n in around.flatten().tolist()}
+
+
+def _on_a_surface(name: str) -> bool:
+    return name.split("/")[1] in ("apex", "mitral", "valve")
 
 
 def test_left_is_left_and_head_is_up(patient: Subject) -> None:

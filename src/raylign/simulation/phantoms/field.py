@@ -59,10 +59,11 @@ class Grid:
         """x, y, z as kernels take them."""
         return self.x, self.y, self.z
 
-    def evaluate(self, function: Callable[[Array, Array, Array], Array], box: Box | None = None) -> Array:
+    def evaluate(self, function: Callable[..., Array], box: Box | None = None, *known: Array) -> Array:
         """A function of broadcastable x, y, z, such as a distance, at every voxel of a box [D, H, W], by slabs on all threads.
 
-        Slabs are small enough for what the function makes on its way to stay in a cache. It must not depend on where they end.
+        Slabs are small enough for what the function makes on its way to stay in a cache; it must not depend on where they end.
+        ``known``: arrays [D, H, W] of the box; the function is given their slabs after z.
         """
         box = self.whole if box is None else box
         shape = tuple(s.stop - s.start for s in box)
@@ -72,7 +73,8 @@ class Grid:
         def pieces(first: int, last: int) -> None:
             for k in range(first * thick, min(last * thick, shape[0]), thick):
                 part = slice(box[0].start + k, box[0].start + min(k + thick, shape[0]))
-                out[k : k + thick] = function(*self.coordinates((part, box[1], box[2])))
+                given = [a[k : k + thick] for a in known]
+                out[k : k + thick] = function(*self.coordinates((part, box[1], box[2])), *given)
 
         run_chunks(pieces, -(-shape[0] // thick), 1)
         return out

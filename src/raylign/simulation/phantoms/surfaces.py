@@ -17,6 +17,7 @@ from raylign.errors import InputError
 from raylign.simulation.phantoms.field import Array, Grid, Union
 
 Corner = Sequence[float] | NDArray[np.floating]
+Points = NDArray[np.float64]
 
 
 def surface(distance: Callable[[Array, Array, Array], Array], low: Corner, high: Corner, pitch_mm: float, name: str) -> Mesh:
@@ -92,6 +93,54 @@ def isosurface(grid: Grid, distance: Array, name: str) -> Mesh:
     if _volume(vertices, faces) < 0:
         faces = faces[:, ::-1].copy()
     return Mesh(torch.from_numpy(vertices), torch.from_numpy(faces), name)
+
+
+def swept_surface(points: Points, radii: Points, thin: Points, name: str, sides: int = 14) -> Mesh:
+    """The closed surface of an elliptical cross-section carried along a line, with rounded ends.
+
+    Parameters
+    ----------
+    points: [N, 3] mm, a line that bends more gently than its cross-section is wide.
+    radii: [N, 2] mm, half thickness along ``thin`` [N, 3] and half width across it.
+    name: the structure.
+    sides: corners of a cross-section, 4 or more.
+
+    Returns
+    -------
+    Mesh: ``(N + 4) * sides + 2`` vertices; the same number for every subject, in corresponding places.
+    """
+    p, r, n = (np.asarray(v, float) for v in (points, radii, thin))
+    tangent = np.gradient(p, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    n = n - np.einsum("ij,ij->i", n, tangent)[:, None] * tangent
+    n /= np.linalg.norm(n, axis=1, keepdims=True)
+    across = np.cross(tangent, n)
+    rows = [
+        (0, -0.8, 0.6),
+        (0, -0.45, 0.9),
+        *((i, 0.0, 1.0) for i in range(len(p))),
+        (len(p) - 1, 0.45, 0.9),
+        (len(p) - 1, 0.8, 0.6),
+    ]
+    angle = 2 * np.pi * np.arange(sides) / sides
+    rings = []
+    for i, out, size in rows:
+        middle = p[i] + out * r[i, 0] * tangent[i]
+        rings.append(middle + size * (np.outer(np.cos(angle), n[i]) * r[i, 0] + np.outer(np.sin(angle), across[i]) * r[i, 1]))
+    poles = [p[0] - r[0, 0] * tangent[0], p[-1] + r[-1, 0] * tangent[-1]]
+    vertices = np.concatenate([*rings, poles])
+    at = np.arange(sides)
+    nxt = (at + 1) % sides
+    faces = []
+    for k in range(len(rows) - 1):
+        a, b, c, d = k * sides + at, k * sides + nxt, (k + 1) * sides + at, (k + 1) * sides + nxt
+        faces += [np.stack([a, b, c], 1), np.stack([b, d, c], 1)]
+    first, last, end = len(rows) * sides, len(rows) * sides + 1, (len(rows) - 1) * sides
+    faces += [np.stack([nxt, at, np.full(sides, first)], 1), np.stack([end + at, end + nxt, np.full(sides, last)], 1)]
+    whole = np.concatenate(faces)
+    if _volume(vertices, whole) < 0:
+        whole = whole[:, ::-1].copy()
+    return Mesh(torch.from_numpy(vertices), torch.from_numpy(whole.astype(np.int64)), name)
 
 
 def mesh_volume(mesh: Mesh) -> float:
