@@ -19,6 +19,7 @@ from raylign.simulation.seeds import numpy_generator
 
 _AGE = (58.0, 15.0, 20.0, 90.0)  # mean, standard deviation, youngest, oldest
 _INDEX = (17.5, 40.0)  # kg/m2
+_PLACE = 9  # in the seed's tree; seed 0, the one for examples, is an average man of 52
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def patient(seed: int) -> Person:
     ------
     InputError: a negative seed.
     """
-    return draw_person(numpy_generator(seed, 1))
+    return draw_person(numpy_generator(seed, _PLACE))
 
 
 def _within(rng: np.random.Generator, mean: float, sigma: float, low: float, high: float) -> float:

@@ -164,7 +164,7 @@ def _shoulders(shape: ChestShape) -> list[Ellipsoid]:
     out = []
     for solid in _SHOULDERS:
         back = bend(shape, solid.centre[2] * shape.scale[2])[1]
-        x, y, z = np.add(np.multiply(solid.centre, shape.scale), (0, back, shape.shoulder))
+        x, y, z = np.add(np.multiply(solid.centre, shape.scale), (0.0, float(back), shape.shoulder))
         a, b, c = (r * s + 0.6 * more for r, s in zip(solid.radii, shape.scale, strict=True))
         out.append(Ellipsoid((float(x), float(y), float(z)), (a, b, c), solid.axis))
     return out
