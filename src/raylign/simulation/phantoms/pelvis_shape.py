@@ -1,0 +1,196 @@
+"""Hip bones and sacrum of a person: the mean bones, reshaped by named sizes.
+
+Frame of this and its neighbour modules: mm, patient LPS directions (x left, y back, z head), origin midway between the centres of
+the hips. The pelvis is turned about the axis of the hips by its tilt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylign.simulation.phantoms.field import Array
+from raylign.simulation.phantoms.pelvis_tables import HIP, SACRUM
+from raylign.simulation.phantoms.trunk_shape import SIDES, TrunkShape
+from raylign.simulation.phantoms.trunk_webs import Points, Web
+from raylign.simulation.seeds import numpy_generator
+
+HALF_DISTANCE, CUP_RADIUS, HEIGHT, SUBPUBIC = 86.87, 23.41, 209.0, 84.0  # of the mean hip bone
+_GAP = 1.9  # sacroiliac joint, mm
+_SACRAL_CENTRE = np.array([0.0, 46.0, 74.0])  # what the sacrum turns about
+_ENDPLATE = np.array([0.0, 22.1, 96.8])  # middle of its upper face
+_SLOPE = 31.5  # of that face, degrees, at no tilt
+OPENING = np.array([0.62, -0.30, -0.72]) / np.linalg.norm([0.62, -0.30, -0.72])  # of the left acetabulum
+_NOTCH = np.array([-0.35, -0.25, -0.90]) / np.linalg.norm([-0.35, -0.25, -0.90])
+
+
+@dataclass(frozen=True, eq=False)
+class BonyPelvis:
+    """Webs of the bones, points on them, and the sacral endplate (middle [3] and its slope in degrees)."""
+
+    webs: dict[str, Web]
+    points: dict[str, Points]
+    endplate: Points
+    slope: float
+    cup_radius: float
+
+
+def bony_pelvis(shape: TrunkShape) -> BonyPelvis:
+    """The pelvis of a person."""
+    size, cup = shape.pelvis, shape.femur.head_radius + shape.femur.joint_space
+    turn = rotation_x(np.radians(size.tilt))
+    both, webs, points = _wobble(shape.seed, 0, 1.8), {}, {}
+    for number, (side, s) in enumerate(SIDES):
+        balls = _hip(HIP.balls.copy(), shape, cup)
+        balls[:, :3] += both(balls[:, :3]) + _wobble(shape.seed, 1 + number, 0.6)(balls[:, :3])
+        balls[:, :3] = _room(balls, np.array([size.hip_distance / 2, 0, 0]), cup)
+        balls[:, 0] = np.maximum(balls[:, 0], 2.3 + balls[:, 3])  # the symphysis
+        balls[:, :3] = balls[:, :3] @ turn.T
+        balls[:, 0] *= s
+        webs[f"hip_{side}"] = Web(balls, HIP.faces, _acetabulum(s, size.hip_distance / 2, cup, turn))
+        points |= {f"hip_{side}/{name}": p for name, p in _hip_points(balls, turn, s).items()}
+    sacrum, endplate, slope = _sacrum(shape, turn)
+    webs["sacrum"] = sacrum.with_cut(_beside([webs["hip_left"], webs["hip_right"]], _holes(shape, turn)))
+    points["sacrum/endplate"] = endplate
+    return BonyPelvis(webs, points, endplate, slope, cup)
+
+
+def rotation_x(angle: float) -> Points:
+    """A turn about x, radians: positive turns the head's side forward (towards -y)."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def _hip(balls: Points, shape: TrunkShape, cup: float) -> Points:
+    """The left hip bone at its size, its acetabulum centred on the axis of the hips."""
+    size = shape.pelvis
+    scale = size.hip_height / HEIGHT
+    half = size.hip_distance / 2
+    x, y, z = balls[:, :3].T
+    # between the midline and the hip, and beside it
+    inner = np.clip(x / HALF_DISTANCE, 0, 1)
+    x = np.where(x < HALF_DISTANCE, half * inner, half + (x - HALF_DISTANCE) * scale * size.width)
+    x = x + np.clip(HALF_DISTANCE * inner * 0, 0, 0)
+    above = np.clip((z - 25) / 110, 0, 1.3)
+    x = x + np.tan(np.radians(size.flare)) * 60 * above * np.clip(inner, 0.3, 1)
+    y, z = y * scale * size.depth, z * scale
+    # the pubic arch opens by spreading the rami below the symphysis
+    below = np.clip((-z - 22) / 60, 0, 1)
+    spread = np.tan(np.radians(size.subpubic / 2)) - np.tan(np.radians(SUBPUBIC / 2))
+    x = x + spread * 34 * below * np.clip((half + 5 - x) / 50, 0, 1) * np.clip((x - 4) / 14, 0, 1)
+    return np.stack([x, y, z, balls[:, 3] * scale], 1)
+
+
+def _room(balls: Points, centre: Points, cup: float) -> Points:
+    """Balls about the acetabulum pushed outward, so that its wall keeps its thickness around a larger head."""
+    away = balls[:, :3] - centre
+    distance = np.linalg.norm(away, axis=1)
+    free = distance - balls[:, 3] - CUP_RADIUS * 0.97
+    push = (cup - CUP_RADIUS) * np.exp(-np.maximum(free, 0) / 16.0)
+    out: Points = balls[:, :3] + away / distance[:, None] * push[:, None] * (away @ OPENING < 12)[:, None]
+    return out
+
+
+def _acetabulum(s: float, half: float, cup: float, turn: Points):  # type: ignore[no-untyped-def]
+    """The cup: a lining of dense bone where the wall is thin, the room for the head, the fossa towards the notch."""
+    centre = np.array([s * half, 0, 0], np.float32)
+    opening = (turn @ OPENING * [s, 1, 1]).astype(np.float32)
+    notch = (turn @ _NOTCH * [s, 1, 1]).astype(np.float32)
+
+    def cut(d: Array, x: Array, y: Array, z: Array) -> Array:
+        box = tuple(
+            slice(*np.searchsorted(a.ravel(), (c - cup - 6, c + cup + 6)).tolist())
+            for a, c in zip((z, y, x), centre[::-1], strict=True)
+        )
+        part = d[box]
+        if not part.size:
+            return d
+        px, py, pz = x[:, :, box[2]] - centre[0], y[:, box[1]] - centre[1], z[box[0]] - centre[2]
+        r = np.sqrt(px * px + py * py + pz * pz)
+        along = px * opening[0] + py * opening[1] + pz * opening[2]
+        down = px * notch[0] + py * notch[1] + pz * notch[2]
+        lining = np.maximum(r - np.float32(cup + 2.6), along - np.float32(0.22 * cup))
+        lining = np.maximum(lining, (down - np.float32(0.80 * cup)) * np.float32(0.8))
+        fossa = np.sqrt((px - notch[0] * 9) ** 2 + (py - notch[1] * 9) ** 2 + (pz - notch[2] * 9) ** 2) - np.float32(cup - 5)
+        d[box] = np.maximum(np.minimum(part, lining), -np.minimum(r - np.float32(cup), fossa))
+        return d
+
+    return cut
+
+
+def _hip_points(balls: Points, turn: Points, s: float) -> dict[str, Points]:
+    """Landmarks by the ball that carries them and the direction in which it is touched."""
+    local = (balls[:, :3] * [s, 1, 1]) @ turn
+    x, y, z = local.T
+    r = balls[:, 3]
+
+    def touched(score: NDArray[np.float64], allowed: NDArray[np.bool_], direction: tuple[float, float, float]) -> Points:
+        i = int(np.argmax(np.where(allowed, score, -np.inf)))
+        d = np.asarray(direction) / np.linalg.norm(direction)
+        return (local[i] + d * r[i]) @ turn.T * [s, 1, 1]
+
+    medial = x - r < 9
+    return {
+        "asis": touched(-y + r + 0.25 * x, (z > 45) & (x > 60), (0.3, -1, -0.2)),
+        "psis": touched(y + r, (z > 55) & (x < 60), (0, 1, 0)),
+        "sps": touched(z + r, medial & (z < 10), (-0.6, -0.3, 1)),
+        "ips": touched(-z + r, medial & (z < 10), (-0.6, -0.2, -1)),
+        "gsn": touched(z - r - 0.3 * y, (y - r > 28) & (z > 12) & (z < 60), (0, 0.4, -1)),
+        "ischial_tuberosity": touched(-z + r, x < 400, (0, 0.2, -1)),
+        "crest": touched(z + r, x < 400, (0, 0, 1)),
+        "mof": touched(-x - r, (z < -22) & (z > -48) & (x > 18) & (x < 48), (1, 0, 0)),
+        "iof": touched(-np.abs(x - 45) - 0.2 * np.abs(z + 65), (z < -48) & (y < 30), (0, 0, 1)),
+    }
+
+
+def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Web, Points, float]:
+    """The sacrum at its size, turned between the hip bones; the middle and slope of its upper face."""
+    size = shape.pelvis
+    scale = 0.5 * (size.hip_height / HEIGHT + shape.spine.scale)
+    wide = 0.6 * size.hip_distance / (2 * HALF_DISTANCE) + 0.4 * scale
+    local = rotation_x(np.radians(size.sacral_turn))
+
+    def moved(p: Points) -> Points:
+        q = p - _SACRAL_CENTRE
+        down = np.clip(-q[:, 2] / 70, 0, 1.2)
+        q = q + np.stack([0 * down, -9.0 * size.sacral_bend * down**2, 0 * down], 1)
+        q = (q * [wide, scale * size.depth, scale]) @ local.T
+        place = _SACRAL_CENTRE * [1, size.hip_height / HEIGHT * size.depth, size.hip_height / HEIGHT]
+        return (q + place) @ turn.T
+
+    balls = SACRUM.balls.copy()
+    balls[:, :3] += _wobble(shape.seed, 3, 1.2)(balls[:, :3])
+    balls[:, :3], balls[:, 3] = moved(balls[:, :3]), balls[:, 3] * scale
+    return Web(balls, SACRUM.faces), moved(_ENDPLATE[None])[0], _SLOPE + size.sacral_turn + size.tilt
+
+
+def _holes(shape: TrunkShape, turn: Points) -> list[tuple[Points, Points, float]]:
+    """Four pairs of foramina from front to back, and the canal: segments with a radius."""
+    return []
+
+
+def _beside(neighbours: list[Web], holes: list[tuple[Points, Points, float]]):  # type: ignore[no-untyped-def]
+    """A bone leaves a joint's gap to its neighbours."""
+
+    def cut(d: Array, x: Array, y: Array, z: Array) -> Array:
+        for other in neighbours:
+            d = np.maximum(d, np.float32(_GAP) - other.distance(x, y, z, _GAP + 3.0))
+        return d
+
+    return cut
+
+
+def _wobble(seed: int, stream: int, sigma: float):  # type: ignore[no-untyped-def]
+    """A smooth random displacement of ``sigma`` mm, with a length of about 45 mm (random Fourier features)."""
+    rng = numpy_generator(seed, 4, stream)
+    n = 24
+    waves, phases = rng.normal(0, 1 / 45.0, (n, 3)), rng.uniform(0, 2 * np.pi, n)
+    amplitudes = rng.normal(0, sigma * np.sqrt(2 / n), (n, 3))
+
+    def displacement(p: Points) -> Points:
+        out: Points = np.cos(p @ waves.T + phases) @ amplitudes
+        return out
+
+    return displacement
