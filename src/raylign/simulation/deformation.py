@@ -18,9 +18,9 @@ from torch.nn.functional import grid_sample
 from raylign.data import LabelMap, Landmarks, Mesh, Volume
 from raylign.errors import InputError
 from raylign.simulation.anchors import Anchors
+from raylign.simulation.inversion import inverted
 from raylign.simulation.velocity import (
     Scale,
-    at_points,
     exponential,
     node_spacing,
     random_velocity,
@@ -180,33 +180,15 @@ class Deformation:
 
         Raises
         ------
-        InputError: the iteration does not meet, which a map far from folding never shows.
+        InputError: a point that is not found, which a map that does not fold never has.
         """
         if len(points) == 0:
             return points
         axes, first = _axes(self.affine), self.affine[:3, 3]
         x = (points.to(torch.float64) - first) @ axes
-        pull, spacing = self.pull.to(torch.float64), self.spacing
-        box = x.new_tensor([s * (n - 1) for s, n in zip(spacing, reversed(pull.shape[1:]), strict=True)])
+        box = x.new_tensor([s * (n - 1) for s, n in zip(self.spacing, reversed(self.pull.shape[1:]), strict=True)])
         target = x.clamp_min(0).minimum(box)
-        y = target - at_points(pull, target, spacing)
-        step = 0.25 * min(spacing)
-        columns = []
-        for axis in range(3):
-            e = step * torch.eye(3, dtype=x.dtype, device=x.device)[axis]
-            columns.append(e / step + (at_points(pull, y + e, spacing) - at_points(pull, y - e, spacing)) / (2 * step))
-        slope = torch.linalg.inv(torch.stack(columns, -1))
-        for _ in range(60):
-            miss = y + at_points(pull, y, spacing) - target
-            if float(miss.norm(dim=1).max()) < 1e-4:
-                break
-            y = (y - (slope @ miss[..., None])[..., 0]).clamp_min(0).minimum(box)
-        else:
-            if float(miss.norm(dim=1).max()) > 1e-3:
-                raise InputError(
-                    "the deformation cannot be inverted at a point", field="points", remedy="take smoother velocities"
-                )
-        return (x + y - target) @ axes.T + first
+        return (x + inverted(self.pull, self.velocity, self.spacing, target) - target) @ axes.T + first
 
     def mesh(self, mesh: Mesh) -> Mesh:
         """A surface of the copy."""

@@ -149,9 +149,13 @@ def smallest_jacobian(displacement: Float[Tensor, "B 3 d h w"], spacing: tuple[f
                 e = steps[0][..., z : z + d, y : y + h, :]
                 f = steps[1][..., z : z + d, :, x : x + w]
                 g = steps[2][..., :, y : y + h, x : x + w]
-                determinant = (e * torch.linalg.cross(f, g, dim=1)).sum(1)
-                least = torch.minimum(least, determinant.flatten(1).amin(1))
+                least = torch.minimum(least, _determinant(e, f, g).flatten(1).amin(1))
     return least
+
+
+def _determinant(e: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    (e0, e1, e2), (f0, f1, f2), (g0, g1, g2) = (v.unbind(1) for v in (e, f, g))
+    return e0 * (f1 * g2 - f2 * g1) + e1 * (f2 * g0 - f0 * g2) + e2 * (f0 * g1 - f1 * g0)
 
 
 def at_points(field: Float[Tensor, "3 d h w"], points: Float[Tensor, "N 3"], spacing: Sequence[float]) -> Float[Tensor, "N 3"]:
