@@ -16,7 +16,9 @@ from torch import Tensor
 
 from raylign.geometry import View, se3
 from raylign.projection import project_labels
-from raylign.simulation.exposure import ExposureConfig, expose_batch
+from raylign.simulation import fields
+from raylign.simulation.apparatus import ExposureConfig
+from raylign.simulation.exposure import expose_batch
 from raylign.simulation.instruments import Placed, Site, instrument_paths
 from raylign.simulation.labelled import Labelled
 from raylign.simulation.plan import Plan
@@ -34,7 +36,9 @@ class Batch:
 
     Parameters
     ----------
-    labelled: E exposures, with the appearance applied. ``segments`` are mm of the structures that the recipe names.
+    labelled: E exposures, with the appearance applied. ``segments`` are mm of the structures that the recipe names. Where an
+        image intensifier distorts an exposure, its points and segments are distorted too, and its view is that of the picture
+        without distortion.
     starts: [E, 4, 4] float64, where a registration is to start; both exposures of a biplane case start at one pose.
     cases: number of each exposure's case.
     subjects: the resident that each shows.
@@ -102,13 +106,15 @@ def make_cases(plan: Plan, numbers: Sequence[int], residents: Sequence[Resident]
         [stream_of(plan, n, PHYSICS, e) for n, e in zip(cases, ranks, strict=True)],
         extra=instrument_paths(metal, views, device=device) if any(metal) else None,
     )
+    bent = [config.intensifier for config in configs]
+    points = project_points(views, poses, torch.stack([r.landmarks for r in shown]).to(device))
     labelled = Labelled(
         exposures.image,
         exposures.valid,
         tuple(views),
         poses,
-        project_points(views, poses, torch.stack([r.landmarks for r in shown]).to(device)),
-        _segments(plan, shown, placed, device),
+        fields.distorted(points, views[0].shape, bent),
+        fields.warped(_segments(plan, shown, placed, device), bent),
     )
     labelled = plan.appearance(labelled, [stream_of(plan, n, LOOK, e) for n, e in zip(cases, ranks, strict=True)])
     names = tuple(tuple(item.instrument.name for item in some) for some in metal)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from functools import cached_property
 from pathlib import Path
 
 from raylign.errors import InputError
 from raylign.simulation.appearance import Sequence, appearance
-from raylign.simulation.exposure import ExposureRanges
 from raylign.simulation.instruments import INSTRUMENT_SETS, InstrumentSet
 from raylign.simulation.poses import StartSampler, TargetSampler, Uniform, starts, targets
+from raylign.simulation.ranges import ExposureRanges
 from raylign.simulation.recipes import Recipe
-from raylign.simulation.roster import Entry, Order, part_of, phantom_config, roster, variation
+from raylign.simulation.roster import Entry, Order, phantom_config, roster, variation
+from raylign.simulation.subjects import part_of
 from raylign.simulation.typed import typed
 
 
@@ -47,15 +47,11 @@ class Plan:
                 path = getattr(source, name)
                 if path is not None and not Path(path).exists():
                     raise InputError(f"{path} is not there", field=f"{field}.{name}", remedy="paths are relative to the recipe")
+        self.roster: tuple[Entry, ...] = roster(recipe)
         if recipe.output.format == "dicom" and self.appearance.steps:
             raise InputError(
                 "DICOM holds the counts of an exposure", field="appearance", remedy='use "plain", or the format shards'
             )
-
-    @cached_property
-    def roster(self) -> tuple[Entry, ...]:
-        """All subjects in the order of the recipe."""
-        return roster(self.recipe)
 
     def of_part(self, part: str | None) -> tuple[Entry, ...]:
         """The subjects of "train", "validation" or "test"; all of them for None.
@@ -68,7 +64,7 @@ class Plan:
             return self.roster
         if part not in self.recipe.split.shares:
             raise InputError(f"no part {part!r}", field="split", remedy=f"use one of {', '.join(self.recipe.split.shares)}")
-        entries = tuple(e for e in self.roster if part_of(e.id, self.recipe.split) == part)
+        entries = tuple(e for e in self.roster if self.part(e) == part)
         if not entries:
             raise InputError(
                 f"none of {len(self.roster)} subjects falls to {part}",
@@ -76,6 +72,10 @@ class Plan:
                 remedy="give more subjects, or other shares",
             )
         return entries
+
+    def part(self, entry: Entry) -> str:
+        """The part to which a subject belongs."""
+        return part_of(entry.id, self.recipe.split.shares, self.recipe.split.seed)
 
     def order(self, count: int) -> Order:
         """The order in which so many subjects come."""

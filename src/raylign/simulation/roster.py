@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.simulation.recipes import Recipe, Split, SubjectsFrom
+from raylign.simulation.recipes import Recipe, SubjectsFrom
 from raylign.simulation.seeds import numpy_generator
 from raylign.simulation.subject import Subject
 from raylign.simulation.typed import typed
+
+if TYPE_CHECKING:
+    from raylign.simulation.anchors import Anchors
+    from raylign.simulation.variation import VariationConfig
 
 PHANTOMS: Mapping[str, tuple[str, str]] = {
     "thorax": ("thorax", "ThoraxConfig"),
@@ -65,18 +70,6 @@ def roster(recipe: Recipe) -> tuple[Entry, ...]:
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError(f"{twice} comes twice", field="subjects", remedy="give other seeds, or another id")
     return tuple(entries)
-
-
-def part_of(id: str, split: Split) -> str:
-    """Which part of the data an anatomy belongs to: by a hash of its id, so that neither copies nor new subjects move it."""
-    digest = hashlib.sha256(f"{split.seed}:{id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    reached = 0.0
-    for name, share in split.shares.items():
-        reached += share
-        if place < reached:
-            return name
-    return next(name for name, share in reversed(split.shares.items()) if share > 0)
 
 
 class Order:
@@ -133,7 +126,10 @@ def make(recipe: Recipe, entry: Entry) -> Subject:
     if source.phantom is not None:
         function, _ = phantom(source.phantom)
         return function(phantom_config(source, f"subjects.{entry.source}"), entry.seed)
-    return scanned(source, entry, f"subjects.{entry.source}")
+    try:
+        return scanned(source, entry, f"subjects.{entry.source}")
+    except InputError as error:
+        raise error.at(source.ct or entry.id) from None
 
 
 def centre_lines(recipe: Recipe, entry: Entry) -> tuple[Float[Tensor, "N 3"], ...]:
@@ -148,31 +144,40 @@ def centre_lines(recipe: Recipe, entry: Entry) -> tuple[Float[Tensor, "N 3"], ..
 
 def scanned(source: SubjectsFrom, entry: Entry, field: str) -> Subject:
     """A scan as a subject, or a deformed copy of it."""
-    from raylign.simulation.deformation import vary
+    from raylign.simulation.variation import vary
 
-    original = _read(source)
+    assert source.ct is not None
+    files = (source.ct, source.labels, source.label_names, entry.id)
+    original = _read(*files)
     if entry.copy == 0:
         return original
-    return vary(original, variation(source, field), entry.seed, entry.copy)
+    config = variation(source, field)
+    return vary(original, config, 0, entry.copy, _held(*files, json.dumps(source.variation)))
 
 
-def variation(source: SubjectsFrom, field: str) -> Any:
+def variation(source: SubjectsFrom, field: str) -> VariationConfig:
     """The typed configuration of a scan's deformed copies."""
-    from raylign.simulation.deformation import VariationConfig
+    from raylign.simulation.variation import VariationConfig
 
     return typed(VariationConfig, source.variation, f"{field}.variation")
 
 
+# a scan takes longer to read than to deform: its copies come one after the other, and the last two are kept
 @lru_cache(maxsize=2)
-def _read_from(ct: str, labels: str | None, names: str | None, id: str) -> Subject:
+def _read(ct: str, labels: str | None, names: str | None, id: str) -> Subject:
     from raylign.io import read_labels, read_volume
     from raylign.simulation.subjects import subject_from_ct
 
-    volume = read_volume(ct)
-    segmentation = None if labels is None else read_labels(labels, names=names) if names else read_labels(labels)
-    return subject_from_ct(volume, segmentation, id=id)
+    return subject_from_ct(read_volume(ct), None if labels is None else read_labels(labels, names), id=id)
 
 
-def _read(source: SubjectsFrom) -> Subject:
-    assert source.ct is not None
-    return _read_from(source.ct, source.labels, source.label_names, source.id or "ct")
+@lru_cache(maxsize=2)
+def _held(ct: str, labels: str | None, names: str | None, id: str, said: str) -> Anchors | None:
+    """The bones that stay rigid, found once for all copies of a scan."""
+    from raylign.simulation.deformation import anchors_for
+    from raylign.simulation.variation import VariationConfig
+
+    deformation, own = typed(VariationConfig, json.loads(said), "variation").deformation, _read(ct, labels, names, id).labels
+    if deformation is None or not any(fnmatchcase(n, p) for n in own.present().values() for p in deformation.rigid):
+        return None
+    return anchors_for(own, deformation)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from raylign.errors import InputError
 
@@ -39,7 +39,7 @@ def typed(kind: type[T], values: Any, field: str, file: str | Path | None = None
     except TypeError as error:
         raise InputError(f"holds something that is no number, word or list ({error})", field=field or None, file=file) from None
     try:
-        made: T = _adapter(kind).validate_json(text, strict=True)
+        made: T = _adapter(cast(Any, kind)).validate_json(text, strict=True)
     except ValidationError as error:
         raise _line(error, field, file) from None
     return made

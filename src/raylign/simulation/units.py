@@ -19,7 +19,7 @@ from raylign.simulation.cases import Batch, make_cases, project_points
 from raylign.simulation.plan import Plan
 from raylign.simulation.recipes import SCHEMA
 from raylign.simulation.residents import Resident, reside
-from raylign.simulation.roster import Entry, part_of
+from raylign.simulation.roster import Entry
 from raylign.simulation.shards import digest, encoded, write_tar
 
 _PIXELS = 2**20  # in one batch; fixed, since the last bit of a sum may depend on how many exposures are made together
@@ -56,7 +56,7 @@ def units(plan: Plan) -> list[Unit]:
     recipe, entries = plan.recipe, plan.roster
     order = plan.order(len(entries))
     subject = [order[n // recipe.cases_per_subject] for n in range(recipe.count)]
-    parts = {k: part_of(entries[k].id, recipe.split) for k in set(subject)}
+    parts = {k: plan.part(entries[k]) for k in set(subject)}
     groups: dict[str, list[int]] = {}
     for n, k in enumerate(subject):
         groups.setdefault(parts[k] if recipe.output.format == "shards" else entries[k].name, []).append(n)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from raylign.errors import InputError
 from raylign.simulation.appearance.draws import Draws
-from raylign.simulation.appearance.transform import Transform, extremes, per_image
+from raylign.simulation.appearance.transform import Transform, extremes, measured, per_image
 from raylign.simulation.labelled import Labelled
 
 
@@ -41,14 +43,14 @@ class GaussianNoise(Transform):
 class Gamma(Transform):
     """``norm(I)^gamma``: the image is brought to 0 to 1 by its smallest and largest value (Gao et al. 2024: gamma 0.7 to 1.3).
 
-    ``rescale`` brings the result back to the image's own range, which the paper does not.
+    ``rescale`` takes the values of valid pixels for the range and brings the result back to it, which the paper does not.
     """
 
     gamma: tuple[float, float] = (0.7, 1.3)
     rescale: bool = False
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        low, high = extremes(batch.image)
+        low, high = measured(batch) if self.rescale else extremes(batch.image)
         span = (high - low).clamp_min(1e-12)
         image = ((batch.image - low) / span).clamp(0, 1) ** per_image(draws.uniform(*self.gamma), batch.image)
         return replace(batch, image=low + span * image if self.rescale else image)
@@ -116,15 +118,15 @@ class Window(Transform):
 
     Parameters
     ----------
-    level: of the window's middle: the image's mean plus this many standard deviations, uniform.
-    width: in standard deviations of the image, uniform.
+    level: of the window's middle: the mean of valid pixels plus this many of their standard deviations, uniform.
+    width: in standard deviations, uniform.
     """
 
     level: tuple[float, float] = (-0.7, 0.7)
     width: tuple[float, float] = (2.0, 5.0)
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        deviation, mean = torch.std_mean(batch.image, (1, 2), keepdim=True)
+        mean, deviation = moments(batch)
         middle = mean + per_image(draws.uniform(*self.level), batch.image) * deviation
         half = per_image(draws.uniform(*self.width), batch.image) * deviation / 2
         return replace(batch, image=torch.minimum(torch.maximum(batch.image, middle - half), middle + half))
@@ -132,7 +134,7 @@ class Window(Transform):
 
 @dataclass(frozen=True)
 class Saturate(Transform):
-    """A detector that runs full: what is attenuated less than a level, uniform in the range times the image's range, is cut.
+    """A detector that runs full: what is attenuated less than a level, uniform in the range times that of valid pixels, is cut.
 
     A full pixel says only that something was less than it: it is not valid afterwards.
     """
@@ -140,19 +142,19 @@ class Saturate(Transform):
     level: tuple[float, float] = (0.0, 0.2)
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        low, high = extremes(batch.image)
+        low, high = measured(batch)
         level = low + per_image(draws.uniform(*self.level), batch.image) * (high - low)
         return replace(batch, image=torch.maximum(batch.image, level), valid=batch.valid & (batch.image >= level))
 
 
 @dataclass(frozen=True)
 class Dropout(Transform):
-    """Dead pixels: a share of them, log-uniform, takes the image's smallest or largest value and is not valid afterwards."""
+    """Dead pixels: a share of them, log-uniform, takes the smallest or largest valid value and is not valid afterwards."""
 
     share: tuple[float, float] = (1e-4, 1e-2)
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        low, high = extremes(batch.image)
+        low, high = measured(batch)
         share = per_image(draws.log_uniform(*self.share), batch.image)
         luck = draws.field(tuple(batch.image.shape[1:]))
         image = torch.where(luck < share / 2, low, torch.where(luck < share, high, batch.image))
@@ -166,21 +168,23 @@ class Normalise(Transform):
     kind: str = "standard"
 
     def __post_init__(self) -> None:
-        from raylign.errors import InputError
-
         super().__post_init__()
         if self.kind not in ("standard", "unit"):
             raise InputError(f"no kind {self.kind!r}", field="Normalise.kind", remedy='use "standard" or "unit"')
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        # an image without a valid pixel is judged by all of them
-        counted = batch.valid | ~batch.valid.any(2, keepdim=True).any(1, keepdim=True)
         if self.kind == "unit":
-            low = batch.image.masked_fill(~counted, torch.inf).amin((1, 2), keepdim=True)
-            high = batch.image.masked_fill(~counted, -torch.inf).amax((1, 2), keepdim=True)
+            low, high = measured(batch)
             return replace(batch, image=((batch.image - low) / (high - low).clamp_min(1e-12)).clamp(0, 1))
-        weight = counted.to(batch.image.dtype)
-        total = weight.sum((1, 2), keepdim=True)
-        mean = (batch.image * weight).sum((1, 2), keepdim=True) / total
-        variance = ((batch.image - mean) ** 2 * weight).sum((1, 2), keepdim=True) / total
-        return replace(batch, image=(batch.image - mean) / variance.sqrt().clamp_min(1e-6))
+        mean, deviation = moments(batch)
+        return replace(batch, image=(batch.image - mean) / deviation.clamp_min(1e-6))
+
+
+def moments(batch: Labelled) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every image's valid pixels, [B, 1, 1]; of all where none is valid."""
+    counted = batch.valid | ~batch.valid.flatten(1).any(1)[:, None, None]
+    weight = counted.to(batch.image.dtype)
+    total = weight.sum((1, 2), keepdim=True)
+    mean = (batch.image * weight).sum((1, 2), keepdim=True) / total
+    variance = ((batch.image - mean) ** 2 * weight).sum((1, 2), keepdim=True) / total
+    return mean, variance.sqrt()

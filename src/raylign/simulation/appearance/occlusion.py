@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.simulation.appearance.draws import Draws
-from raylign.simulation.appearance.transform import Transform, extremes, per_image
+from raylign.simulation.appearance.transform import Transform, extremes, measured, per_image
 from raylign.simulation.labelled import Labelled
 
 
@@ -109,7 +109,7 @@ _TRIES = 64
 
 @dataclass(frozen=True)
 class Blocks(Transform):
-    """Boxes of one value each, from anywhere in the image's range: patches, clips, a hand's edge.
+    """Boxes of one value each, from anywhere in the valid pixels' range: patches, clips, a hand's edge.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class Blocks(Transform):
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
         boxes = _some(draws, batch.image, self.count, self.side)
-        low, high = extremes(batch.image)
+        low, high = measured(batch)
         values = low + draws.uniform(shape=(self.count[1],)).to(batch.image.dtype)[:, :, None] * (high - low)
         image = batch.image
         for n in range(self.count[1]):
@@ -142,9 +142,9 @@ class Cables(Transform):
     ----------
     count: of cables, uniform.
     width: over the image's smaller side, uniform; at least one pixel.
-    attenuation: through the middle of the cable, over the image's range, log-uniform.
+    attenuation: through the middle of the cable, over the range of valid pixels, log-uniform.
 
-    Pixels stay valid where a cable takes less than a fifth of the image's range.
+    Pixels stay valid where a cable takes less than a fifth of that range.
     """
 
     count: tuple[int, int] = (1, 3)
@@ -156,7 +156,7 @@ class Cables(Transform):
         _checked_count(self.count, "Cables", 16)
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        low, high = extremes(batch.image)
+        low, high = measured(batch)
         number = draws.whole(*self.count)
         added = torch.zeros_like(batch.image)
         for n in range(self.count[1]):
@@ -195,7 +195,7 @@ class Collimate(Transform):
     size: half the open field over half the image's side, uniform for each direction.
     centre: of the field off the image's middle, as a share of its side, uniform.
     degrees: turn of the straight edges, uniform.
-    dark: value in the shadow: the image's largest plus this share of its range, uniform.
+    dark: value in the shadow: the largest valid one plus this share of their range, uniform.
     soft: width of the edge, pixels, uniform.
     """
 
@@ -216,7 +216,7 @@ class Collimate(Transform):
         beyond = self._beyond(image, draws)
         soft = per_image(draws.uniform(*self.soft), image)
         light = (0.5 - beyond / soft).clamp(0, 1)
-        low, high = extremes(image)
+        low, high = measured(batch)
         dark = high + per_image(draws.uniform(*self.dark), image) * (high - low)
         return replace(batch, image=torch.lerp(dark.expand_as(image), image, light), valid=batch.valid & (light >= 1))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from raylign.errors import InputError
 from raylign.simulation.appearance.draws import Draws
 from raylign.simulation.appearance.occlusion import pixel_grid
-from raylign.simulation.appearance.transform import Transform, extremes, per_image
+from raylign.simulation.appearance.transform import Transform, measured, per_image
 from raylign.simulation.labelled import Labelled
 
 _GLYPHS = {
@@ -44,7 +44,7 @@ def glyphs(device: str | torch.device = "cpu") -> Bool[Tensor, "G 7 5"]:
 
 @dataclass(frozen=True)
 class BurnIn(Transform):
-    """A line of letters in a corner of the image, whiter or darker than everything in it; its dots are not valid.
+    """A line of letters in a corner of the image, whiter or darker than all that is valid in it; its dots are not valid.
 
     Parameters
     ----------
@@ -77,6 +77,6 @@ class BurnIn(Transform):
         within = (place >= 0) & (place < number[:, None, None]) & (row >= 0) & (row < _ROWS) & (column % 6 < _COLUMNS)
         letter = text.gather(1, place.clamp(0, most - 1).expand(len(image), 1, w).flatten(1)).view(len(image), 1, w)
         lit = glyphs(image.device)[letter, row.clamp(0, _ROWS - 1), (column % 6).clamp_max(_COLUMNS - 1)] & within
-        low, high = extremes(image)
+        low, high = measured(batch)
         value = torch.where((draws.uniform() < 0.5)[:, None, None], low - 0.1 * (high - low), high + 0.1 * (high - low))
         return replace(batch, image=torch.where(lit, value, image), valid=batch.valid & ~lit)

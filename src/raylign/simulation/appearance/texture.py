@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from raylign.errors import InputError
 from raylign.simulation.appearance.draws import Draws
-from raylign.simulation.appearance.transform import Transform, extremes, per_image
+from raylign.simulation.appearance.transform import Transform, measured, per_image
 from raylign.simulation.labelled import Labelled
 
 
@@ -45,7 +45,7 @@ def gaussian(image: Float[Tensor, "B H W"], sigma: Float[Tensor, " B"], largest:
 
 @dataclass(frozen=True)
 class Bias(Transform):
-    """Adds a slow field: ``knots`` x ``knots`` normal numbers, interpolated, times the image's range times an amplitude.
+    """Adds a slow field: ``knots`` x ``knots`` normal numbers, interpolated, times the range of valid pixels times an amplitude.
 
     The amplitude is uniform in the range. In the logarithm of the counts that is an uneven gain or beam.
     """
@@ -54,7 +54,7 @@ class Bias(Transform):
     knots: int = 4
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        low, high = extremes(batch.image)
+        low, high = measured(batch)
         slow = _slow(draws.normal((self.knots, self.knots)), batch.image)
         return replace(batch, image=batch.image + per_image(draws.uniform(*self.amplitude), batch.image) * (high - low) * slow)
 
@@ -101,10 +101,10 @@ class LocalContrast(Transform):
     tiles: int = 4
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
-        low, high = extremes(batch.image)
+        low, high = measured(batch)
         span = (high - low).clamp_min(1e-12)
         share = (batch.image - low) / span
-        equal = equalised(share, draws.log_uniform(*self.limit), self.tiles)
+        equal = equalised(share.clamp(0, 1), draws.log_uniform(*self.limit), self.tiles)
         weight = per_image(draws.uniform(*self.weight), batch.image)
         return replace(batch, image=low + span * torch.lerp(share, equal, weight))
 

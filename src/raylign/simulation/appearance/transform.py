@@ -197,3 +197,10 @@ def extremes(image: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of every image, [B, 1, 1]."""
     low, high = torch.aminmax(image.flatten(1), dim=1)
     return low[:, None, None], high[:, None, None]
+
+
+def measured(batch: Labelled) -> tuple[Tensor, Tensor]:
+    """The same of every image's valid pixels, which a collimator's shadow does not stretch; of all where none is valid."""
+    counted = batch.valid | ~batch.valid.flatten(1).any(1)[:, None, None]
+    low = batch.image.masked_fill(~counted, torch.inf).amin((1, 2), keepdim=True)
+    return low, batch.image.masked_fill(~counted, -torch.inf).amax((1, 2), keepdim=True)
