@@ -9,6 +9,7 @@ and Sieber 2002) at the middle of each bin, for the compositions of ICRU Report 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -111,19 +112,20 @@ def _paths() -> np.ndarray:
     return np.asarray(mm) @ np.stack([attenuation(name) for name in names])
 
 
-def moments(count: int = 12) -> np.ndarray:
+def moments(spectra: Mapping[int, np.ndarray] | None = None, count: int = 12) -> np.ndarray:
     """``count`` functions of energy [count, energies] of which exp(-attenuation) of all paths is a sum, nearly.
 
     The leading right singular vectors of exp(-attenuation) over the paths, each path's row divided by its transmission at ten
     beam qualities (60 to 150 kV, 3 mm Al, 0 and 0.6 mm Cu), so that relative errors count. A beam replaced by ``count`` of its
-    energies that keeps these moments keeps the transmission of every path.
+    energies that keeps these moments keeps the transmission of every path. ``spectra``: unfiltered photons by kV, made anew
+    where none are given.
     """
     through, rows, envelope = np.exp(-_paths()), [], np.zeros(len(ENERGIES))
     for kv in (60, 80, 100, 125, 150):
         for copper in (0.0, 0.6):
             filters = 3.0 * attenuation("aluminium") + copper * attenuation("copper")
             stopped = 1 - np.exp(-0.48 * attenuation("caesium_iodide"))
-            signal = ENERGIES * photons(kv) * np.exp(-filters) * stopped
+            signal = ENERGIES * (photons(kv) if spectra is None else spectra[kv]) * np.exp(-filters) * stopped
             signal /= signal.sum()
             rows.append(through / np.maximum(through @ signal, 1e-6)[:, None])
             envelope = np.maximum(envelope, signal)

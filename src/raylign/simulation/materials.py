@@ -35,7 +35,7 @@ from raylign.simulation.scatter import centre_of_mass
 from raylign.simulation.subject import Subject
 
 CT_KEV = 70.0
-METAL_HU = 2800.0
+METAL_HU = 3000.0
 TISSUES = ("lung", "adipose", "water", "soft", "bone")
 # what blood with contrast agent fills or reaches: names of structures contain one of these
 ENHANCING = (
