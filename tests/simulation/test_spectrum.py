@@ -83,7 +83,7 @@ def test_attenuation_is_that_of_nist(name: str, at_60_kev: float) -> None:
     ],
 )
 def test_half_value_layer_is_what_equipment_must_have(kv: int, least: float) -> None:
-    """At least what IEC 60601-1-3:2008 asks for, and within a tenth of it: the default filter is little thicker than the least."""
+    """At least what IEC 60601-1-3:2008 asks for, and within a tenth of it: the default filter is little thicker than that."""
     assert least <= layers(kv, 3.0)[0] <= 1.1 * least
 
 

@@ -105,9 +105,10 @@ def displayed(
     last = valid.flatten(1).sum(1, keepdim=True) - 1
     low, high = (ordered.gather(1, _rank(given, i, last))[:, :, None] for i in (0, 1))
     x = ((sharp - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
-    steep = each("curve").clamp_min(1e-3)
+    curve = each("curve")
+    steep = curve.clamp_min(0.1)  # flatter curves are straight lines to a thousandth, and rounding would show
     ends = torch.sigmoid(steep / 2)
-    y = (torch.sigmoid(steep * (x - 0.5)) - (1 - ends)) / (2 * ends - 1)
+    y = torch.where(curve < 0.1, x, (torch.sigmoid(steep * (x - 0.5)) - (1 - ends)) / (2 * ends - 1))
     y = torch.where(each("white_bones") > 0, y, 1 - y).clamp(0, 1)
     bits = each("bits")
     levels = 2.0**bits - 1

@@ -98,6 +98,7 @@ class ExposureRanges:
         for i in (0, 1):
             Tube(self.kv[i], self.aluminium_mm[0], self.copper_mm[0], self.heel[i])
             Dose(self.photons[i])
+            Detector(self.csi_mm[0], self.blur_mm[i], self.glare[i], self.glare_mm[i], self.electronic[i], self.gain[i])
             ScatterConfig(self.scatter[i], Grid(self.grid_primary[i], self.grid_scatter[i]))
             Collimator.rectangle(self.field_size[i], self.field_size[i], self.field_turn)
             Intensifier(self.pincushion[i], self.twist[i])
