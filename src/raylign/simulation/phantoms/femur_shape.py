@@ -114,9 +114,10 @@ def _bone(size: FemurSize, balls: Points) -> Web:
     inside = (r < size.head_radius) & (towards < 0.45)
     out[inside, 3] = np.minimum(out[inside, 3], np.maximum(size.head_radius - r[inside], 0.3))
     shaft_x = size.offset
-    z = np.array([-82.0 * scale - down, -110.0, -150.0, -200.0, _LOW])
+    z = np.array([-62.0 * scale - down, -110.0, -150.0, -200.0, _LOW])
     bow = 0.00022 * (z + 80) ** 2  # the shaft bows forward
-    grow = np.interp(z, [-260, -150, -80], [0.97, 0.96, 1.02])
+    grow = np.interp(z, [-260, -150, -80], [0.97, 0.96, 1.0])
+    grow[0] = 0.93  # within the web
     shaft = np.stack([np.full(5, shaft_x), -bow * 0.5, z, size.shaft_radius * grow], 1)
     ball = np.array([[0.0, 0.0, 0.0, size.head_radius]])
     n = len(out)
@@ -158,11 +159,11 @@ def shell_mm(femur: UpperFemur, u: Array, w: Array) -> Array:
     """Thickness of the compact bone: thick in the shaft and at the calcar, a plate under the head's cartilage, thin at the trochanters."""
     size = femur.size
     k = np.float32(size.cortex / 7.0)
-    shaft = np.interp(w, [-150, -110, -75, -50, -28, 0], np.array([7.2, 7.0, 5.4, 3.6, 1.8, 1.2]) * k).astype(np.float32)
+    shaft = np.interp(w, [-150, -110, -75, -50, -28, 0], np.array([7.2, 7.0, 5.4, 3.6, 1.6, 0.8]) * k).astype(np.float32)
     calcar = (
         np.float32(2.6)
         * k
         * np.exp(-(((u - np.float32(0.62 * size.offset)) / 9) ** 2) - ((w + np.float32(1.7 * HEAD)) / 13) ** 2)
     )
-    out: Array = np.maximum(shaft, np.float32(1.1)) + calcar
+    out: Array = np.maximum(shaft, np.float32(0.75)) + calcar
     return out

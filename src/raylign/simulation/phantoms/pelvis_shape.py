@@ -6,6 +6,7 @@ the hips. The pelvis is turned about the axis of the hips by its tilt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +14,23 @@ from numpy.typing import NDArray
 
 from raylign.simulation.phantoms.field import Array
 from raylign.simulation.phantoms.pelvis_tables import HIP, SACRUM
-from raylign.simulation.phantoms.trunk_shape import SIDES, TrunkShape
-from raylign.simulation.phantoms.trunk_webs import Points, Web
+from raylign.simulation.phantoms.trunk_shape import SIDES, SLOPE, TrunkShape
+from raylign.simulation.phantoms.trunk_webs import Cut, Points, Web
 from raylign.simulation.seeds import numpy_generator
 
 HALF_DISTANCE, CUP_RADIUS, HEIGHT, SUBPUBIC = 86.87, 23.41, 209.0, 84.0  # of the mean hip bone
 _GAP = 1.9  # sacroiliac joint, mm
 _SACRAL_CENTRE = np.array([0.0, 46.0, 74.0])  # what the sacrum turns about
 _ENDPLATE = np.array([0.0, 22.1, 96.8])  # middle of its upper face
-_SLOPE = 31.5  # of that face, degrees, at no tilt
+# sacral foramina of the left side, front and back ends
+_FORAMINA = np.array(
+    [
+        [[17.5, 29.0, 74.0], [21.0, 43.0, 100.0]],
+        [[16.5, 45.0, 65.0], [19.0, 58.0, 90.0]],
+        [[15.5, 59.5, 55.5], [17.0, 71.0, 78.0]],
+        [[14.5, 70.0, 46.0], [15.0, 82.0, 64.0]],
+    ]
+)
 OPENING = np.array([0.62, -0.30, -0.72]) / np.linalg.norm([0.62, -0.30, -0.72])  # of the left acetabulum
 _NOTCH = np.array([-0.35, -0.25, -0.90]) / np.linalg.norm([-0.35, -0.25, -0.90])
 
@@ -51,8 +60,8 @@ def bony_pelvis(shape: TrunkShape) -> BonyPelvis:
         balls[:, 0] *= s
         webs[f"hip_{side}"] = Web(balls, HIP.faces, _acetabulum(s, size.hip_distance / 2, cup, turn))
         points |= {f"hip_{side}/{name}": p for name, p in _hip_points(balls, turn, s).items()}
-    sacrum, endplate, slope = _sacrum(shape, turn)
-    webs["sacrum"] = sacrum.with_cut(_beside([webs["hip_left"], webs["hip_right"]], _holes(shape, turn)))
+    sacrum, holes, endplate, slope = _sacrum(shape, turn)
+    webs["sacrum"] = sacrum.with_cut(_beside([webs["hip_left"], webs["hip_right"]], holes))
     points["sacrum/endplate"] = endplate
     return BonyPelvis(webs, points, endplate, slope, cup)
 
@@ -72,7 +81,6 @@ def _hip(balls: Points, shape: TrunkShape, cup: float) -> Points:
     # between the midline and the hip, and beside it
     inner = np.clip(x / HALF_DISTANCE, 0, 1)
     x = np.where(x < HALF_DISTANCE, half * inner, half + (x - HALF_DISTANCE) * scale * size.width)
-    x = x + np.clip(HALF_DISTANCE * inner * 0, 0, 0)
     above = np.clip((z - 25) / 110, 0, 1.3)
     x = x + np.tan(np.radians(size.flare)) * 60 * above * np.clip(inner, 0.3, 1)
     y, z = y * scale * size.depth, z * scale
@@ -93,7 +101,7 @@ def _room(balls: Points, centre: Points, cup: float) -> Points:
     return out
 
 
-def _acetabulum(s: float, half: float, cup: float, turn: Points):  # type: ignore[no-untyped-def]
+def _acetabulum(s: float, half: float, cup: float, turn: Points) -> Cut:
     """The cup: a lining of dense bone where the wall is thin, the room for the head, the fossa towards the notch."""
     centre = np.array([s * half, 0, 0], np.float32)
     opening = (turn @ OPENING * [s, 1, 1]).astype(np.float32)
@@ -111,7 +119,7 @@ def _acetabulum(s: float, half: float, cup: float, turn: Points):  # type: ignor
         r = np.sqrt(px * px + py * py + pz * pz)
         along = px * opening[0] + py * opening[1] + pz * opening[2]
         down = px * notch[0] + py * notch[1] + pz * notch[2]
-        lining = np.maximum(r - np.float32(cup + 2.6), along - np.float32(0.22 * cup))
+        lining = np.maximum(r - np.float32(cup + 1.8), along + np.float32(0.25 * cup))
         lining = np.maximum(lining, (down - np.float32(0.80 * cup)) * np.float32(0.8))
         fossa = np.sqrt((px - notch[0] * 9) ** 2 + (py - notch[1] * 9) ** 2 + (pz - notch[2] * 9) ** 2) - np.float32(cup - 5)
         d[box] = np.maximum(np.minimum(part, lining), -np.minimum(r - np.float32(cup), fossa))
@@ -145,8 +153,8 @@ def _hip_points(balls: Points, turn: Points, s: float) -> dict[str, Points]:
     }
 
 
-def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Web, Points, float]:
-    """The sacrum at its size, turned between the hip bones; the middle and slope of its upper face."""
+def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Web, Points, Points, float]:
+    """The sacrum at its size, turned between the hip bones; its foramina [8, 2, 3]; the middle and slope of its upper face."""
     size = shape.pelvis
     scale = 0.5 * (size.hip_height / HEIGHT + shape.spine.scale)
     wide = 0.6 * size.hip_distance / (2 * HALF_DISTANCE) + 0.4 * scale
@@ -163,26 +171,36 @@ def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Web, Points, float]:
     balls = SACRUM.balls.copy()
     balls[:, :3] += _wobble(shape.seed, 3, 1.2)(balls[:, :3])
     balls[:, :3], balls[:, 3] = moved(balls[:, :3]), balls[:, 3] * scale
-    return Web(balls, SACRUM.faces), moved(_ENDPLATE[None])[0], _SLOPE + size.sacral_turn + size.tilt
+    ends = np.concatenate([_FORAMINA, _FORAMINA * [-1, 1, 1]])
+    holes = moved(ends.reshape(-1, 3)).reshape(ends.shape)
+    return Web(balls, SACRUM.faces), holes, moved(_ENDPLATE[None])[0], SLOPE + size.sacral_turn + size.tilt
 
 
-def _holes(shape: TrunkShape, turn: Points) -> list[tuple[Points, Points, float]]:
-    """Four pairs of foramina from front to back, and the canal: segments with a radius."""
-    return []
-
-
-def _beside(neighbours: list[Web], holes: list[tuple[Points, Points, float]]):  # type: ignore[no-untyped-def]
-    """A bone leaves a joint's gap to its neighbours."""
+def _beside(neighbours: list[Web], holes: Points) -> Cut:
+    """The sacrum leaves the gap of the joints to its neighbours, and its foramina are open from front to back."""
 
     def cut(d: Array, x: Array, y: Array, z: Array) -> Array:
         for other in neighbours:
             d = np.maximum(d, np.float32(_GAP) - other.distance(x, y, z, _GAP + 3.0))
+        for front, back in holes.astype(np.float32):
+            low, high = np.minimum(front, back) - 8, np.maximum(front, back) + 8
+            box = tuple(
+                slice(*np.searchsorted(a.ravel(), (p, q)).tolist())
+                for a, p, q in zip((z, y, x), low[::-1], high[::-1], strict=True)
+            )
+            part, along = d[box], back - front
+            if not part.size:
+                continue
+            px, py, pz = x[:, :, box[2]] - front[0], y[:, box[1]] - front[1], z[box[0]] - front[2]
+            t = np.clip((px * along[0] + py * along[1] + pz * along[2]) / (along @ along), 0, 1)
+            off = np.sqrt((px - t * along[0]) ** 2 + (py - t * along[1]) ** 2 + (pz - t * along[2]) ** 2)
+            d[box] = np.maximum(part, np.float32(5.0) - np.float32(2.2) * t - off)
         return d
 
     return cut
 
 
-def _wobble(seed: int, stream: int, sigma: float):  # type: ignore[no-untyped-def]
+def _wobble(seed: int, stream: int, sigma: float) -> Callable[[Points], Points]:
     """A smooth random displacement of ``sigma`` mm, with a length of about 45 mm (random Fourier features)."""
     rng = numpy_generator(seed, 4, stream)
     n = 24

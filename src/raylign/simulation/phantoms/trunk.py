@@ -5,15 +5,14 @@ Frame: mm, patient LPS directions, origin midway between the centres of the hips
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raylign.data import LabelMap, Landmarks, Mesh, Volume
-from raylign.errors import InputError
 from raylign.simulation.phantoms import trunk_soft
 from raylign.simulation.phantoms.femur_shape import upper_femur
 from raylign.simulation.phantoms.field import Array, Box, Canvas, Grid, Union
@@ -23,7 +22,7 @@ from raylign.simulation.phantoms.surfaces import moved
 from raylign.simulation.phantoms.thorax_texture import noise
 from raylign.simulation.phantoms.trunk_bones import Compact, compact_bones
 from raylign.simulation.phantoms.trunk_names import BLOOD, FAT, GAS, HU, MUSCLE, NAMES, NUMBER, SKIN
-from raylign.simulation.phantoms.trunk_shape import SIDES, TrunkShape, draw_trunk
+from raylign.simulation.phantoms.trunk_shape import SIDES, draw_trunk
 from raylign.simulation.phantoms.trunk_soft import Skeleton
 from raylign.simulation.phantoms.trunk_texture import mottle
 from raylign.simulation.phantoms.trunk_webs import Points
@@ -209,19 +208,19 @@ def _handed_over(
         n: p for n, p in landmarks(bones).items() if bool(((p > np.array(sampling.low)) & (p < np.array(sampling.high))).all())
     }
     at = torch.from_numpy(np.stack(list(points.values())) + origin)
-    meshes = _meshes(solids, sampling, grid) if sampling.meshes else {}
+    meshes = _meshes(solids, sampling, canvas.labels) if sampling.meshes else {}
     person = bones.shape.person.traits() | dict(traits)
     return Subject(volume, labels, Landmarks(tuple(points), at), meshes, id=f"{name}-{bones.shape.seed:06d}", traits=person)
 
 
-def _meshes(solids: Sequence[Compact], sampling: Sampling, grid: Grid) -> dict[str, Mesh]:
+def _meshes(solids: Sequence[Compact], sampling: Sampling, painted: NDArray[np.uint8]) -> dict[str, Mesh]:
     """Surfaces of the bones within the scan, closed flat where they leave it."""
-    out = {}
+    out, count = {}, np.bincount(painted.reshape(-1), minlength=256)
     low, high = np.array(sampling.low), np.array(sampling.high)
     for solid in solids:
         a, b = solid.web.bounds(0.5)
         a, b = np.maximum(a, low), np.minimum(b, high)
-        if (b - a > 8.0).all():
+        if count[NUMBER[solid.name]] > 60 and (b > a).all():
             out[solid.name] = moved(solid.web.mesh(sampling.mesh_pitch_mm, solid.name, a, b), (1, 1, 1), sampling.origin)
     return out
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from raylign.simulation.phantoms.femur_shape import UpperFemur, shell_mm
 from raylign.simulation.phantoms.field import Array
+from raylign.simulation.phantoms.lumbar_shape import Vertebra
 from raylign.simulation.phantoms.trunk_shape import SIDES
 from raylign.simulation.phantoms.trunk_soft import Skeleton
 from raylign.simulation.phantoms.trunk_webs import Web
@@ -30,9 +31,9 @@ def compact_bones(bones: Skeleton) -> list[Compact]:
     """Every bone of a trunk but the ribs, from the sacrum outwards."""
     shape = bones.shape
     spongy, hard = shape.trabecular, shape.cortical
-    out = [Compact("sacrum", bones.pelvis.webs["sacrum"], 850 * hard, _plain(0.9, 0.85 * spongy + 10))]
+    out = [Compact("sacrum", bones.pelvis.webs["sacrum"], 900 * hard, _plain(1.0, 0.85 * spongy + 25))]
     for v in bones.spine.vertebrae:
-        out.append(Compact(f"vertebrae_{v.level}", v.web, 880 * hard, _plain(0.9, spongy + 25)))
+        out.append(Compact(f"vertebrae_{v.level}", v.web, 950 * hard, _vertebra(v, spongy)))
     for (side, _), femur in zip(SIDES, bones.femora, strict=True):
         out.append(
             Compact(f"hip_{side}", bones.pelvis.webs[f"hip_{side}"], 1050 * hard, _hip(femur, bones.pelvis.cup_radius, spongy))
@@ -45,6 +46,20 @@ def _plain(shell: float, marrow: float) -> Inside:
     return lambda _xyz, _distance: (shell, marrow)
 
 
+def _vertebra(it: Vertebra, spongy: float) -> Inside:
+    """A thin shell about the body with denser endplates, a thick one about the arch."""
+
+    def inside(xyz: tuple[Array, Array, Array], distance: Array) -> tuple[Array, Array]:
+        r = [a - np.float32(c) for a, c in zip(xyz, it.centre, strict=True)]
+        v, w = (r[0] * np.float32(e[0]) + r[1] * np.float32(e[1]) + r[2] * np.float32(e[2]) for e in it.axes[1:])
+        behind = np.clip((v - np.float32(it.size[1] / 2 - 3)) / np.float32(5), 0, 1)
+        plate = np.clip((np.abs(w) - np.float32(it.size[2] / 2 - 4)) / np.float32(3), 0, 1) * (1 - behind)
+        shell = np.float32(0.8) + np.float32(0.5) * plate + np.float32(0.5) * behind
+        return shell, np.float32(spongy + 35) + np.float32(70) * plate + np.float32(60) * behind
+
+    return inside
+
+
 def _hip(femur: UpperFemur, cup: float, spongy: float) -> Inside:
     """Dense over the acetabulum, where the weight goes; thin-walled wing."""
 
@@ -53,7 +68,9 @@ def _hip(femur: UpperFemur, cup: float, spongy: float) -> Inside:
         r = np.sqrt(rx * rx + ry * ry + rz * rz) - np.float32(cup)
         roof = np.exp(-np.maximum(r, 0) / np.float32(9)) * np.clip(rz / np.float32(cup) + np.float32(0.5), 0, 1)
         near = np.exp(-((r / np.float32(3)) ** 2))
-        return np.float32(1.25) + np.float32(1.1) * near, np.float32(0.9 * spongy + 25) + np.float32(330) * roof
+        return np.float32(1.25) + np.float32(0.9) * near * np.clip(rz / np.float32(cup), 0, 1), np.float32(
+            0.9 * spongy + 25
+        ) + np.float32(330) * roof
 
     return inside
 

@@ -16,6 +16,7 @@ from raylign.simulation.phantoms.population import Person, patient
 from raylign.simulation.seeds import numpy_generator
 
 SIDES = (("left", 1.0), ("right", -1.0))
+SLOPE = 31.5  # of the mean sacrum's upper face at no tilt, degrees
 LUMBAR = ("L5", "L4", "L3", "L2", "L1", "T12", "T11")  # from the sacrum upwards
 
 
@@ -179,8 +180,9 @@ def _spine(rng: np.random.Generator, person: Person, pelvis: PelvisSize, tall: f
     scale = (0.955 if person.female else 1.045) * (1 + _part(rng, 0.055, (tall, 0.5), (frame, 0.5)))
     high = (0.975 if person.female else 1.025) * (1 + _part(rng, 0.045, (tall, 0.7), (frame, 0.2)))
     worn = np.clip(rng.normal(max(person.age_years - 45, 0.0) / 45.0, 0.35, levels), 0, 1) * [1, 1, 0.7, 0.6, 0.5, 0.4, 0.4]
-    slope = 36.0 + pelvis.tilt + pelvis.sacral_turn
-    lordosis = np.clip(14.0 + 0.85 * slope + rng.normal(0, 6.0), 22, 80)
+    slope = SLOPE + pelvis.tilt + pelvis.sacral_turn
+    # the patient lies on the back, buttocks and thorax on the table: the curve has to bring T11 back over the sacrum
+    lordosis = np.clip(slope + 15.0 + rng.normal(0, 3.5), 22, 85)
     bend = lordosis / (_DISC_WEDGE.sum() + _BODY_WEDGE[:5].sum())
     curve, phase = _normal(rng, 0, 3.0, -9, 9), rng.uniform(0, np.pi)
     sideways = curve * np.sin(np.linspace(0, np.pi, levels) + phase) - curve * np.sin(phase)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raylign.simulation.phantoms.femur_shape import UpperFemur
 from raylign.simulation.phantoms.field import Array, Ellipsoid, Union, curve, smooth_min
 from raylign.simulation.phantoms.lumbar_shape import Spine, smooth_max
 from raylign.simulation.phantoms.pelvis_shape import BonyPelvis
-from raylign.simulation.phantoms.femur_shape import UpperFemur
 from raylign.simulation.phantoms.trunk_names import NUMBER
 from raylign.simulation.phantoms.trunk_shape import SIDES, TrunkShape
 from raylign.simulation.phantoms.trunk_webs import Points
@@ -81,7 +81,7 @@ def envelope(bones: Skeleton) -> Envelope:
         (-15.0, half - 36, -36.0, 66.0),
         (-40.0, half - 52, -20.0, 50.0),
     ]
-    return Envelope(muscle, skin, np.array(inner), 67.0 * m * k, f)
+    return Envelope(muscle, skin, np.array(inner), 69.0 * m * k, f)
 
 
 def _layer(z: NDArray[np.float64], fat: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -125,7 +125,7 @@ def _thigh(femur: UpperFemur, radius: float, xyz: tuple[Array, Array, Array]) ->
     """A cone around the shaft, wider on the inner side and behind."""
     u, v, w = femur.local(*xyz)
     u = u - np.float32(femur.size.offset - 25)
-    v = v - np.float32(6)
+    v = v - np.float32(13)
     r = np.float32(radius) * (1 - np.clip(-w - 80, 0, 300) * np.float32(0.0007) - (np.clip(w + 30, 0, 120) / 100) ** 2)
     out: Array = np.sqrt(u * u + (v * np.float32(1.02)) ** 2) - r
     return out
@@ -249,27 +249,38 @@ def bowel(wall: Union, gas: Union, bones: Skeleton) -> None:
         radii = np.full(4, rng.uniform(8.5, 13))
         wall.tube(path, radii, NUMBER["small_bowel"])
         if rng.random() < 0.22 * shape.soft.gas:
-            _bubbles(gas, path[:2], radii[:2], 0.7, rng)
+            dense, wide = _haustra(path, float(radii[0]), rng)
+            _bubbles(gas, dense, wide, 0.5, rng)
 
 
 def _haustra(path: Points, radius: float, rng: np.random.Generator) -> tuple[Points, NDArray[np.float64]]:
     """A smooth curve through the points whose calibre swells and narrows."""
-    from scipy.interpolate import CubicSpline
+    from scipy.interpolate import PchipInterpolator
 
     t = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    s = np.arange(0, t[-1], 6.0)
-    swell = 1 + 0.16 * np.sin(s * 2 * np.pi / 27 + rng.uniform(0, 6)) + 0.12 * rng.normal(0, 1, len(s))
-    return np.asarray(CubicSpline(t, path)(s)), radius * np.clip(swell, 0.65, 1.35)
+    s = np.arange(0, t[-1], 5.0)
+    line = np.asarray(PchipInterpolator(t, path)(s))
+    for _ in range(6):
+        line[1:-1] = 0.25 * line[:-2] + 0.5 * line[1:-1] + 0.25 * line[2:]
+    wave = np.abs(np.sin(s * np.pi / 24 + rng.uniform(0, 6) + 0.4 * np.cumsum(rng.normal(0, 0.25, len(s)))))
+    wide = np.convolve(rng.normal(0, 0.5, len(s) + 16), np.hanning(17) / 8, "valid")[: len(s)]
+    return line, radius * np.clip(0.74 + 0.34 * wave + 0.5 * wide, 0.55, 1.5)
 
 
 def _bubbles(gas: Union, path: Points, radii: NDArray[np.float64], share: float, rng: np.random.Generator) -> None:
-    """Gas in stretches of a bowel, where it lies highest: in front."""
-    i = 0
-    while i < len(path) - 1:
-        run = int(rng.integers(1, 5))
-        if rng.random() < share * 0.6:
-            part = slice(i, min(i + run + 1, len(path)))
-            size = rng.uniform(0.45, 0.85)
-            up = np.outer(radii[part] * (0.9 - size), [0.0, -1.0, 0.0])
+    """Gas in stretches of a bowel, where it lies highest: in front; small bubbles in what lies between."""
+    i, n = 0, len(path)
+    while i < n - 1:
+        run = int(rng.integers(3, 14))
+        part = slice(i, min(i + run + 1, n))
+        if rng.random() < share:
+            m = part.stop - part.start
+            size = rng.uniform(0.5, 0.9) * np.clip(np.hanning(m + 2)[1:-1] * 3, 0.35, 1) * rng.uniform(0.7, 1.05, m)
+            up = (radii[part] * np.maximum(0.93 - size, 0))[:, None] * np.array([0.0, -1.0, 0.0])
             gas.tube(path[part] + up, radii[part] * size, NUMBER["bowel_gas"])
+        else:
+            for j in range(part.start, part.stop):
+                for _ in range(int(rng.poisson(2.2))):
+                    p = path[j] + rng.normal(0, 0.42, 3) * radii[j]
+                    gas.tube(np.stack([p, p + rng.normal(0, 1.5, 3)]), float(rng.gamma(2.0, 0.8)), NUMBER["bowel_gas"])
         i += run
