@@ -25,7 +25,10 @@ _VOXEL = 2.8  # mm, about: scans are averaged to it
 
 @dataclass(frozen=True)
 class Case:
-    """A body, centred on the isocentre, exposed along y; ``field``: side of the square detector, mm; ``lit``: part of it."""
+    """A body, centred on the isocentre, exposed along y.
+
+    ``field``: side of the square detector, mm; ``lit``: part of it; ``endless``: no trunk, but a slab that is wide enough.
+    """
 
     name: str
     body: mv.Body
@@ -34,6 +37,7 @@ class Case:
     sod: float = 800.0
     field: float = 300.0
     lit: float = 1.0
+    endless: bool = False
 
     def detector(self, cells: int = 32) -> mv.Detector:
         """In the body's frame."""
@@ -133,9 +137,10 @@ def modelled(case: Case, detector: mv.Detector, picture: mv.Picture) -> NDArray[
     quality = beam(case.kv)
     kernels = scatter.kernels(torch.tensor(quality[0])[None], torch.tensor(share(quality))[None], distance)
     primary, mass = (torch.tensor(x)[None].float() for x in (picture.primary, picture.mass))
+    config = scatter.ScatterConfig(1 / scatter.TRUNK if case.endless else 1.0)
     lit = torch.zeros_like(primary)
     lit[:, lit_cells(detector)[0], lit_cells(detector)[1]] = 1
-    return scatter.scattered(primary, mass, lit, torch.tensor([case.field / columns]), kernels)[0].numpy().astype(float)
+    return scatter.scattered(primary, mass, lit, torch.tensor([case.field / columns]), kernels, config)[0].numpy().astype(float)
 
 
 def lit_cells(detector: mv.Detector) -> tuple[slice, slice]:

@@ -13,7 +13,7 @@ import torch
 
 from raylign.errors import InputError
 from raylign.geometry import View, se3
-from raylign.simulation.scatter import Grid, Kernels, ScatterConfig, centre_distance, centre_of_mass, kernels, scattered
+from raylign.simulation.scatter import TRUNK, Grid, Kernels, ScatterConfig, centre_distance, centre_of_mass, kernels, scattered
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,9 @@ def montecarlo() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
         return importlib.import_module("montecarlo")
+
+
+SLAB = ScatterConfig(factor=1 / TRUNK)  # the superposition itself
 
 
 def mono(kev: float, distance: float, count: int = 1) -> Kernels:
@@ -75,7 +78,7 @@ def test_kernels_agree_with_a_monte_carlo(montecarlo: ModuleType, kev: float, th
     pitch = 2 * radius / 120
     at = (torch.arange(129) - 64.0) * pitch
     lit = (at[:, None] ** 2 + at**2 < radius**2)[None].float()
-    found = scattered(primary, t, lit, torch.tensor([pitch]), mono(kev, gap + thick / 2))[0, 64, 64] / primary[0, 64, 64]
+    found = scattered(primary, t, lit, torch.tensor([pitch]), mono(kev, gap + thick / 2), SLAB)[0, 64, 64] / primary[0, 64, 64]
     assert float(found) == pytest.approx(expected, rel=0.04)
 
 
@@ -89,7 +92,7 @@ def test_it_is_the_superposition_of_all_cells(generator: torch.Generator) -> Non
     t = 40 + 250 * torch.rand(1, h, w, generator=generator)
     lit = (torch.rand(1, h, w, generator=generator) > 0.3).float()
     k = mono(60.0, 400.0)
-    found = scattered(primary, t, lit, torch.tensor([pitch]), k)[0]
+    found = scattered(primary, t, lit, torch.tensor([pitch]), k, SLAB)[0]
     fine = (torch.arange(40, dtype=torch.float64) + 0.5) / 40 - 0.5
     expected = torch.zeros(h, w, dtype=torch.float64)
     for r in range(h):
