@@ -1,7 +1,7 @@
 """Scatter at the detector: every ray's scatter, spread as soft tissue of its thickness spreads it, at the detector's distance.
 
-A thin beam through t mm of soft tissue, met by a detector g mm behind it, leaves there a primary spot P and around it scatter of the
-shape k(r; t, g). For each energy that shape was computed by Monte Carlo and written as a sum of Gaussians of fixed widths,
+A thin beam through t mm of soft tissue, met by a detector g mm behind it, leaves there a primary spot P and around it scatter of
+the shape k(r; t, g). For each energy that shape was computed by Monte Carlo and written as a sum of Gaussians of fixed widths,
 
     k(r) = P sum_j c_j(keV, t, g) exp(-r^2 / 2 sigma_j^2) / (2 pi sigma_j^2),
 
@@ -11,8 +11,8 @@ shapes that follow the thickness, Sun and Star-Lack 2010), which Gaussians make 
     S = sum_j G_j [lit P c_j(t)],        c_j(t) = sum_keV share(keV) e^(-mu t) c_j(keV, t, g) / sum_keV share(keV) e^(-mu t).
 
 P is the exposure's own primary, bone and metal included; t is the ray's mass as mm of water. The amount is not free: thickness,
-field, distance and tube voltage change it. One number is fitted: a trunk is no endless slab, scatter escapes through its sides and
-bone takes some, and five elliptic trunks with a spine scatter 0.9 of what slabs of their rays would (``TRUNK``). How far the
+field, distance and tube voltage change it. One number is fitted. A trunk is no endless slab: scatter escapes through its sides,
+and bone takes some. Five elliptic trunks with a spine scatter 0.9 of what slabs of their rays would (``TRUNK``). How far the
 result is from a Monte Carlo of slabs and of other bodies ``benchmarks/scatter.py`` prints; it makes the table of c_j as well.
 """
 
@@ -145,7 +145,7 @@ def kernels(kev: Float[Tensor, "B K"], share: Float[Tensor, "B K"], distance_mm:
     kev: photon energies of each beam; 20 to 150 keV are tabulated, the nearest stands for others.
     share: of the open beam's signal that each energy makes (photons times keV times what the detector absorbs); scaled to sum 1.
     distance_mm: of the patient's centre of mass from the detector, see ``centre_distance``. A ray of t mm of water is taken for
-        tissue about that depth: its gap is the distance less t / 2, and 25 to 800 mm are tabulated, the nearest stands for others.
+        tissue about that depth: its gap is the distance less t / 2, and 25 to 800 mm are tabulated, the nearest beyond.
 
     Raises
     ------
