@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from raylign.data import LabelMap, Volume
 from raylign.data.grid import centre
 from raylign.errors import InputError
 from raylign.simulation import spectrum
+from raylign.simulation.pairs_cpu import Pair, pair
 from raylign.simulation.scatter import centre_of_mass
 from raylign.simulation.subject import Subject
 
@@ -161,6 +162,11 @@ class Matter:
     def device(self) -> torch.device:
         """Where the volumes lie."""
         return next(iter(self.amounts.values())).device
+
+    @cached_property
+    def pair(self) -> Pair:
+        """Water and bone as the kernel for the CPU reads them, made once."""
+        return pair(self.amounts["water"], self.amounts["bone"])
 
     @property
     def shape(self) -> tuple[int, int, int]:
