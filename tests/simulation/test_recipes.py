@@ -100,6 +100,10 @@ def test_copies_stay_with_their_parent(tmp_path: Path) -> None:
     assert len(homes) == 1
     assert sum(map(len, parts.values())) == len(plan.roster) == 31 + 201
     assert 0.7 < sum(e.id != "ct" for e in parts["train"]) / 201 < 0.9
+    # the chest and the pelvis of one seed are one person
+    both = Plan(read(tmp_path, "name: a\nsubjects: [{phantom: pelvis, seeds: [0, 60]}, {phantom: thorax, seeds: [0, 60]}]\n"))
+    assert len({both.part(e) for e in both.roster}) == 3
+    assert all(both.part(a) == both.part(b) for a, b in zip(both.roster[:61], both.roster[61:], strict=True))
     with pytest.raises(InputError, match="no part 'tests'"):
         plan.of_part("tests")
 

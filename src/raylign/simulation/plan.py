@@ -75,7 +75,7 @@ class Plan:
 
     def part(self, entry: Entry) -> str:
         """The part to which a subject belongs."""
-        return part_of(entry.id, self.recipe.split.shares, self.recipe.split.seed)
+        return part_of(entry.person, self.recipe.split.shares, self.recipe.split.seed)
 
     def order(self, count: int) -> Order:
         """The order in which so many subjects come."""

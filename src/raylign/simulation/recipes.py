@@ -78,12 +78,12 @@ class SubjectsFrom:
 
 @dataclass(frozen=True)
 class Split:
-    """Shares of the subjects, by id: a deformed copy goes where its parent goes.
+    """Shares of the subjects, by who they are: a deformed copy goes where its parent goes, phantoms of one seed go together.
 
     Parameters
     ----------
     train, validation, test: shares; they add up to one.
-    seed: another deal of the ids.
+    seed: another deal.
     """
 
     train: float = 0.8

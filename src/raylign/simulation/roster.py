@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from raylign.simulation.anchors import Anchors
     from raylign.simulation.variation import VariationConfig
 
-PHANTOMS: Mapping[str, tuple[str, str]] = {
-    "thorax": ("thorax", "ThoraxConfig"),
-    "pelvis": ("pelvis", "PelvisConfig"),
-    "lumbar": ("lumbar", "LumbarConfig"),
-    "aorta": ("aorta", "AortaConfig"),
-    "proximal_femur": ("proximal_femur", "ProximalFemurConfig"),
+PHANTOMS: Mapping[str, tuple[str, str, str]] = {
+    "thorax": ("thorax", "thorax", "ThoraxConfig"),
+    "pelvis": ("pelvis", "pelvis", "PelvisConfig"),
+    "lumbar": ("lumbar", "lumbar", "LumbarConfig"),
+    "aorta": ("aorta", "aorta", "AortaConfig"),
+    "femur": ("femur", "proximal_femur", "FemurConfig"),
 }
-"""Function and configuration of each phantom in ``raylign.simulation.phantoms``."""
+"""Module in ``raylign.simulation.phantoms``, function and configuration of each phantom; a subject's id begins with its name."""
 
 _ORDER = 1  # place of the subjects' order in the tree of seeds; cases stand under 0
 
@@ -44,11 +44,17 @@ class Entry:
     copy: int
     source: int
     seed: int
+    made: bool
 
     @property
     def name(self) -> str:
         """The id, and for a copy its number: names one subject, not one anatomy."""
         return self.id if self.copy == 0 else f"{self.id}-copy{self.copy:03d}"
+
+    @property
+    def person(self) -> str:
+        """Who it is, for splits: the id of a scan; of a phantom the seed, since phantoms of one seed are parts of one person."""
+        return f"seed-{self.seed:06d}" if self.made else self.id
 
 
 def roster(recipe: Recipe) -> tuple[Entry, ...]:
@@ -62,9 +68,9 @@ def roster(recipe: Recipe) -> tuple[Entry, ...]:
     for number, source in enumerate(recipe.subjects):
         if source.phantom is not None:
             first, last = source.seeds
-            entries += [Entry(f"{source.phantom}-{seed:06d}", 0, number, seed) for seed in range(first, last + 1)]
+            entries += [Entry(f"{source.phantom}-{seed:06d}", 0, number, seed, True) for seed in range(first, last + 1)]
         else:
-            entries += [Entry(source.id or "ct", copy, number, copy) for copy in range(source.copies + 1)]
+            entries += [Entry(source.id or "ct", copy, number, copy, False) for copy in range(source.copies + 1)]
     names = [e.name for e in entries]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
@@ -96,8 +102,8 @@ def phantom(name: str, field: str = "phantom") -> tuple[Callable[..., Subject], 
     """
     if name not in PHANTOMS:
         raise InputError(f"no phantom is called {name!r}", field=field, remedy=f"use one of {', '.join(PHANTOMS)}")
-    room = importlib.import_module("raylign.simulation.phantoms")
-    function, config = PHANTOMS[name]
+    module, function, config = PHANTOMS[name]
+    room = importlib.import_module(f"raylign.simulation.phantoms.{module}")
     return getattr(room, function), getattr(room, config)
 
 
@@ -125,7 +131,9 @@ def make(recipe: Recipe, entry: Entry) -> Subject:
     source = recipe.subjects[entry.source]
     if source.phantom is not None:
         function, _ = phantom(source.phantom)
-        return function(phantom_config(source, f"subjects.{entry.source}"), entry.seed)
+        subject = function(phantom_config(source, f"subjects.{entry.source}"), entry.seed)
+        assert subject.id == entry.id  # the split went by it before there was a subject
+        return subject
     try:
         return scanned(source, entry, f"subjects.{entry.source}")
     except InputError as error:
@@ -138,7 +146,7 @@ def centre_lines(recipe: Recipe, entry: Entry) -> tuple[Float[Tensor, "N 3"], ..
     if source.phantom != "aorta":
         return ()
     room = importlib.import_module("raylign.simulation.phantoms.aorta")
-    lines = room.centrelines(entry.seed)
+    lines = room.centrelines(entry.seed, phantom_config(source, f"subjects.{entry.source}"))
     return tuple(torch.as_tensor(points, dtype=torch.float64) for points in lines.values())
 
 
