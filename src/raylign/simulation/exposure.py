@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int32, Int64, UInt16
 from torch import Tensor
@@ -32,6 +34,7 @@ from raylign.simulation.paths import path_lengths
 from raylign.simulation.subject import Subject
 from raylign.simulation.traversal import traversed
 
+_ENERGIES = 12
 _SCATTER_MM = 150.0  # water that hardens scattered photons: they have crossed about as much as their primaries
 Paths = Mapping[str, Float[Tensor, "B H W"]]
 
@@ -207,43 +210,37 @@ def _with(paths: Paths, extra: Paths | None, rays: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Beams:
-    """The beams of a batch by energy; beams of fewer energies than the largest have some without photons.
+    """The beams of a batch by energy; those of fewer energies than 12 have some without photons.
 
-    photons, weight: [B, E]; attenuation: [B, E] by material; scattered: [B, E] photons in a unit of scattered signal.
+    energies: [B, E] keV. photons, weight: as of ``Spectrum``. scattered: photons in a unit of scattered signal. attenuation: by
+    material, 1/mm.
     """
 
+    energies: Float[Tensor, "B E"]
     photons: Float[Tensor, "B E"]
     weight: Float[Tensor, "B E"]
-    attenuation: Mapping[str, Float[Tensor, "B E"]]
     scattered: Float[Tensor, "B E"]
+    attenuation: Mapping[str, Float[Tensor, "B E"]]
+
+    @staticmethod
+    def of(configs: Sequence[ExposureConfig], names: tuple[str, ...], device: torch.device) -> _Beams:
+        tubes = [(c.tube.kv, c.tube.aluminium_mm, c.tube.copper_mm, c.detector.csi_mm) for c in configs]
+        rows = torch.stack([_rows(tube, names) for tube in tubes]).to(device)
+        energies, photons, weight, scattered, *mu = rows.unbind(1)
+        return _Beams(energies, photons, weight, scattered, dict(zip(names, mu, strict=True)))
 
 
-def _beams(
-    configs: Sequence[ExposureConfig], names: Sequence[str], device: torch.device
-) -> tuple[list[spectrum.Spectrum], _Beams]:
-    beams = [spectrum.few(c.tube.kv, c.tube.aluminium_mm, c.tube.copper_mm, c.detector.csi_mm) for c in configs]
-    most = max(len(beam.energies) for beam in beams)
+@lru_cache(maxsize=4096)
+def _rows(tube: tuple[float, float, float, float], names: tuple[str, ...]) -> Float[Tensor, "R E"]:
+    """A beam as the fields of ``_Beams``, 12 energies each, one below the other.
 
-    def table(rows: list[Tensor]) -> Tensor:
-        padded = [torch.nn.functional.pad(row, (0, most - len(row))) for row in rows]
-        return torch.stack(padded).to(device=device, dtype=torch.float32)
-
-    def values(of: str) -> Tensor:
-        return table([torch.from_numpy(getattr(beam, of)) for beam in beams])
-
-    hard = [torch.from_numpy(_hardened(beam)) for beam in beams]
-    mu = {name: table([torch.from_numpy(beam.attenuation(name)) for beam in beams]) for name in names}
-    return beams, _Beams(values("photons"), values("weight"), mu, table(hard))
-
-
-def _hardened(beam: spectrum.Spectrum) -> spectrum.Array:
-    """Photons by energy in a unit of signal behind ``_SCATTER_MM`` of water.
-
-    Under 150 keV Compton scattering takes little energy away: scattered photons count as the beam that made them.
+    Compton scattering takes little energy away here: scattered photons count as the beam behind ``_SCATTER_MM`` of water.
     """
-    left = beam.photons * torch.exp(-torch.from_numpy(beam.attenuation("water")) * _SCATTER_MM).numpy()
-    hardened: spectrum.Array = left / (left * beam.weight).sum()
-    return hardened
+    beam = spectrum.few(*tube)
+    left = beam.photons * np.exp(-_SCATTER_MM * beam.attenuation("water"))
+    rows = [beam.energies, beam.photons, beam.weight, left / (left * beam.weight).sum()]
+    stacked = torch.from_numpy(np.stack([*rows, *(beam.attenuation(name) for name in names)])).float()
+    return torch.nn.functional.pad(stacked, (0, _ENERGIES - len(beam.energies)))
 
 
 def _energy(e: int, beams: _Beams, paths: Paths, rays: int) -> Tensor:
@@ -287,20 +284,18 @@ def _open_beam_photons(configs: Sequence[ExposureConfig], count: Tensor, primary
 
 
 def _scattered(
-    paths: Paths, primary: Tensor, lit: Tensor, scene: tuple[Sequence[View], _Patients, Tensor], configs: Sequence[ExposureConfig]
+    beams: _Beams,
+    paths: Paths,
+    light: tuple[Tensor, Tensor],
+    scene: tuple[Sequence[View], _Patients, Tensor],
+    configs: Sequence[ExposureConfig],
 ) -> Tensor:
-    views, patients, pitch = scene
+    """Scattered signal of a primary that a collimator lets through (``light``), by the model of ``scatter``."""
+    (primary, lit), (views, patients, pitch) = light, scene
     if all(c.scatter.factor == 0 for c in configs):
         return torch.zeros_like(primary)
-    beams = [spectrum.few(c.tube.kv, c.tube.aluminium_mm, c.tube.copper_mm, c.detector.csi_mm) for c in configs]
-    most = max(len(beam.energies) for beam in beams)
-
-    def table(of: str) -> Tensor:
-        rows = [torch.from_numpy(getattr(beam, of)) for beam in beams]
-        return torch.stack([torch.nn.functional.pad(row, (0, most - len(row))) for row in rows])
-
     distance = scatter.centre_distance(views, patients.poses, patients.centre)
-    kernels = scatter.kernels(table("energies"), table("share"), distance).to(primary.device)
+    kernels = scatter.kernels(beams.energies, beams.photons * beams.weight, distance).to(primary.device)
     mass: Tensor | None = None
     for name, mm in paths.items():
         part = mm * spectrum.density(name)
@@ -323,12 +318,12 @@ def _developed(
     steps = torch.where(vectors[:, 2:4].norm(dim=-1) > 0, vectors[:, 2:4].norm(dim=-1), vectors[:, 4:6].norm(dim=-1))
     pitch = steps.flip(-1).to(device=device, dtype=torch.float32)  # (row, column)
     detectors = [c.detector for c in configs]
-    _, beams = _beams(configs, tuple(paths), device)
+    beams = _Beams.of(configs, tuple(paths), device)
     primary, variance, count = _primary(beams, paths, rays)
     open_field, inside = fields.lit([c.collimator for c in configs], pitch.amin(1), shape, device)
     shade = fields.shading([c.tube for c in configs], vectors.to(device), shape)
     arriving = open_field if shade is None else open_field * shade
-    haze = _scattered(paths, primary, arriving, (views, patients, pitch), configs)
+    haze = _scattered(beams, paths, (primary, arriving), (views, patients, pitch), configs)
     photons = _open_beam_photons(configs, count, primary, inside)
     tubes = [c.intensifier for c in configs]
     signal = _noisy((primary, variance, arriving, haze), beams, paths, (configs, photons), generators)
