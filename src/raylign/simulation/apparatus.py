@@ -118,7 +118,7 @@ class Detector:
     blur_mm: standard deviation of the light's spread, focal spot included: the modulation transfer is exp(-2 (pi s f)^2), 0.45
         at 1 / mm for 0.2 mm. It correlates the quantum noise too.
     glare: part of the light that spreads far, and glare_mm how far; see ``detector.transfer``. Panels lose a few percent at low
-        frequencies, image intensifiers 5 to 15 (Seibert, Nalcioglu and Roeck 1984).
+        frequencies; of 25 image intensifiers in hospitals the mean lost 22 % (doi:10.1088/0031-9155/33/1/009).
     electronic: standard deviation of the read-out noise, in photons.
     gain: relative standard deviation of the pixels' gains that calibration leaves.
     flat_field: whether what ``Tube.heel`` and ``falloff`` do to the open beam is divided out, as panels do; the noise keeps it.

@@ -59,7 +59,7 @@ class ExposureRanges:
     photons: Range = (200.0, 20000.0)
     csi_mm: tuple[float, ...] = (0.4, 0.5, 0.6)
     blur_mm: Range = (0.1, 0.4)
-    glare: Range = (0.0, 0.1)
+    glare: Range = (0.0, 0.15)
     glare_mm: Range = (5.0, 30.0)
     electronic: Range = (0.0, 10.0)
     gain: Range = (0.0, 0.01)
