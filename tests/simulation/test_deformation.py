@@ -231,7 +231,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="sheared"):
         Deformation.random(Volume(volume.data, sheared, unit="HU"), SMALL, generator(1))
     with pytest.raises(InputError, match="folds"):
-        Deformation(volume.affine, (20, 20, 20), d.velocity, d.pull, -0.1)
+        Deformation(volume.affine, (20, 20, 20), d.velocity, d.pull, d.push, -0.1)
     with pytest.raises(InputError, match="without scales"):
         DeformationConfig(scales=())
     with pytest.raises(InputError, match="control points"):

@@ -70,7 +70,8 @@ class Deformation:
     velocity: [3, d, h, w] mm along the scan's own axes (column, row, slice), on nodes of which the outermost are the centres of
         the outermost voxels.
     pull: displacement of ``exp(-velocity)``: from a place of the copy to the place of the original that is seen there.
-    smallest_jacobian: of the pull, over all cells; positive.
+    push: displacement of ``exp(velocity)``, the inverse up to the interpolation between nodes.
+    smallest_jacobian: of the two, over all cells; positive.
 
     Raises
     ------
@@ -81,6 +82,7 @@ class Deformation:
     size: tuple[int, int, int]
     velocity: Float[Tensor, "3 d h w"]
     pull: Float[Tensor, "3 d h w"]
+    push: Float[Tensor, "3 d h w"]
     smallest_jacobian: float
 
     def __post_init__(self) -> None:
@@ -91,11 +93,10 @@ class Deformation:
     @staticmethod
     def of(velocity: Float[Tensor, "3 d h w"], like: Volume | LabelMap) -> Deformation:
         """The exponential of a velocity field on the box of a scan; the field must not leave the box (``within_box``)."""
-        spacing = node_spacing(_extent(like), velocity.shape[1:])
-        pull = exponential(-velocity[None], spacing)
-        least = float(smallest_jacobian(pull, spacing)[0])
+        both = exponential(torch.stack([-velocity, velocity]), spacing := node_spacing(_extent(like), velocity.shape[1:]))
+        least = float(smallest_jacobian(both, spacing).min())
         size = (like.data.shape[0], like.data.shape[1], like.data.shape[2])
-        return Deformation(like.affine, size, velocity, pull[0], least)
+        return Deformation(like.affine, size, velocity, both[0], both[1], least)
 
     @staticmethod
     def random(
@@ -121,13 +122,13 @@ class Deformation:
             velocity = within_box(anchors.held(velocity[0])[None], spacing, min(_RIM_MM, config.fade_mm))
         velocity = velocity[0].to(like.data.device)
         for _ in range(_MOST_HALVINGS):
-            pull = exponential(-velocity[None], spacing)
-            least = float(smallest_jacobian(pull, spacing)[0])
+            both = exponential(torch.stack([-velocity, velocity]), spacing)
+            least = float(smallest_jacobian(both, spacing).min())
             if least >= _LEAST_JACOBIAN:
                 break
             velocity = velocity / 2
         size = (like.data.shape[0], like.data.shape[1], like.data.shape[2])
-        return Deformation(like.affine, size, velocity, pull[0], least)
+        return Deformation(like.affine, size, velocity, both[0], both[1], least)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -137,10 +138,7 @@ class Deformation:
 
     def inverse(self) -> Deformation:
         """The exponential of the negative field. It undoes this one up to the interpolation between nodes."""
-        pull = exponential(self.velocity[None], self.spacing)
-        return replace(
-            self, velocity=-self.velocity, pull=pull[0], smallest_jacobian=float(smallest_jacobian(pull, self.spacing)[0])
-        )
+        return replace(self, velocity=-self.velocity, pull=self.push, push=self.pull)
 
     def volume(self, volume: Volume) -> Volume:
         """The copy's scan, by trilinear interpolation, which smooths noise a little."""
@@ -184,11 +182,12 @@ class Deformation:
         """
         if len(points) == 0:
             return points
-        axes, first = _axes(self.affine), self.affine[:3, 3]
+        affine = self.affine.to(points.device)
+        axes, first = _axes(affine), affine[:3, 3]
         x = (points.to(torch.float64) - first) @ axes
         box = x.new_tensor([s * (n - 1) for s, n in zip(self.spacing, reversed(self.pull.shape[1:]), strict=True)])
         target = x.clamp_min(0).minimum(box)
-        return (x + inverted(self.pull, self.velocity, self.spacing, target) - target) @ axes.T + first
+        return (x + inverted(self.pull, self.push, self.spacing, target) - target) @ axes.T + first
 
     def mesh(self, mesh: Mesh) -> Mesh:
         """A surface of the copy."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.simulation.velocity import at_points, exponential
+from raylign.simulation.velocity import at_points
 
 _CLOSE_MM = 1e-4
 _ENOUGH_MM = 1e-3
@@ -15,19 +15,19 @@ _ENOUGH_MM = 1e-3
 
 def inverted(
     pull: Float[Tensor, "3 d h w"],
-    velocity: Float[Tensor, "3 d h w"],
+    guess: Float[Tensor, "3 d h w"],
     spacing: tuple[float, float, float],
     target: Float[Tensor, "N 3"],
 ) -> Float[Tensor, "N 3"]:
     """Places y in the box with ``y + pull(y) = target`` to 0.001 mm, mm from the first node along the grid's axes.
 
-    Newton's method with the slope at the first guess; where that does not meet, once more from the exponential of the velocity,
-    with the slope of every step and no step that makes it worse.
+    Newton's method with the slope at the first guess; where that does not meet, once more with the slope of every step and no
+    step that makes it worse.
 
     Parameters
     ----------
     pull: displacement of the map, trilinear between nodes.
-    velocity: the field whose negative's exponential the map is.
+    guess: displacement that nearly is the inverse's.
     target: inside the box.
 
     Raises
@@ -50,7 +50,7 @@ def inverted(
             columns.append((high - low + at_points(field, high, spacing) - at_points(field, low, spacing)) / length)
         return torch.stack(columns, -1)
 
-    y = (target - at_points(field, target, spacing)).clamp_min(0).minimum(box)
+    y = start = (target + at_points(guess.to(target), target, spacing)).clamp_min(0).minimum(box)
     inverse = torch.linalg.inv(slope(y))
     off = miss(y, target)
     for _ in range(15):
@@ -59,9 +59,9 @@ def inverted(
         y = (y - (inverse @ off[..., None])[..., 0]).clamp_min(0).minimum(box)
         off = miss(y, target)
     left = (off.norm(dim=1) >= _CLOSE_MM).nonzero()[:, 0]
-    push = exponential(velocity[None], spacing)[0].to(target)
-    goal = target[left]
-    z = (goal + at_points(push, goal, spacing)).clamp_min(0).minimum(box)
+    if len(left) == 0:
+        return y
+    goal, z = target[left], start[left]
     off = miss(z, goal)
     for _ in range(100):
         far = off.norm(dim=1)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import LabelMap, Landmarks, Mesh
+from raylign.data import LabelMap, Landmarks, Mesh, grid
 from raylign.errors import InputError
 from raylign.simulation.anchors import BONES, Anchors
 from raylign.simulation.deformation import Deformation, DeformationConfig, anchors_for
@@ -23,14 +23,14 @@ from raylign.simulation.subject import Subject
 BLOOD = (
     "aorta", "heart_ventricle_*", "heart_atrium_*", "atrial_appendage_*", "pulmonary_vein", "pulmonary_artery",
     "superior_vena_cava", "inferior_vena_cava", "brachiocephalic_*", "subclavian_artery_*", "common_carotid_artery_*",
-    "iliac_artery_*", "iliac_vena_*", "portal_vein_*",
+    "iliac_artery_*", "iliac_vena_*", "portal_vein_*", "arch_branches",
 )  # fmt: skip
 """Names of what holds blood, as TotalSegmentator has them; its "heart" holds muscle too (``MUSCLE_AND_BLOOD``)."""
 
 MUSCLE_AND_BLOOD = ("heart",)
 """Labels in which blood is what contrast agent makes brighter than muscle."""
 
-_LOST_UNITS = ("_mm", "_mm2", "_mm3", "_cm", "_m", "_m2", "_ml", "_g", "_kg", "_hu", "_degrees")
+_LOST_UNITS = ("_mm", "_mm2", "_mm3", "_cm", "_m", "_m2", "_ml", "_g", "_kg", "_hu", "_deg", "_degrees", "_ratio")
 _PLAIN_HU = 60.0  # what blood and muscle measure at most without contrast agent
 _ENHANCED_HU = 120.0  # mean of the blood from which on it can be told from muscle
 _DENSE_HU = 100.0  # below, a voxel of a bone is marrow or fat and does not grow denser with it
@@ -184,7 +184,7 @@ def scaled(subject: Subject, factors: Sequence[float]) -> Subject:
     old = subject.volume.affine
     unit = old[:3, :3] / old[:3, :3].norm(dim=0)
     linear = unit @ torch.diag(old.new_tensor(list(factors))) @ torch.linalg.inv(unit)
-    centre = subject.volume.centre.to(old)
+    centre = grid.centre(old.cpu(), subject.volume.data.shape).to(old)
     matrix = torch.eye(4, dtype=old.dtype, device=old.device)
     matrix[:3, :3] = linear
     matrix[:3, 3] = centre - linear @ centre
