@@ -53,7 +53,7 @@ class FemurConfig:
 
 
 def proximal_femur(config: FemurConfig | None = None, seed: int = 0) -> Subject:
-    """An upper femur with what a scan cropped around it shows: its socket, its thigh. The same patient as ``pelvis`` of this seed.
+    """An upper femur with what a scan cropped around it shows: its socket, its thigh. The patient of ``pelvis`` at this seed.
 
     Head, neck, trochanters and shaft; compact bone that is thick in the shaft and at the calcar; spongy bone in the groups that
     carry pressure and tension, thinning with age; a marrow canal.

@@ -156,7 +156,7 @@ def _points(size: FemurSize, balls: Points) -> dict[str, Points]:
 
 
 def shell_mm(femur: UpperFemur, u: Array, w: Array) -> Array:
-    """Thickness of the compact bone: thick in the shaft and at the calcar, a plate under the head's cartilage, thin at the trochanters."""
+    """Thickness of the compact bone, mm: most in the shaft and at the calcar, a thin plate under the head's cartilage."""
     size = femur.size
     k = np.float32(size.cortex / 7.0)
     shaft = np.interp(w, [-150, -110, -75, -50, -28, 0], np.array([7.2, 7.0, 5.4, 3.6, 1.6, 0.8]) * k).astype(np.float32)

@@ -5,6 +5,7 @@ A vertebra's own frame: origin in the middle of its body, x to the left, y to th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,16 +105,18 @@ def smooth_max(a: Array, b: Array, width: float) -> Array:
     return out
 
 
-def spine(shape: TrunkShape, endplate: Points, slope: float, below: Web) -> Spine:
+def spine(shape: TrunkShape, endplate: Points, slope: float, below: Sequence[Web]) -> Spine:
     """The column standing on a sacrum.
 
     Parameters
     ----------
-    endplate: [3] middle of the sacrum's upper face. slope: of that face, degrees forward. below: the sacrum.
+    endplate: [3] middle of the sacrum's upper face. slope: of that face, degrees forward. below: the bones of the pelvis.
     """
     size = shape.spine
-    top, lean, vertebrae, discs = endplate.copy(), slope, [], []
-    for i, level in enumerate(LUMBAR):
+    vertebrae: list[Vertebra] = []
+    discs: list[Drum] = []
+    top, lean = endplate.copy(), slope
+    for i, _level in enumerate(LUMBAR):
         before, lean = lean, lean - size.disc_wedge[i]
         up = _axes((before + lean) / 2, size.sideways[i], size.twist[i])
         middle = top + up[2] * size.disc[i] / 2
@@ -124,7 +127,7 @@ def spine(shape: TrunkShape, endplate: Points, slope: float, below: Web) -> Spin
         axes = _axes((before + lean) / 2, size.sideways[i], size.twist[i])
         centre = top + axes[2] * size.height[i] / 2
         top = top + axes[2] * size.height[i]
-        vertebrae.append(_vertebra(shape, i, centre, axes, vertebrae[-1].web if vertebrae else below))
+        vertebrae.append(_vertebra(shape, i, centre, axes, [vertebrae[-1].web] if vertebrae else below))
     line = np.stack([endplate, *(v.centre for v in vertebrae), top])
     return Spine(tuple(vertebrae), tuple(discs), line)
 
@@ -139,18 +142,18 @@ def _axes(lean: float, sideways: float, twist: float) -> Points:
     return out
 
 
-def _vertebra(shape: TrunkShape, i: int, centre: Points, axes: Points, below: Web) -> Vertebra:
+def _vertebra(shape: TrunkShape, i: int, centre: Points, axes: Points, below: Sequence[Web]) -> Vertebra:
     size = shape.spine
     w, d, h = float(size.width[i]), float(size.depth[i]), float(size.height[i])
     balls, faces = _arch(shape, i)
     balls[:, :3] = balls[:, :3] @ axes + centre
     body = Drum(centre, axes, (w / 2, d / 2, h / 2), 0.11, 1.3, float(size.body_wedge[i]))
     canal = (_CANAL_WIDTH[i] * size.scale / 2 - 0.5, _CANAL_DEPTH[i] * size.scale / 2)
-    web = Web(balls, faces, _with_body(body, below, (d / 2 + canal[1] - 0.5, *canal)))
+    web = Web(balls, faces, _with_body(body, below, (d / 2 + canal[1] - 0.5, *canal)), True)
     return Vertebra(LUMBAR[i], web, centre, axes, (w, d, h))
 
 
-def _with_body(body: Drum, below: Web, canal: tuple[float, float, float]) -> Cut:
+def _with_body(body: Drum, below: Sequence[Web], canal: tuple[float, float, float]) -> Cut:
     """The arch with its body, without the canal, apart from the neighbour below."""
 
     def cut(d: Array, x: Array, y: Array, z: Array) -> Array:
@@ -161,7 +164,9 @@ def _with_body(body: Drum, below: Web, canal: tuple[float, float, float]) -> Cut
             np.sqrt((u / np.float32(canal[1])) ** 2 + ((v - np.float32(canal[0])) / np.float32(canal[2])) ** 2) - 1
         ) * np.float32(min(canal[1:]))
         d = np.maximum(d, -hole)
-        return np.maximum(d, np.float32(_JOINT_GAP) - below.distance(x, y, z, _JOINT_GAP + 3.0))
+        for other in below:
+            d = np.maximum(d, np.float32(_JOINT_GAP) - other.distance(x, y, z, _JOINT_GAP + 3.0))
+        return d
 
     return cut
 
@@ -205,7 +210,7 @@ def _arch(shape: TrunkShape, i: int) -> tuple[Points, NDArray[np.int64]]:
             pars, (s * joint, d + 10.0, h + 1.0, 4.0 * k), (s * joint, d + 13.0, h + 4.0, 3.4 * k)
         )  # superior articular process
         inner = (cw - 0.5) if i else (cw + 3.0)  # the joints of L5 stand wider
-        low = (s * inner, d + 16.0 * k, -h - 7.0, 4.0 * k)
+        low = (s * inner, d + 16.0 * k, -h - (7.0 if i else 4.0), 4.0 * k)
         sheet(pars, (s * (cw + 1.0), d + 14.0, -0.55 * h, 4.0 * k), low)  # inferior articular process
         sheet(
             (s * (cw + 1.0), d + 14.0, -0.1 * h, 3.2),

@@ -92,9 +92,9 @@ def pelvis(config: PelvisConfig | None = None, seed: int = 0) -> Subject:
 
     Returns
     -------
-    Subject: volume (HU, [D, H, W], LPS affine), labels (TotalSegmentator's names where it has the structure), landmarks (among
-    them those of DeepFluoro: ``hip_left/asis``, ``sps``, ``ips``, ``gsn``, ``iof``, ``mof``, ``femur_left/fh`` and the same of the
-    right side), surfaces of the bones, traits (the person and ``trunk_measures``).
+    Subject: volume (HU, [D, H, W], LPS affine), labels (TotalSegmentator's names where it has the structure), landmarks, surfaces
+    of the bones, traits (the person and ``trunk_measures``). Landmarks that DeepFluoro names too: ``hip_left/asis``, ``sps``,
+    ``ips``, ``gsn``, ``iof``, ``mof``, ``femur_left/fh``, and the same of the right side.
 
     Raises
     ------

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raylign.simulation.phantoms.field import Array
 from raylign.simulation.phantoms.pelvis_tables import HIP, SACRUM
@@ -18,7 +17,7 @@ from raylign.simulation.phantoms.trunk_shape import SIDES, SLOPE, TrunkShape
 from raylign.simulation.phantoms.trunk_webs import Cut, Points, Web
 from raylign.simulation.seeds import numpy_generator
 
-HALF_DISTANCE, CUP_RADIUS, HEIGHT, SUBPUBIC = 86.87, 23.41, 209.0, 84.0  # of the mean hip bone
+HALF_DISTANCE, CUP_RADIUS, HEIGHT, SUBPUBIC = 86.87, 23.41, 210.0, 106.0  # of the mean hip bone
 _GAP = 1.9  # sacroiliac joint, mm
 _SACRAL_CENTRE = np.array([0.0, 46.0, 74.0])  # what the sacrum turns about
 _ENDPLATE = np.array([0.0, 22.1, 96.8])  # middle of its upper face
@@ -31,6 +30,19 @@ _FORAMINA = np.array(
         [[14.5, 70.0, 46.0], [15.0, 82.0, 64.0]],
     ]
 )
+# landmark: ball and direction, on the left
+_CARRIERS = {
+    "asis": (158, (0.0, -1.0, -0.15)),
+    "psis": (162, (0.0, 1.0, 0.0)),
+    "sps": (43, (-0.6, -0.3, 1.0)),
+    "ips": (2, (-0.5, 0.3, -1.0)),
+    "gsn": (35, (0.0, 1.0, 0.0)),
+    "iof": (80, (-0.3, 0.0, 1.0)),
+    "mof": (28, (1.0, 0.0, 0.3)),
+    "ischial_tuberosity": (33, (0.0, 0.3, -1.0)),
+    "crest": (47, (0.0, 0.0, 1.0)),
+    "ramus": (10, (-0.7, 0.0, -0.7)),
+}
 OPENING = np.array([0.62, -0.30, -0.72]) / np.linalg.norm([0.62, -0.30, -0.72])  # of the left acetabulum
 _NOTCH = np.array([-0.35, -0.25, -0.90]) / np.linalg.norm([-0.35, -0.25, -0.90])
 
@@ -50,7 +62,9 @@ def bony_pelvis(shape: TrunkShape) -> BonyPelvis:
     """The pelvis of a person."""
     size, cup = shape.pelvis, shape.femur.head_radius + shape.femur.joint_space
     turn = rotation_x(np.radians(size.tilt))
-    both, webs, points = _wobble(shape.seed, 0, 1.8), {}, {}
+    both = _wobble(shape.seed, 0, 1.8)
+    webs: dict[str, Web] = {}
+    points: dict[str, Points] = {}
     for number, (side, s) in enumerate(SIDES):
         balls = _hip(HIP.balls.copy(), shape, cup)
         balls[:, :3] += both(balls[:, :3]) + _wobble(shape.seed, 1 + number, 0.6)(balls[:, :3])
@@ -87,7 +101,7 @@ def _hip(balls: Points, shape: TrunkShape, cup: float) -> Points:
     # the pubic arch opens by spreading the rami below the symphysis
     below = np.clip((-z - 22) / 60, 0, 1)
     spread = np.tan(np.radians(size.subpubic / 2)) - np.tan(np.radians(SUBPUBIC / 2))
-    x = x + spread * 34 * below * np.clip((half + 5 - x) / 50, 0, 1) * np.clip((x - 4) / 14, 0, 1)
+    x = x + spread * 38 * below * np.clip((half + 5 - x) / 50, 0, 1) * np.clip((x - 4) / 14, 0, 1)
     return np.stack([x, y, z, balls[:, 3] * scale], 1)
 
 
@@ -129,28 +143,12 @@ def _acetabulum(s: float, half: float, cup: float, turn: Points) -> Cut:
 
 
 def _hip_points(balls: Points, turn: Points, s: float) -> dict[str, Points]:
-    """Landmarks by the ball that carries them and the direction in which it is touched."""
-    local = (balls[:, :3] * [s, 1, 1]) @ turn
-    x, y, z = local.T
-    r = balls[:, 3]
-
-    def touched(score: NDArray[np.float64], allowed: NDArray[np.bool_], direction: tuple[float, float, float]) -> Points:
-        i = int(np.argmax(np.where(allowed, score, -np.inf)))
-        d = np.asarray(direction) / np.linalg.norm(direction)
-        return (local[i] + d * r[i]) @ turn.T * [s, 1, 1]
-
-    medial = x - r < 9
-    return {
-        "asis": touched(-y + r + 0.25 * x, (z > 45) & (x > 60), (0.3, -1, -0.2)),
-        "psis": touched(y + r, (z > 55) & (x < 60), (0, 1, 0)),
-        "sps": touched(z + r, medial & (z < 10), (-0.6, -0.3, 1)),
-        "ips": touched(-z + r, medial & (z < 10), (-0.6, -0.2, -1)),
-        "gsn": touched(z - r - 0.3 * y, (y - r > 28) & (z > 12) & (z < 60), (0, 0.4, -1)),
-        "ischial_tuberosity": touched(-z + r, x < 400, (0, 0.2, -1)),
-        "crest": touched(z + r, x < 400, (0, 0, 1)),
-        "mof": touched(-x - r, (z < -22) & (z > -48) & (x > 18) & (x < 48), (1, 0, 0)),
-        "iof": touched(-np.abs(x - 45) - 0.2 * np.abs(z + 65), (z < -48) & (y < 30), (0, 0, 1)),
-    }
+    """Landmarks: each is carried by one ball of the mean bone, touched in one direction."""
+    out = {}
+    for name, (carrier, direction) in _CARRIERS.items():
+        along = np.asarray(direction) / np.linalg.norm(direction)
+        out[name] = balls[carrier, :3] + balls[carrier, 3] * (along @ turn.T) * [s, 1, 1]
+    return out
 
 
 def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Web, Points, Points, float]:

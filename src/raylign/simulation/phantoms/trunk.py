@@ -67,7 +67,7 @@ def skeleton(seed: int) -> Skeleton:
     pelvis = bony_pelvis(shape)
     half = shape.pelvis.hip_distance / 2
     left, right = (upper_femur(shape, s, np.array([s * half, 0.0, 0.0])) for _, s in SIDES)
-    return Skeleton(shape, pelvis, (left, right), spine(shape, pelvis.endplate, pelvis.slope, pelvis.webs["sacrum"]))
+    return Skeleton(shape, pelvis, (left, right), spine(shape, pelvis.endplate, pelvis.slope, list(pelvis.webs.values())[::-1]))
 
 
 def half_width(bones: Skeleton) -> tuple[float, float, float]:
@@ -117,7 +117,7 @@ def _tissue(canvas: Canvas, bones: Skeleton) -> None:
         box = (slice(int(above[0]), len(grid.z)), *grid.whole[1:])
         low = grid.coordinates(box)
         cavity = np.maximum(trunk_soft.oval(layers.cavity, 0.5, low), -np.float32(36) - low[2])
-        canvas.fill(np.maximum(cavity, muscle[box] + np.float32(8)), FAT + 8, NUMBER["visceral_fat"], box)
+        canvas.fill(np.maximum(cavity, muscle[box] + np.float32(8)), FAT + 38, NUMBER["visceral_fat"], box)
 
 
 def _organs(canvas: Canvas, bones: Skeleton, contrast: float) -> None:
@@ -141,7 +141,7 @@ def _organs(canvas: Canvas, bones: Skeleton, contrast: float) -> None:
     canvas.paint(chalk, 700.0, labelled=False)
     sac = Union.empty(grid)
     line = [v.at((0.0, v.size[1] / 2 + 9.0, 0.0))[0] for v in bones.spine.vertebrae]
-    sac.tube(np.stack([bones.pelvis.endplate + [0, 24, -14], *line]), 7.0, NUMBER["spinal_cord"])
+    sac.tube(np.stack([bones.pelvis.endplate + np.array([0, 24, -14]), *line]), 7.0, NUMBER["spinal_cord"])
     canvas.paint(sac, table)
 
 
@@ -153,8 +153,8 @@ def _discs(canvas: Canvas, bones: Skeleton) -> None:
         if made is not None:
             soft.add(*made, NUMBER["intervertebral_discs"])
     points = bones.pelvis.points
-    up, down = (sum(points[f"hip_{side}/{name}"] for side, _ in SIDES) / 2 for name in ("sps", "ips"))
-    middle = np.stack([up + (down - up) * 0.12, down + (up - down) * 0.12]) + [0, 2, 0]
+    up, down = ((points[f"hip_left/{name}"] + points[f"hip_right/{name}"]) / 2 for name in ("sps", "ips"))
+    middle = np.stack([up + (down - up) * 0.12, down + (up - down) * 0.12]) + np.array([0, 2, 0])
     soft.band(middle, np.array([[3.2, 8.0]] * 2), np.tile([1.0, 0, 0], (2, 1)), NUMBER["pubic_symphysis"])
     for femur in bones.femora:
         soft.tube(np.stack([femur.centre, femur.centre + 0.01]), bones.pelvis.cup_radius, NUMBER["cartilage"])
@@ -190,7 +190,7 @@ def paint_bone(canvas: Canvas, box: Box, distance: Array, solid: Compact) -> Non
     canvas.labels[box][distance < 0] = NUMBER[solid.name]
 
 
-def _picked(values: Array | float, where: Array) -> Array | float:
+def _picked(values: Array | float, where: NDArray[np.bool_]) -> Array | float:
     return values[where] if isinstance(values, np.ndarray) else values
 
 

@@ -36,7 +36,7 @@ def compact_bones(bones: Skeleton) -> list[Compact]:
         out.append(Compact(f"vertebrae_{v.level}", v.web, 950 * hard, _vertebra(v, spongy)))
     for (side, _), femur in zip(SIDES, bones.femora, strict=True):
         out.append(
-            Compact(f"hip_{side}", bones.pelvis.webs[f"hip_{side}"], 1050 * hard, _hip(femur, bones.pelvis.cup_radius, spongy))
+            Compact(f"hip_{side}", bones.pelvis.webs[f"hip_{side}"], 1120 * hard, _hip(femur, bones.pelvis.cup_radius, spongy))
         )
         out.append(Compact(f"femur_{side}", femur.web, 1320 * hard, _femur(femur, spongy)))
     return out
@@ -68,9 +68,9 @@ def _hip(femur: UpperFemur, cup: float, spongy: float) -> Inside:
         r = np.sqrt(rx * rx + ry * ry + rz * rz) - np.float32(cup)
         roof = np.exp(-np.maximum(r, 0) / np.float32(9)) * np.clip(rz / np.float32(cup) + np.float32(0.5), 0, 1)
         near = np.exp(-((r / np.float32(3)) ** 2))
-        return np.float32(1.25) + np.float32(0.9) * near * np.clip(rz / np.float32(cup), 0, 1), np.float32(
-            0.9 * spongy + 25
-        ) + np.float32(330) * roof
+        up = np.clip(rz / np.float32(cup), -1, 1)
+        shell = np.float32(1.45) - np.float32(0.45) * np.minimum(up, 0) + np.float32(0.9) * near * np.maximum(up, 0)
+        return shell, np.float32(0.9 * spongy + 25) + np.float32(330) * roof
 
     return inside
 

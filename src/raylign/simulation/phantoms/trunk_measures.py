@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from raylign.simulation.phantoms.trunk_soft import Skeleton
+from raylign.simulation.phantoms.trunk_webs import Points
 
 
 def pelvis_traits(bones: Skeleton) -> dict[str, float]:
@@ -28,15 +29,10 @@ def _width(bones: Skeleton) -> float:
     return float(high[1][0] - low[0][0])
 
 
-def _arch(bones: Skeleton, ips: np.ndarray) -> float:
-    """The angle at the lower end of the symphysis between the inner borders of the pubic rami."""
-    sides = []
-    for side, s in (("left", 1.0), ("right", -1.0)):
-        balls = bones.pelvis.webs[f"hip_{side}"].balls
-        inner, down = s * balls[:, 0] - balls[:, 3], ips[2] - balls[:, 2]
-        ramus = (down > 8) & (down < 45) & (balls[:, 1] < ips[1] + 70)
-        sides.append(float(np.degrees(np.arctan(np.min(inner[ramus] / down[ramus])))))
-    return sum(sides)
+def _arch(bones: Skeleton, ips: Points) -> float:
+    """The angle at the lower end of the symphysis between the lower borders of the pubic rami, seen from the front."""
+    ends = [bones.pelvis.points[f"hip_{side}/ramus"] - ips for side in ("left", "right")]
+    return sum(float(np.degrees(np.arctan2(abs(e[0]), -e[2]))) for e in ends)
 
 
 def femur_traits(bones: Skeleton) -> dict[str, float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raylign.simulation.phantoms.population import Person, patient
 from raylign.simulation.seeds import numpy_generator
 
+Levels = NDArray[np.float64]
 SIDES = (("left", 1.0), ("right", -1.0))
 SLOPE = 31.5  # of the mean sacrum's upper face at no tilt, degrees
 LUMBAR = ("L5", "L4", "L3", "L2", "L1", "T12", "T11")  # from the sacrum upwards
@@ -141,10 +142,10 @@ def _pelvis(rng: np.random.Generator, person: Person, tall: float, frame: float)
         hip_distance=(174.0 if female else 173.0) + _part(rng, 9.0, (tall, 0.35), (frame, 0.4)),
         width=1.0 + _part(rng, 0.025),
         depth=(1.0 if female else 1.03) + _part(rng, 0.035, (tall, 0.3), (frame, 0.3)),
-        subpubic=(88.0 if female else 66.0) + _part(rng, 8.0),
+        subpubic=(128.0 if female else 102.0) + _part(rng, 10.0),
         flare=_part(rng, 4.0),
-        tilt=4.0 + _part(rng, 6.0),
-        sacral_turn=3.0 + _part(rng, 5.0),
+        tilt=2.0 + _part(rng, 6.0),
+        sacral_turn=2.0 + _part(rng, 5.0),
         sacral_bend=_part(rng, 1.0),
     )
 
@@ -156,8 +157,8 @@ def _femur(rng: np.random.Generator, person: Person, tall: float, frame: float) 
     aged = max(person.age_years - 50, 0.0) / 30.0
     return FemurSize(
         head_radius=head,
-        neck_shaft=126.5 + _part(rng, 5.5),
-        anteversion=(13.0 if female else 10.5) + _part(rng, 8.0),
+        neck_shaft=_normal(rng, 123.5 if female else 122.0, 5.7, 111, 138),
+        anteversion=(16.4 if female else 12.1) + _part(rng, 9.0),
         offset=(40.0 if female else 44.5) + _part(rng, 5.2, (shape, 0.5)),
         shaft_radius=(13.4 if female else 15.0) + 0.5 * aged + _part(rng, 0.9, (shape, 0.6)),
         cortex=max((6.6 if female else 7.4) - (1.9 if female else 1.0) * aged + _part(rng, 0.9, (frame, 0.3)), 2.8),
@@ -180,24 +181,42 @@ def _spine(rng: np.random.Generator, person: Person, pelvis: PelvisSize, tall: f
     scale = (0.955 if person.female else 1.045) * (1 + _part(rng, 0.055, (tall, 0.5), (frame, 0.5)))
     high = (0.975 if person.female else 1.025) * (1 + _part(rng, 0.045, (tall, 0.7), (frame, 0.2)))
     worn = np.clip(rng.normal(max(person.age_years - 45, 0.0) / 45.0, 0.35, levels), 0, 1) * [1, 1, 0.7, 0.6, 0.5, 0.4, 0.4]
-    slope = SLOPE + pelvis.tilt + pelvis.sacral_turn
-    # the patient lies on the back, buttocks and thorax on the table: the curve has to bring T11 back over the sacrum
-    lordosis = np.clip(slope + 15.0 + rng.normal(0, 3.5), 22, 85)
-    bend = lordosis / (_DISC_WEDGE.sum() + _BODY_WEDGE[:5].sum())
+    height = _HEIGHT * high * (1 + rng.normal(0, 0.015, levels))
+    disc = np.maximum(_DISC * high * (1 + rng.normal(0, 0.07, levels)) * (1 - 0.45 * worn), 3.0)
+    noise = rng.normal(0, 1.2, levels), rng.normal(0, 1.0, levels)
+    back = _normal(rng, 14.0, 7.0, -4, 32)
+    disc_wedge, body_wedge = _lying(SLOPE + pelvis.tilt + pelvis.sacral_turn, disc, height, back, noise)
     curve, phase = _normal(rng, 0, 3.0, -9, 9), rng.uniform(0, np.pi)
     sideways = curve * np.sin(np.linspace(0, np.pi, levels) + phase) - curve * np.sin(phase)
     return SpineSize(
         scale=scale,
         width=_WIDTH * scale * (1 + rng.normal(0, 0.012, levels)),
         depth=_DEPTH * scale * (1 + rng.normal(0, 0.014, levels)),
-        height=_HEIGHT * high * (1 + rng.normal(0, 0.015, levels)),
-        disc=np.maximum(_DISC * high * (1 + rng.normal(0, 0.07, levels)) * (1 - 0.45 * worn), 3.0),
-        disc_wedge=_DISC_WEDGE * bend + rng.normal(0, 1.2, levels),
-        body_wedge=_BODY_WEDGE + np.where(np.arange(levels) < 5, (bend - 1) * 2.0, 0) + rng.normal(0, 1.0, levels),
+        height=height,
+        disc=disc,
+        disc_wedge=disc_wedge,
+        body_wedge=body_wedge,
         sideways=sideways + rng.normal(0, 0.5, levels),
         twist=-0.5 * sideways + rng.normal(0, 1.0, levels),
         process=1 + _part(rng, 0.07, (frame, 0.4)),
     )
+
+
+def _lying(slope: float, disc: Levels, height: Levels, back: float, noise: tuple[Levels, Levels]) -> tuple[Levels, Levels]:
+    """Wedges of discs and bodies of a person on the back: buttocks and thorax lie on one table.
+
+    The lordosis is the one that puts the top of the column ``back`` mm behind the middle of the sacral endplate.
+    """
+    low, high = 0.1, 2.6
+    for _ in range(40):
+        bend = (low + high) / 2
+        wedges = _DISC_WEDGE * bend + noise[0], _BODY_WEDGE + np.where(np.arange(len(disc)) < 5, (bend - 1) * 2.0, 0) + noise[1]
+        after = slope - np.cumsum(wedges[0] + wedges[1])
+        before_body = after + wedges[1] / 2
+        before_disc = after + wedges[1] + wedges[0] / 2
+        reached = -float((disc * np.sin(np.radians(before_disc)) + height * np.sin(np.radians(before_body))).sum())
+        low, high = (bend, high) if reached < back else (low, bend)
+    return wedges
 
 
 def _soft(rng: np.random.Generator, person: Person) -> SoftSize:

@@ -31,7 +31,7 @@ class Skeleton:
         line = self.spine.line
         if z > line[0, 2]:
             return float(np.interp(z, line[:, 2], line[:, 1])) - float(self.shape.spine.depth.mean()) / 2
-        promontory, coccyx = self.pelvis.endplate + [0, -15, -8], np.array([0, 84.0, 8.0])
+        promontory, coccyx = self.pelvis.endplate + np.array([0, -15, -8]), np.array([0, 84.0, 8.0])
         t = np.clip((promontory[2] - z) / (promontory[2] - coccyx[2]), 0, 1)
         return float(promontory[1] + (coccyx[1] - promontory[1]) * t**0.8)
 
@@ -127,8 +127,7 @@ def _thigh(femur: UpperFemur, radius: float, xyz: tuple[Array, Array, Array]) ->
     u = u - np.float32(femur.size.offset - 25)
     v = v - np.float32(13)
     r = np.float32(radius) * (1 - np.clip(-w - 80, 0, 300) * np.float32(0.0007) - (np.clip(w + 30, 0, 120) / 100) ** 2)
-    out: Array = np.sqrt(u * u + (v * np.float32(1.02)) ** 2) - r
-    return out
+    return np.asarray(np.sqrt(u * u + (v * np.float32(1.02)) ** 2) - r, np.float32)
 
 
 def iliopsoas(union: Union, bones: Skeleton) -> None:
@@ -177,16 +176,20 @@ def organs(union: Union, bones: Skeleton) -> None:
         union.ellipsoid(Ellipsoid((0, 2, -22), (23, 16, 19)), NUMBER["prostate"])
     half = shape.pelvis.hip_distance / 2
     low, high = by["L4"], by["T11"]
-    fork = low + [7, -32, -6]
-    line = np.stack([high + [6, -28, 40], high + [7, -28, 0], by["L1"] + [9, -30, 0], by["L3"] + [8, -31, 0], fork])
+    fork = low + np.array([7, -32, -6])
+    line = np.stack(
+        [high + np.array([6, -28, 40]), high + np.array([7, -28, 0]), by["L1"] + [9, -30, 0], by["L3"] + [8, -31, 0], fork]
+    )
     union.tube(line, np.array([10.5, 10, 9.5, 9, 8.5]), NUMBER["aorta"])
-    vein = np.stack([high + [-22, -34, 40], by["L1"] + [-17, -30, 0], by["L3"] + [-18, -29, 0], by["L5"] + [-14, -24, 8]])
+    vein = np.stack(
+        [high + np.array([-22, -34, 40]), by["L1"] + [-17, -30, 0], by["L3"] + [-18, -29, 0], by["L5"] + [-14, -24, 8]]
+    )
     union.tube(vein, np.array([12, 11, 10.5, 10.0]), NUMBER["inferior_vena_cava"])
     for side, s in SIDES:
         path = np.array(
             [
                 fork,
-                fork + [s * 26, 18, -46],
+                fork + np.array([s * 26, 18, -46]),
                 [s * (half - 34), 8, 64],
                 [s * (half - 22), -36, 18],
                 [s * (half - 6), -50, -14],
@@ -241,14 +244,14 @@ def bowel(wall: Union, gas: Union, bones: Skeleton) -> None:
         dense, radii = _haustra(path, radius, rng)
         wall.tube(dense, radii, NUMBER[name])
         _bubbles(gas, dense, radii, share * shape.soft.gas, rng)
-    for _ in range(34):
-        start = np.array([rng.uniform(-62, 62), rng.uniform(-48 - 0.6 * belly, -4), rng.uniform(34, top - 60)])
+    for _ in range(52):
+        start = np.array([rng.uniform(-62, 62), rng.uniform(-48 - 0.6 * belly, -4), rng.uniform(16, top - 60)])
         turn = rng.normal(0, 1, 3) * [1, 0.5, 0.6]
         path = start + np.cumsum(np.concatenate([[np.zeros(3)], rng.normal(0, 9, (3, 3)) + 20 * turn / np.linalg.norm(turn)]), 0)
         path[:, 1] = np.minimum(path[:, 1], 2.0)
         radii = np.full(4, rng.uniform(8.5, 13))
         wall.tube(path, radii, NUMBER["small_bowel"])
-        if rng.random() < 0.22 * shape.soft.gas:
+        if rng.random() < 0.18 * shape.soft.gas:
             dense, wide = _haustra(path, float(radii[0]), rng)
             _bubbles(gas, dense, wide, 0.5, rng)
 

@@ -32,17 +32,19 @@ class Web:
     balls: [N, 4] centres and radii, mm.
     faces: [M, 3] indices of balls. ``(a, b, b)`` is a cone, ``(a, a, a)`` a ball.
     cut: ``cut(distance, x, y, z)`` takes something away or adds it, after the balls; x, y, z broadcast to ``distance``.
+    whole: whether ``on`` and ``mesh`` keep only the largest connected part of what the cut leaves.
     """
 
     balls: Points
     faces: NDArray[np.int64]
     cut: Cut | None = None
+    whole: bool = False
 
     def with_balls(self, balls: Points) -> Web:
-        return Web(balls, self.faces, self.cut)
+        return Web(balls, self.faces, self.cut, self.whole)
 
     def with_cut(self, cut: Cut) -> Web:
-        return Web(self.balls, self.faces, cut)
+        return Web(self.balls, self.faces, cut, True)
 
     def mirrored(self) -> Web:
         """The other side's bone."""
@@ -63,7 +65,7 @@ class Web:
         box = grid.box(*self.bounds(reach))
         if box is None:
             return None
-        return box, self.distance(*grid.coordinates(box), reach)
+        return box, self._whole(self.distance(*grid.coordinates(box), reach))
 
     def mesh(self, pitch_mm: float, name: str, low: Points | None = None, high: Points | None = None) -> Mesh:
         """Its closed surface (``surfaces.isosurface``), from the same distance; closed flat where it leaves the box, mm.
@@ -74,13 +76,27 @@ class Web:
         """
         ends = self.bounds(0.5)
         grid = grid_around(ends[0] if low is None else low, ends[1] if high is None else high, pitch_mm)
-        return isosurface(grid, self.distance(*grid.coordinates(grid.whole), 3 * pitch_mm), name)
+        return isosurface(grid, self._whole(self.distance(*grid.coordinates(grid.whole), 3 * pitch_mm)), name)
+
+    def _whole(self, distance: Array) -> Array:
+        """Without the splinters of a cut."""
+        if self.whole:
+            from scipy.ndimage import label
+
+            parts, n = label(distance < 0)
+            if n > 1:
+                sizes = np.bincount(parts.ravel())
+                sizes[0] = 0
+                distance[(parts > 0) & (parts != int(sizes.argmax()))] = FAR
+        return distance
 
     def at(self, points: Points) -> NDArray[np.float64]:
-        """Distance at points [N, 3], mm, far away where nothing is within 40 mm."""
-        return np.array([self.distance(*np.split(p.astype(np.float32)[None, None], 3, 2), 40.0)[0, 0, 0] for p in points], float)
+        """Distance at points [N, 3], mm; far away where nothing is within 40 mm."""
+        rows = points.astype(np.float32).reshape(-1, 3, 1, 1, 1)
+        return np.array([self.distance(x, y, z, 40.0).item() for x, y, z in rows], np.float64)
 
     def distance(self, x: Array, y: Array, z: Array, reach: float) -> Array:
+        """Signed distance, mm, at x [1, 1, W], y [1, H, 1], z [D, 1, 1], ascending; far away beyond ``reach``."""
         out = np.full((z.shape[0], y.shape[1], x.shape[2]), FAR, np.float32)
         corners = self.balls[self.faces].astype(np.float32)
         axes = x.ravel(), y.ravel(), z.ravel()
