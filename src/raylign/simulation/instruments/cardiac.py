@@ -132,12 +132,11 @@ class EchoProbe(Design):
             Body(flex, "steel", 0.22),
         ]
         layers = [
-            Layer(self.tip_mm, self.length_mm, r, 0.85 * r, "polyurethane"),
             Layer(self.tip_mm, self.length_mm, 0.55 * r, 0.0, "steel", 0.12),  # bundle of coaxial cables
             Layer(self.tip_mm + 75.0, self.length_mm, 0.83 * r, 0.75 * r, "steel", 2.5 * BRAID),  # the flat spiral and its braid
         ]
         layers += [
-            Layer(self.tip_mm + 2.0 + 6.0 * i, self.tip_mm + 6.2 + 6.0 * i, 0.84 * r, 0.74 * r, "steel") for i in range(12)
+            Layer(self.tip_mm + 2.0 + 6.0 * i, self.tip_mm + 6.2 + 6.0 * i, 0.84 * r, 0.79 * r, "steel") for i in range(12)
         ]  # the links
         line = lines.arcs(((self.tip_mm + 2.0, 0.0), (60.0, self.bend_degrees), (self.length_mm - self.tip_mm - 62.0, 0.0)))
         return Instrument("echo probe", torch.from_numpy(line), tuple(layers), tuple(fixed), shaped=self.tip_mm + 2.0)

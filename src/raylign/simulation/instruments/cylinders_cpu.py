@@ -7,7 +7,7 @@ A ray ``o + t d`` passes the axis of a cylinder (through a, along the unit vecto
 A pixel gets a mean, not a sample: along the image axis that crosses the cylinder more steeply, x is linear over the pixel, and
 the integral of ``2 sqrt(r^2 - x^2)`` is ``r^2 asin(x / r) + x sqrt(r^2 - x^2)``, so that however thin a wire is, its pixels add
 up to its cross-section. Where a plane cuts, four Gauss-Legendre nodes in ``asin(x / r)`` take the place of the closed form. Along
-the other axis two lines are averaged. A cylinder seen end-on is sampled on a grid within each pixel.
+the other axis three lines are averaged. A cylinder seen end-on is sampled on a grid within each pixel.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ END_ON = 0.05
 """Sine of the angle between ray and axis below which a cylinder counts as seen end-on."""
 NEAREST = 0.02
 """Of the way from source to detector: what is nearer to the source has no image."""
+TIE = 1 + 1e-6
+"""A wire at 45 degrees is drawn by rows, whatever the last digit says."""
 NODES = np.array([0.06943184420297371, 0.33000947820757187, 0.6699905217924281, 0.9305681557970263])
 WEIGHTS = np.array([0.17392742256872692, 0.32607257743127307, 0.32607257743127307, 0.17392742256872692])
-LINES = 2
+LINES = 3
 """Lines that are averaged in each row or column of pixels."""
-FINE = 4
+FINE = 8
 """Samples along each side of a pixel where a cylinder is seen end-on."""
 
 
@@ -204,7 +206,7 @@ def _draw(rays, inverse, parallel, numbers, channel, first, last, out):  # type:
             inverse, parallel, rays,
             (p[0] + p[3]) / 2 + hair * u[0], (p[1] + p[4]) / 2 + hair * u[1], (p[2] + p[5]) / 2 + hair * u[2],
         )  # fmt: skip
-        steep = abs(rh - rm) * down >= abs(ch - cm) * across
+        steep = abs(rh - rm) * down * TIE >= abs(ch - cm) * across
         if steep:
             slope = (ch - cm) / (rh - rm)
             wide = reach / across * math.sqrt(1.0 + (slope * across / down) ** 2) + 0.5

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.simulation.instruments.cylinders_cpu import END_ON, FINE, LINES, NEAREST, NODES, WEIGHTS
+from raylign.simulation.instruments.cylinders_cpu import END_ON, FINE, LINES, NEAREST, NODES, TIE, WEIGHTS
 from raylign.simulation.instruments.pieces import Pieces
 
 
@@ -161,7 +161,7 @@ def draw(
     aside = here.n > END_ON * here.d
 
     # pieces seen from aside: lines of the image, then pixels on them
-    steep = (rh - rm).abs() * down >= (ch - cm).abs() * across
+    steep = (rh - rm).abs() * down * TIE >= (ch - cm).abs() * across
     from_, to = torch.where(steep, r0, c0), torch.where(steep, r1, c1)
     k, n = _listed(torch.where(seen & aside, (to - from_ + 1).clamp_min(0) * LINES, 0))
     major = from_[k] + n // LINES

@@ -1,6 +1,8 @@
 """What goes into bone: screws with threads, pedicle screws with their heads, wires, drills.
 
-Sizes of bone screws are those of ISO 5835 (HA cortical, HB cancellous): thread and core diameter, pitch, head.
+Sizes of bone screws are those of ISO 5835 (HA cortical, HB cancellous): thread and core diameter, pitch, head. Cores and pitches
+of pedicle screws span those of six systems that "Influence of thread design on anchorage of pedicle screws in cancellous bone"
+(Scientific Reports 12, 2022, table 2) measures: core 0.56 to 0.72 of the outer diameter, pitch 2 to 4 mm.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from raylign.simulation.instruments.parts import Body, Instrument, Layer
 from raylign.simulation.instruments.surfaces import Array, box_mesh, field_mesh, moved, turned_mesh
 
 SCREWS = {
-    "HA3.5": (3.5, 2.4, 1.25, 6.0),
-    "HA4.5": (4.5, 3.0, 1.75, 8.0),
-    "HB4.0": (4.0, 1.9, 1.75, 6.0),
-    "HB6.5": (6.5, 3.0, 2.75, 8.0),
+    "HA3.5": (3.5, 2.4, 1.25, 6.0, 2.4),
+    "HA4.5": (4.5, 3.0, 1.75, 8.0, 3.0),
+    "HB4.0": (4.0, 1.9, 1.75, 6.0, 2.4),
+    "HB6.5": (6.5, 3.0, 2.75, 8.0, 4.5),
 }
-"""Thread and core diameter, pitch and head diameter in mm of metal bone screws (ISO 5835)."""
+"""Thread and core diameter, pitch, head and plain shaft diameter in mm of metal bone screws."""
 
 
 def threaded(z: Array, core: Array, crest: Array, pitch: float, sides: int = 18, flank: float = 0.35) -> Array:
@@ -57,10 +59,10 @@ class BoneScrew(Design):
     material: str = choice("titanium", "steel")
 
     def instrument(self) -> Instrument:
-        outer, core, pitch, head = SCREWS[self.kind]
+        outer, core, pitch, head, plain = SCREWS[self.kind]
         shank = self.length_mm - 0.55 * head
         thread = shank if self.kind.startswith("HA") else min(self.thread_mm, shank)
-        z, inner, crest = _shank(shank, thread, core / 2, outer / 2, pitch)
+        z, inner, crest = _shank(shank, thread, (core / 2, outer / 2, plain / 2), pitch)
         mesh = field_mesh(z, threaded(z, inner, crest, pitch), self.kind)
         bowl = [
             (shank - 0.02, core / 2),
@@ -73,14 +75,19 @@ class BoneScrew(Design):
         return Instrument(f"bone screw {self.kind}", line, fixed=(Body(mesh, self.material), Body(cap, self.material)))
 
 
-def _shank(length: float, thread: float, core: float, crest: float, pitch: float) -> tuple[Array, Array, Array]:
-    """Heights, core and crest radii of a screw's shank: a conical tip, the thread, a plain shaft above it."""
+def _shank(length: float, thread: float, radii: tuple[float, float, float], pitch: float) -> tuple[Array, Array, Array]:
+    """Heights, core and crest radii of a screw's shank: a conical tip, the thread, a plain shaft above it.
+
+    ``radii`` are those of the core, of the crest and of the shaft.
+    """
+    core, crest, plain = radii
     z = np.arange(0.0, length + 1e-6, pitch / 6)
     z = np.unique(np.concatenate([z[z < length - 0.1], [length]]))
     inner = core * np.clip(0.3 + 0.7 * z / (1.2 * crest), 0.3, 1.0)
-    fade = np.clip((thread - z) / (0.5 * pitch), 0, 1) if thread < length else np.ones_like(z)
+    threaded_here = np.clip((thread - z) / (0.5 * pitch), 0, 1) if thread < length else np.ones_like(z)
+    inner = inner + (plain - core) * (1 - threaded_here)
     rise = np.clip(0.35 + 0.65 * z / (1.2 * crest), 0.35, 1.0)
-    return z, inner, np.maximum(inner + (crest * rise - inner) * fade, inner)
+    return z, inner, np.maximum(inner + (crest * rise - inner) * threaded_here, inner)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,8 @@ class PedicleScrew(Design):
     Parameters
     ----------
     diameter_mm, length_mm: of the shank, 4.5 to 7.5 and 30 to 55.
-    pitch_mm: of the thread.
+    core: diameter as a share of the thread's, 0.56 to 0.72.
+    pitch_mm: of the thread, 2 to 4.
     tilt_degrees: of the tulip against the shank.
     rod: a rod of 5.5 mm through the slot, 60 mm long.
     material: titanium or steel.
@@ -98,14 +106,15 @@ class PedicleScrew(Design):
 
     diameter_mm: float = size(6.0, 4.5, 7.5)
     length_mm: float = size(45.0, 30.0, 55.0)
-    pitch_mm: float = size(2.75, 2.0, 3.2)
+    core: float = size(0.65, 0.56, 0.72)
+    pitch_mm: float = size(2.75, 2.0, 4.0)
     tilt_degrees: float = size(0.0, -20.0, 20.0)
     rod: bool = choice(False, True)
     material: str = choice("titanium", "titanium", "steel")
 
     def instrument(self) -> Instrument:
         crest, z_head = self.diameter_mm / 2, self.length_mm
-        z, inner, top = _shank(z_head, z_head, 0.66 * crest, crest, self.pitch_mm)
+        z, inner, top = _shank(z_head, z_head, (self.core * crest, crest, crest), self.pitch_mm)
         inner = inner * (0.85 + 0.25 * z / z_head)  # the core is conical
         shank = field_mesh(z, threaded(z, inner, np.maximum(top, inner), self.pitch_mm), "shank")
         tilt = math.radians(self.tilt_degrees)

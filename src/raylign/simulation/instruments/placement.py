@@ -122,11 +122,13 @@ def along(
         return _laid(instrument, tip, tail - tip, generator)
     # from where the shape ends, back to the entry and beyond it
     back = lines.cut(path, min(0.0, end - instrument.length), end, s)[::-1]
-    smooth = lines.at(back, np.linspace(0, lines.lengths(back)[-1], max(round(lines.lengths(back)[-1] / 4), 2)))
-    sway = lines.wandering(lines.lengths(smooth)[-1], wobble, generator)
-    axes = lines.frames(smooth)
-    offset = np.stack([np.interp(lines.lengths(smooth), sway[:, 2], sway[:, i]) for i in range(2)], 1)
-    shaft = smooth + np.einsum("nij,nj->ni", axes[:, :, :2], offset)
+    long = lines.lengths(back)[-1]
+    back = lines.at(back, np.linspace(0, long, max(round(long / 4), 2)))
+    sway = lines.wandering(long, wobble, generator)
+    # swung in two directions across the vessel as a whole: what of it lies along the vessel only slides
+    sides = lines.turned(back[-1] - back[0] + 1e-3, uniform(generator, 0.0, 2 * math.pi))[:, :2]
+    at = np.linspace(0, long, len(back))
+    shaft = back + np.stack([np.interp(at, sway[:, 2], sway[:, i]) for i in range(2)], 1) @ sides.T
     return _joined(instrument, shaft, generator)
 
 
