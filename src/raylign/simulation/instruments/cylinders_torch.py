@@ -165,7 +165,7 @@ def draw(
     from_, to = torch.where(steep, r0, c0), torch.where(steep, r1, c1)
     k, n = _listed(torch.where(seen & aside, (to - from_ + 1).clamp_min(0) * LINES, 0))
     major = from_[k] + n // LINES
-    at = major + (n % LINES + 0.5) / LINES - 0.5
+    at = major + ((n % LINES).double() + 0.5) / LINES - 0.5
     slope = torch.where(steep, (ch - cm) / (rh - rm), (rh - rm) / (ch - cm))
     ratio = torch.where(steep, across / down, down / across)
     wide = reach / torch.where(steep, across, down) * (1 + (slope * ratio) ** 2).sqrt() + 0.5
@@ -177,7 +177,9 @@ def draw(
     k, at, major, minor = k[i], at[i], major[i], low[i] + n
     if len(k):
         some, up = it.of(k), steep[k]
-        e0, e1 = (_beside(some, torch.where(up, j, at), torch.where(up, at, j)) for j in (minor - 0.5, minor + 0.5))
+        e0, e1 = (
+            _beside(some, torch.where(up, j, at), torch.where(up, at, j)) for j in (minor.double() - 0.5, minor.double() + 0.5)
+        )
         pixel = torch.where(up, major * width + minor, minor * width + major)
         out.index_add_(0, first[k] + pixel, p[k, 13] / LINES * _mean(p[k, 12], e0, e1))
 
@@ -185,8 +187,8 @@ def draw(
     across_, down_ = (c1 - c0 + 1).clamp_min(0), (r1 - r0 + 1).clamp_min(0)
     k, n = _listed(torch.where(seen & ~aside, across_ * down_ * FINE**2, 0))
     if len(k):
-        pixel, sub = n // FINE**2, n % FINE**2
+        pixel, sub = n // FINE**2, (n % FINE**2)
         c, r = c0[k] + pixel % across_[k], r0[k] + pixel // across_[k]
-        mm = _through(it.of(k), c + (sub % FINE + 0.5) / FINE - 0.5, r + (sub // FINE + 0.5) / FINE - 0.5)
+        mm = _through(it.of(k), c + ((sub % FINE).double() + 0.5) / FINE - 0.5, r + ((sub // FINE).double() + 0.5) / FINE - 0.5)
         out.index_add_(0, first[k] + r * width + c, p[k, 13] * mm / FINE**2)
     return out.reshape(len(rays), *shape)
