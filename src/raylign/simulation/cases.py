@@ -107,14 +107,15 @@ def make_cases(plan: Plan, numbers: Sequence[int], residents: Sequence[Resident]
         extra=instrument_paths(metal, views, device=device) if any(metal) else None,
     )
     bent = [config.intensifier for config in configs]
+    segments = _segments(plan, shown, placed, device)
     points = project_points(views, poses, torch.stack([r.landmarks for r in shown]).to(device))
     labelled = Labelled(
         exposures.image,
         exposures.valid,
         tuple(views),
         poses,
-        fields.distorted(points, views[0].shape, bent),
-        fields.warped(_segments(plan, shown, placed, device), bent),
+        fields.distorted(points, views[0].shape, bent) if any(bent) else points,
+        fields.warped(segments, bent),
     )
     labelled = plan.appearance(labelled, [stream_of(plan, n, LOOK, e) for n, e in zip(cases, ranks, strict=True)])
     names = tuple(tuple(item.instrument.name for item in some) for some in metal)
@@ -216,9 +217,9 @@ def _segments(plan: Plan, shown: Sequence[Resident], placed: _Placed, device: st
     for n, resident in enumerate(shown):
         groups.setdefault(id(resident), []).append(n)
     for rows in groups.values():
-        labels = shown[rows[0]].subject.labels.to(device)
-        weights = _weights(labels.present(), names)
-        if weights:
+        labels = shown[rows[0]].labels
+        weights = {} if labels is None else _weights(labels.present(), names)
+        if labels is not None and weights:
             many = [placed.views[n].transformed(back[n]) for n in rows]
             out[rows] = project_labels(labels, many, weights=weights)[0].to(out.dtype)
     return out

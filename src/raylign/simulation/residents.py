@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from raylign.data import LabelMap
 from raylign.errors import InputError
 from raylign.simulation.materials import Matter
 from raylign.simulation.recipes import Recipe, TargetPoints
@@ -32,6 +33,7 @@ class Resident:
     targets: [N, 3] patient mm, over which mTRE is the mean.
     landmarks: [L, 3] patient mm of the landmarks that the recipe names; NaN where this subject has none of that name.
     vessels: centre lines [N, 3], patient mm, in which instruments can lie.
+    labels: on the device, where the recipe has segments.
     """
 
     entry: Entry
@@ -41,6 +43,7 @@ class Resident:
     targets: Float[Tensor, "N 3"]
     landmarks: Float[Tensor, "L 3"]
     vessels: tuple[Float[Tensor, "N 3"], ...] = ()
+    labels: LabelMap | None = None
 
 
 def reside(recipe: Recipe, entry: Entry, device: str | torch.device = "cpu") -> Resident:
@@ -59,6 +62,7 @@ def reside(recipe: Recipe, entry: Entry, device: str | torch.device = "cpu") -> 
         target_points(subject, recipe.target_points),
         landmark_points(subject, recipe.landmarks),
         centre_lines(recipe, entry),
+        subject.labels.to(device) if recipe.segments else None,
     )
 
 

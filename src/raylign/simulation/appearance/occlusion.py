@@ -60,7 +60,7 @@ class BoxNoise(Transform):
 
     count: tuple[int, int] = (1, 5)
     side: tuple[float, float] = (0.05, 0.25)
-    noise: float = 1.0
+    noise: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
