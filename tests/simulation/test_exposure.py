@@ -13,6 +13,7 @@ from raylign import project
 from raylign.data import LabelMap, Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
+from raylign.simulation import exposure
 from raylign.simulation.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
 from raylign.simulation.exposure import Exposures, expose, expose_batch
 from raylign.simulation.materials import Matter, at_ct
@@ -354,6 +355,15 @@ def test_another_seed_gives_another_exposure() -> None:
     a, b, c = (expose(slab((0.0, 120.0)), v, CENTRED, None, generator(s)).counts for s in (5, 5, 6))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_everything_happens_on_the_patients_device() -> None:
+    """The meta device computes nothing and refuses to be mixed with another: it stands for an accelerator."""
+    _, views, poses, configs = everything()
+    quiet = [replace(c, noise="none", dose=Dose(900.0, "open")) for c in configs]
+    paths = {name: torch.zeros(5, 60, 64, device="meta") for name in ("water", "bone", "steel")}
+    e = exposure._developed(paths, views, quiet, generator(0), exposure._Patients(poses, torch.zeros(5, 3, dtype=torch.float64)))
+    assert {t.device.type for t in (e.image, e.valid, e.counts, e.primary, e.scatter, e.photons, e.open_beam)} == {"meta"}
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

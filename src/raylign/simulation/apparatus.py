@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raylign.errors import InputError
-from raylign.simulation.scatter import ScatterConfig
+from raylign.simulation.scatter import Grid, ScatterConfig
 from raylign.simulation.spectrum import spectrum
 
 
@@ -172,9 +172,11 @@ class ExposureConfig:
 
     Parameters
     ----------
-    tube, dose, detector, scatter: see there.
+    tube, dose, detector: see there.
+    scatter: see there; with the antiscatter grid that C-arms have.
     collimator: ``None`` is an open field.
-    intensifier: ``None`` is a flat panel.
+    intensifier: ``None`` is a flat panel. The picture of one is distorted while its ``View`` is not: ``fields.distorted`` says
+        where points lie in it.
     noise: "moments": Poisson noise of the right mean and variance; "compound": photons are counted energy by energy, which is
         what happens, and slower; "none": neither quantum nor electronic noise.
     rays: along each side of a pixel, 1 to 4, whose intensities are averaged.
@@ -188,7 +190,7 @@ class ExposureConfig:
     dose: Dose = field(default_factory=Dose)
     collimator: Collimator | None = None
     detector: Detector = field(default_factory=Detector)
-    scatter: ScatterConfig = field(default_factory=ScatterConfig)
+    scatter: ScatterConfig = field(default_factory=lambda: ScatterConfig(grid=Grid()))
     intensifier: Intensifier | None = None
     noise: Literal["moments", "compound", "none"] = "moments"
     rays: int = 1

@@ -212,11 +212,12 @@ def _with(paths: Paths, extra: Paths | None, rays: int) -> dict[str, Tensor]:
 class _Beams:
     """The beams of a batch by energy; those of fewer energies than 12 have some without photons.
 
-    energies: [B, E] keV. photons, weight: as of ``Spectrum``. scattered: photons in a unit of scattered signal. attenuation: by
-    material, 1/mm.
+    energies, share: [B, E] keV and part of the open beam's signal, on the CPU. photons, weight: as of ``Spectrum``. scattered:
+    photons in a unit of scattered signal. attenuation: by material, 1/mm.
     """
 
     energies: Float[Tensor, "B E"]
+    share: Float[Tensor, "B E"]
     photons: Float[Tensor, "B E"]
     weight: Float[Tensor, "B E"]
     scattered: Float[Tensor, "B E"]
@@ -225,9 +226,9 @@ class _Beams:
     @staticmethod
     def of(configs: Sequence[ExposureConfig], names: tuple[str, ...], device: torch.device) -> _Beams:
         tubes = [(c.tube.kv, c.tube.aluminium_mm, c.tube.copper_mm, c.detector.csi_mm) for c in configs]
-        rows = torch.stack([_rows(tube, names) for tube in tubes]).to(device)
-        energies, photons, weight, scattered, *mu = rows.unbind(1)
-        return _Beams(energies, photons, weight, scattered, dict(zip(names, mu, strict=True)))
+        rows = torch.stack([_rows(tube, names) for tube in tubes])
+        photons, weight, scattered, *mu = rows[:, 1:].to(device).unbind(1)
+        return _Beams(rows[:, 0], rows[:, 1] * rows[:, 2], photons, weight, scattered, dict(zip(names, mu, strict=True)))
 
 
 @lru_cache(maxsize=4096)
@@ -295,7 +296,7 @@ def _scattered(
     if all(c.scatter.factor == 0 for c in configs):
         return torch.zeros_like(primary)
     distance = scatter.centre_distance(views, patients.poses, patients.centre)
-    kernels = scatter.kernels(beams.energies, beams.photons * beams.weight, distance).to(primary.device)
+    kernels = scatter.kernels(beams.energies, beams.share, distance).to(primary.device)
     mass: Tensor | None = None
     for name, mm in paths.items():
         part = mm * spectrum.density(name)
