@@ -75,7 +75,7 @@ def test_the_negative_field_undoes_the_deformation() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_no_deformation_folds(seed: int) -> None:
     volume = ball()
-    for factor in (1.0, 6.0):  # the second asks for far too much, and is halved until it fits
+    for factor in (1.0, 6.0):  # the second asks for far too much, and is taken in until it fits
         config = DeformationConfig(tuple(Scale(s.lattice_mm, s.sd_mm * factor) for s in SMALL.scales), 4.0, 30.0)
         d = Deformation.random(volume, config, generator(seed))
         u = d.pull.double().numpy()
