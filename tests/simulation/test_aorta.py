@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.spatial import cKDTree
 
+from raylign import View, project
 from raylign.data import Mesh
 from raylign.errors import InputError
+from raylign.projection.mesh import project_mesh
 from raylign.simulation.phantoms.aorta import ARTERIES, AortaConfig, anatomy, aorta, centrelines, vessels
-from raylign.simulation.phantoms.aorta_frame import draw_trunk
+from raylign.simulation.phantoms.aorta_lumen import surface
 from raylign.simulation.phantoms.aorta_sizes import draw_sizes
-from raylign.simulation.phantoms.aorta_tubes import bend, clearance
+from raylign.simulation.phantoms.aorta_tubes import arc_length, bend, clearance
 from raylign.simulation.phantoms.population import draw_person
 from raylign.simulation.seeds import numpy_generator
 from raylign.simulation.subject import Subject
@@ -47,20 +52,26 @@ def test_the_lumen_lies_inside_the_wall(subject: Subject) -> None:
     lumen, wall = (_trimesh(subject.meshes[n]) for n in ("arteries_lumen", "arteries_wall"))
     assert 1.1 < wall.volume / lumen.volume < 1.9
     some = lumen.vertices[:: len(lumen.vertices) // 200]
-    gap = wall.vertices[np.linalg.norm(wall.vertices[None] - some[:, None], axis=2).argmin(1)] - some
-    assert 0.4 < np.median(np.linalg.norm(gap, axis=1)) < 3.5
+    gap, _ = cKDTree(wall.vertices).query(some)
+    assert 0.4 < np.median(gap) < 4.0 and gap.min() > 0.3
 
 
 def test_voxels_and_surface_come_from_one_description() -> None:
-    subject = aorta(AortaConfig(voxel_mm=1.2, region="lower", half_width_mm=95, noise_hu=0, mesh_mm=1.2), seed=2)
-    bright = float((subject.volume.data > 42 + 150).sum()) * 1.2**3  # blood holds 342 HU, its surroundings little but bone more
-    bones = subject.labels.mask([n for n in subject.labels.present().values() if n.startswith(("vert", "hip", "fem", "sac"))])
-    bones &= ~subject.labels.mask([n for n in ARTERIES if n in subject.labels.present().values()])
-    bright -= float((bones & (subject.volume.data > 192)).sum()) * 1.2**3
-    low, high = (float(subject.volume.affine[2, 3]) + 1.2 * e for e in (0, subject.volume.data.shape[0] - 1))
-    mesh = _trimesh(subject.meshes["arteries_lumen"])
-    inside = mesh.slice_plane([0, 0, low], [0, 0, 1], cap=True).slice_plane([0, 0, high], [0, 0, -1], cap=True)
-    assert bright == pytest.approx(inside.volume, rel=0.12)
+    """The shadow of the contrast agent in the scan is the thickness of the lumen's surface, ray by ray."""
+    bright, plain = (
+        aorta(AortaConfig(voxel_mm=2.0, region="lower", half_width_mm=100, noise_hu=0, contrast_hu=hu, meshes=hu > 0), 2)
+        for hu in (500.0, 0.0)
+    )
+    blood = replace(bright.volume, data=(bright.volume.data - plain.volume.data) / 500, unit="raw")
+    size = (96, 60)
+    view = View.from_parallel(primary=0, secondary=0, pixel_spacing=(3.0, 3.0), shape=size)
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, 3] = -bright.volume.centre
+    seen = project(blood, view, pose)[0, 0].double()
+    thick = project_mesh(bright.meshes["arteries_lumen"], view, pose)[0, 0].double()
+    inside = slice(4, 92)  # the surface goes on beyond the scan
+    assert float(seen[inside].sum()) == pytest.approx(float(thick[inside].sum()), rel=0.1)  # narrow arteries are coarse in both
+    assert float(torch.corrcoef(torch.stack([seen[inside].flatten(), thick[inside].flatten()]))[0, 1]) > 0.97
 
 
 def test_blood_is_in_the_arteries(subject: Subject) -> None:
@@ -97,19 +108,24 @@ def test_the_root_measures_what_it_says() -> None:
     """Hinge points, commissures and the widest part of the sinuses, on a fine surface of the root."""
     made = anatomy(3)
     root, sizes = made.tree.root, made.tree.root.sizes
-    mesh = _trimesh(aorta(AortaConfig(voxel_mm=6, mesh_mm=0.8, region="upper"), seed=3).meshes["arteries_lumen"])
-    vertices = mesh.vertices - np.array(AortaConfig().origin)
+    vertices = surface(made.tree, False, 1.0, np.zeros(3), "lumen").vertices.numpy()
     local = (vertices - root.centre) @ root.axes.T
-    near = (local[:, 2] > -3) & (local[:, 2] < sizes.root_height) & (np.hypot(local[:, 0], local[:, 1]) < 1.25 * sizes.radius["sinus"])
+    near = (
+        (local[:, 2] > -3)
+        & (local[:, 2] < sizes.root_height)
+        & (np.hypot(local[:, 0], local[:, 1]) < 1.25 * sizes.radius["sinus"])
+    )
     angle = np.degrees(np.arctan2(local[:, 1], local[:, 0]))
     for n in range(3):
         cusp = near & (np.abs((angle - 120 * n + 180) % 360 - 180) < 8)
         reach = np.hypot(local[cusp, 0], local[cusp, 1])
         # coronary arteries leave two of the sinuses
-        assert np.quantile(reach, 0.9) == pytest.approx(sizes.radius["sinus"], abs=1.2 if n == 2 else 3)
+        assert np.quantile(reach, 0.9) == pytest.approx(sizes.radius["sinus"], abs=1.2 if n == 2 else 4)
         hinge = root.place(120.0 * n, sizes.radius["annulus"], 0.0)
-        assert np.linalg.norm(vertices - hinge, axis=1).min() < 0.6
-        between = near & (np.abs((angle - 60 - 120 * n + 180) % 360 - 180) < 6) & (np.abs(local[:, 2] - 0.6 * sizes.root_height) < 3)
+        assert np.linalg.norm(vertices - hinge, axis=1).min() < 0.9
+        between = (
+            near & (np.abs((angle - 60 - 120 * n + 180) % 360 - 180) < 6) & (np.abs(local[:, 2] - 0.6 * sizes.root_height) < 3)
+        )
         assert np.hypot(local[between, 0], local[between, 1]).mean() < 0.93 * sizes.radius["sinus"]
     for cusp in range(2):
         assert (root.ostium(cusp) - root.centre) @ root.axes[2] == pytest.approx(sizes.ostia[cusp], abs=1e-6)
@@ -141,7 +157,9 @@ def test_diameters_are_those_of_the_framingham_study() -> None:
         person = draw_person(numpy_generator(seed, 1))
         sizes = draw_sizes(person, numpy_generator(seed, 4, 1))
         if 36 < person.age_years < 66:
-            rows[person.female].append(tuple(2 * (sizes.radius[n] + sizes.wall) for n in ("ascending", "descending", "infrarenal")))
+            rows[person.female].append(
+                tuple(2 * (sizes.radius[n] + sizes.wall) for n in ("ascending", "descending", "infrarenal"))
+            )
         ages.append(person.age_years)
         radii.append(sizes.radius["ascending"])
     for woman, published in ((False, (34.1, 25.8, 19.3)), (True, (31.9, 23.1, 16.7))):
@@ -165,12 +183,10 @@ def test_centrelines_follow_the_lumen(subject: Subject) -> None:
 def test_old_vessels_are_longer() -> None:
     """The thoracic aorta lengthens and the vessels wander more with age; averages over the first patients of each kind."""
     ages, lengths = [], []
-    for seed in range(40):
-        person = draw_person(numpy_generator(seed, 1))
-        trunk = draw_trunk(person, numpy_generator(seed, 4, 0))
+    for seed in range(24):
         made = anatomy(seed)
-        ages.append(person.age_years)
-        lengths.append(np.linalg.norm(np.diff(made.tree["aorta"].points, axis=0), axis=1).sum() / trunk.stature)
+        ages.append(made.person.age_years)
+        lengths.append(arc_length(made.tree["aorta"].points)[-1] / made.trunk.stature)
     assert np.corrcoef(ages, lengths)[0, 1] > 0.2
 
 

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raylign.data import LabelMap, Landmarks, Volume
+from raylign.data import LabelMap, Landmarks, Mesh, Volume
 from raylign.errors import InputError
+from raylign.projection.threads import pool, threads
 from raylign.simulation.phantoms import aorta_body, aorta_bones, aorta_lumen
 from raylign.simulation.phantoms.aorta_course import SIDES, Tree, draw_tree, walled
 from raylign.simulation.phantoms.aorta_frame import LEVELS, TrunkShape, draw_trunk
@@ -38,6 +39,7 @@ _BELONGS = {
     "circumflex": "coronary_artery_left", "splenic": "celiac_trunk", "hepatic": "celiac_trunk", "common_iliac": "iliac_artery",
     "external_iliac": "iliac_artery", "gluteal": "internal_iliac_artery", "pudendal": "internal_iliac_artery", "femoral": "femoral_artery",
 }  # fmt: skip
+_SURFACES = (("arteries_lumen", False), ("arteries_wall", True))
 _BLOOD, _WALL, _CALCIUM = 42.0, 48.0, 850.0
 
 
@@ -77,7 +79,9 @@ class AortaConfig:
         if self.region not in get_args(Region):
             raise InputError(f"no region is called {self.region!r}", field="region", remedy=f"use {', '.join(get_args(Region))}")
         if self.half_width_mm is not None and not 40 <= self.half_width_mm <= 400:
-            raise InputError(f"a half width of {self.half_width_mm} mm", field="half_width_mm", remedy="give 40 to 400 mm, or None")
+            raise InputError(
+                f"a half width of {self.half_width_mm} mm", field="half_width_mm", remedy="give 40 to 400 mm, or None"
+            )
         if not (math.isfinite(self.contrast_hu) and math.isfinite(self.noise_hu) and self.noise_hu >= 0):
             raise InputError("contrast_hu and noise_hu must be finite, noise_hu not negative", field="AortaConfig")
         if not 0.6 <= self.mesh_mm <= 2:
@@ -159,10 +163,7 @@ def aorta(config: AortaConfig | None = None, seed: int = 0) -> Subject:
     aorta_bones.paint_bones(canvas, made.trunk, NUMBER, made.person.trabecular_hu)
     _paint_arteries(canvas, made, config)
     _noise(canvas.hu, config.noise_hu, numpy_generator(seed, 4, 5))
-    meshes = {}
-    if config.meshes:
-        for name, outer in (("arteries_lumen", False), ("arteries_wall", True)):
-            meshes[name] = aorta_lumen.surface(made.tree, outer, config.mesh_mm, np.asarray(config.origin), name)
+    meshes = _meshes(made, config) if config.meshes else {}
     affine = np.diag([config.voxel_mm] * 3 + [1.0])
     affine[:3, 3] = np.array([grid.x[0], grid.y[0], grid.z[0]], float) + config.origin
     beside = config.half_width_mm is not None
@@ -177,6 +178,19 @@ def aorta(config: AortaConfig | None = None, seed: int = 0) -> Subject:
     at = torch.from_numpy(np.stack(list(points.values())) + config.origin)
     labels = LabelMap(torch.from_numpy(canvas.labels), torch.from_numpy(affine), NAMES)
     return Subject(volume, labels, Landmarks(tuple(points), at), meshes, f"aorta-{seed:06d}", traits=_traits(made))
+
+
+def _meshes(made: Anatomy, config: AortaConfig) -> dict[str, Mesh]:
+    """Lumen and wall, each on a thread of its own where there are two."""
+    origin = np.asarray(config.origin)
+
+    def cut(name: str, outer: bool) -> Mesh:
+        return aorta_lumen.surface(made.tree, outer, config.mesh_mm, origin, name)
+
+    if threads() == 1:
+        return {name: cut(name, outer) for name, outer in _SURFACES}
+    futures = {name: pool(threads()).submit(cut, name, outer) for name, outer in _SURFACES}
+    return {name: future.result() for name, future in futures.items()}
 
 
 def _grid(config: AortaConfig, made: Anatomy) -> Grid:
@@ -241,7 +255,12 @@ def _points(made: Anatomy) -> dict[str, NDArray[np.float64]]:
     for cusp, side in ((0, "right"), (1, "left")):
         out[f"coronary_artery_{side}/ostium"] = tree.root.ostium(cusp)
     for tube in tree.tubes:
-        if tube.parent and tube.parent != "aorta_root" and NAMES.get(_label(tube.name)) == tube.name and "coronary" not in tube.name:
+        if (
+            tube.parent
+            and tube.parent != "aorta_root"
+            and NAMES.get(_label(tube.name)) == tube.name
+            and "coronary" not in tube.name
+        ):
             out[f"{tube.name}/ostium"] = _leaves(tube, tree[tube.parent])
     for side, s in SIDES:
         out[f"iliac_artery_{side}/bifurcation"] = tree[f"common_iliac_artery_{side}"].points[-1]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylign.simulation.phantoms.aorta_frame import LEVELS, TrunkShape
-from raylign.simulation.phantoms.field import Array, Canvas, Ellipsoid, Union, curve, smooth_min
+from raylign.simulation.phantoms.field import Array, Box, Canvas, Ellipsoid, Union, curve, smooth_min
 
 Points = NDArray[np.float64]
 SOFT = (
@@ -36,15 +36,11 @@ def paint_body(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], rng: n
     canvas.labels[inside < 0] = 0
     dome = _dome(trunk, x, y)
     _organs(canvas, trunk, number, np.maximum(inside + np.float32(4), (z - dome) * np.float32(0.7)), rng)
-    lungs = np.maximum(inside + np.float32(6), (dome - z) * np.float32(0.7))
-    sx, sy = (v.reshape(z.shape).astype(np.float32) for v in trunk.spine(z.ravel()))
     heart = _heart(trunk)
-    between = smooth_min(np.sqrt((x - sx) ** 2 + (y - sy) ** 2) - np.float32(25), np.abs(x - np.float32(3)) - np.float32(19), 12)
-    for solid in heart:
-        between = smooth_min(between, solid.distance(x, y, z) - np.float32(4), 10)
-    lungs = np.maximum(lungs, -between)
-    canvas.fill(np.maximum(lungs, z - np.float32(trunk.height("T1") + 8)), -845.0)
-    canvas.labels[lungs < 0] = np.where(np.broadcast_to(x, lungs.shape)[lungs < 0] > 3, number["lung_left"], number["lung_right"])
+    first = int(np.searchsorted(grid.z, 82 * trunk.stature))
+    if first < len(grid.z):
+        box = (slice(first, len(grid.z)), *grid.whole[1:])
+        _lungs(canvas, trunk, number, box, np.maximum(inside[box] + np.float32(6), (dome - z[first:]) * np.float32(0.7)))
     chambers = Union.empty(grid)
     for solid in heart:
         chambers.ellipsoid(solid, number["heart"])
@@ -54,6 +50,19 @@ def paint_body(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], rng: n
     px, py = trunk.spine(heights)
     vein.tube(np.stack([px - 23, py - 27, heights], 1), 10.0, number["inferior_vena_cava"])
     canvas.paint(vein, 40.0)
+
+
+def _lungs(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], box: Box, room: Array) -> None:
+    """Both lungs beside the mediastinum."""
+    x, y, z = canvas.grid.coordinates(box)
+    sx, sy = (v.reshape(z.shape).astype(np.float32) for v in trunk.spine(z.ravel()))
+    between = smooth_min(np.sqrt((x - sx) ** 2 + (y - sy) ** 2) - np.float32(25), np.abs(x - np.float32(3)) - np.float32(19), 12)
+    for solid in _heart(trunk):
+        between = smooth_min(between, solid.distance(x, y, z) - np.float32(4), 10)
+    lungs = np.maximum(np.maximum(room, -between), z - np.float32(trunk.height("T1") + 8))
+    canvas.fill(lungs, -845.0, None, box)
+    within = lungs < 0
+    canvas.labels[box][within] = np.where(np.broadcast_to(x, lungs.shape)[within] > 3, number["lung_left"], number["lung_right"])
 
 
 def _stack(rows: Points, xyz: tuple[Array, Array, Array], power: float) -> Array:
@@ -83,7 +92,9 @@ def _skin(t: TrunkShape, xyz: tuple[Array, Array, Array]) -> Array:
     shoulder = Ellipsoid((142 * c, 30, 372 * k), (48, 50, 46))
     d = smooth_min(d, shoulder.distance(mirrored, y, z), 30)
     wide = np.float32(76 + 0.6 * t.fat) - (np.float32(-150 * k) - z) * np.float32(0.10)
-    thigh = np.sqrt((mirrored - np.float32(88 * t.pelvis) - (z + np.float32(150 * k)) * np.float32(0.08)) ** 2 + (y - 4) ** 2) - wide
+    thigh = (
+        np.sqrt((mirrored - np.float32(88 * t.pelvis) - (z + np.float32(150 * k)) * np.float32(0.08)) ** 2 + (y - 4) ** 2) - wide
+    )
     return smooth_min(d, np.maximum(thigh, z + np.float32(120 * k)), 25)
 
 

@@ -107,7 +107,12 @@ def _front(union: Union, t: TrunkShape, number: dict[str, int]) -> None:
     heights = np.array([352.0, 335, 310, 305, 270, 225, 205]) * t.stature
     _, front, _ = _cage(t, heights)
     points = np.stack([np.zeros(7), front, heights], 1)
-    union.band(points, np.array([[5.5, 26], [6, 24], [5.5, 15], [5, 14], [5, 18], [4.5, 14], [3, 6]]), np.tile([0.0, 1.0, 0.2], (7, 1)), number["sternum"])
+    union.band(
+        points,
+        np.array([[5.5, 26], [6, 24], [5.5, 15], [5, 14], [5, 18], [4.5, 14], [3, 6]]),
+        np.tile([0.0, 1.0, 0.2], (7, 1)),
+        number["sternum"],
+    )
     for side, s in _SIDES:
         base = points[0] + [s * 22, -2, 4]
         way = base + np.array([[0, 0, 0], [s * 28, -4, 8], [s * 62, 18, 20], [s * 95, 50, 28], [s * 122, 62, 30]])

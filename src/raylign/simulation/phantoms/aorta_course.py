@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from raylign.simulation.phantoms.aorta_frame import TrunkShape
 from raylign.simulation.phantoms.aorta_root import Root, root_at
 from raylign.simulation.phantoms.aorta_sizes import AortaSizes
-from raylign.simulation.phantoms.aorta_tubes import Tube, arc_length, bend, clearance, course
+from raylign.simulation.phantoms.aorta_tubes import PARTED, Tube, arc_length, bend, clearance, course
 
 Points = NDArray[np.float64]
 SIDES = (("left", 1.0), ("right", -1.0))
@@ -46,11 +46,11 @@ class Tree:
 
 def draw_tree(trunk: TrunkShape, sizes: AortaSizes, rng: np.random.Generator) -> Tree:
     """The arteries of a person with this trunk and these sizes."""
-    for _ in range(6):
+    for _ in range(8):
         builder = _Builder(trunk, sizes, rng)
         for kept in (1.0, 0.65, 0.35, 0.0):
             tree = builder.tree(kept)
-            if clearance(walled(tree)) > 1.8 and min(bend(t) for t in tree.tubes) > 1.15:
+            if min(clearance(walled(tree)), clearance(tree.tubes)) > PARTED and min(bend(t) for t in tree.tubes) > 1.15:
                 return tree
     return tree
 
@@ -74,12 +74,23 @@ def walled(tree: Tree) -> list[Tube]:
 
 def _rounded(points: Points, last: int, stiffness: float) -> Points:
     """The first ``last`` points of a curve bent like a stiff rod held at both ends: corners gone (a discrete smoothing spline)."""
+    from scipy.linalg import solveh_banded
+
     n = last + 1
-    second = np.diff(np.eye(n), 2, axis=0)
     hold = np.ones(n)
     hold[:2] = hold[-3:] = 1e4
+    # second differences squared: rows (1, -2, 1), as the upper bands of a symmetric matrix
+    bands = np.zeros((3, n))
+    bands[0, 2:] = 1
+    bands[1, 1:-1] -= 2
+    bands[1, 2:] -= 2
+    bands[2, :-2] += 1
+    bands[2, 1:-1] += 4
+    bands[2, 2:] += 1
+    bands *= stiffness
+    bands[2] += hold
     out = points.copy()
-    out[:n] = np.linalg.solve(np.diag(hold) + stiffness * second.T @ second, hold[:, None] * points[:n])
+    out[:n] = solveh_banded(bands, hold[:, None] * points[:n])
     return out
 
 
@@ -127,7 +138,9 @@ class _Builder:
         out = points.copy()
         for side in range(2):
             wave = sum(
-                self.strengths[stream, side, n] / (n + 1) ** 1.3 * np.sin(np.pi * waves * (n + 1) * t + self.phases[stream, side, n])
+                self.strengths[stream, side, n]
+                / (n + 1) ** 1.3
+                * np.sin(np.pi * waves * (n + 1) * t + self.phases[stream, side, n])
                 for n in range(3)
             )
             out += pair[side] * (window * wave * reach * self.kept * self.sizes.tortuosity)[:, None]
@@ -149,12 +162,12 @@ class _Builder:
         """Annulus to bifurcation in one curve."""
         t, r, j = self.trunk, self.sizes.radius, self.jitter
         k, wide = t.stature, (1 + self.sizes.unfolding) * t.chest
-        apex = t.height("T4") + 6 + 40 * self.sizes.unfolding + 5 * j[0, 0]
+        apex = t.height("T4") + 6 + 60 * self.sizes.unfolding + 5 * j[0, 0]
         _, back = t.spine(apex - 60)
         y = float(back)
         lean, swing = np.radians(self.sizes.root_angle), np.radians(28 + 7 * j[1, 0])
         up = np.array([-np.sin(lean) * np.cos(swing), -np.sin(lean) * np.sin(swing), np.cos(lean)])
-        base = np.array([2 + 4 * j[2, 0], y - 60 * wide + 3 * j[2, 1], apex - 86 * k - 4 * j[2, 2] - 20 * self.sizes.unfolding])
+        base = np.array([2 + 4 * j[2, 0], y - 60 * wide + 3 * j[2, 1], apex - 86 * k - 4 * j[2, 2] - 90 * self.sizes.unfolding])
         root = root_at(base, up, self.sizes, self.turn)
         low = 0.58 * self.sizes.root_height
         arch = np.array([
@@ -165,13 +178,28 @@ class _Builder:
             [15 + 2 * j[6, 0], y - 12 * wide, apex - 12],
         ])  # fmt: skip
         gap = r["descending"] + self.sizes.wall + 2.0
-        rows = [(t.height("T6") + 14, 78.0, gap), (t.height("T8"), 60.0 + 6 * j[7, 0], gap), (t.height("T10"), 36.0 + 6 * j[7, 1], gap)]
+        rows = [
+            (t.height("T6") + 14, 78.0, gap),
+            (t.height("T8"), 60.0 + 6 * j[7, 0], gap),
+            (t.height("T10"), 36.0 + 6 * j[7, 1], gap),
+        ]
         rows += [(t.height("T12"), 15.0, gap - 1), (t.height("L1") - 8, 12.0 + 4 * j[7, 2], r["infrarenal"] + 4.5)]
-        rows += [(t.height("L3"), 12.0 + 5 * j[8, 0], r["infrarenal"] + 4.5), (self.sizes.bifurcation, 4.0 + 4 * j[8, 1], r["lower"] + 4)]
+        rows += [
+            (t.height("L3"), 12.0 + 5 * j[8, 0], r["infrarenal"] + 4.5),
+            (self.sizes.bifurcation, 4.0 + 4 * j[8, 1], r["lower"] + 4),
+        ]
         knots = np.concatenate([arch, np.stack([self._around_spine(*row) for row in rows])])
         asc, desc = r["ascending"], r["descending"]
         radii = [0.52 * r["junction"], r["junction"], asc, 0.93 * asc, 0.5 * (0.95 * asc + desc), 1.04 * desc]
-        radii += [desc, desc, 0.96 * desc, 0.5 * (desc + r["infrarenal"]) + 0.6, r["infrarenal"] + 0.5, r["infrarenal"], r["lower"]]
+        radii += [
+            desc,
+            desc,
+            0.96 * desc,
+            0.5 * (desc + r["infrarenal"]) + 0.6,
+            r["infrarenal"] + 0.5,
+            r["infrarenal"],
+            r["lower"],
+        ]
         points, widths = course(knots, radii)
         points = _rounded(points, int(np.argmin(np.linalg.norm(points - knots[7], axis=1))), 150.0)
         below = np.flatnonzero(points[:, 2] < t.height("T6"))
@@ -180,12 +208,16 @@ class _Builder:
         points[below] = self._off_spine(points[below], widths[below])
         if self.sizes.aneurysm:
             middle = 0.5 * (t.height("L2") + self.sizes.bifurcation) - 4
-            bulge = self.sizes.aneurysm * np.exp(-(((points[:, 2] - middle) / 24) ** 2)) * (np.arange(len(points)) > len(points) // 2)
+            bulge = (
+                self.sizes.aneurysm * np.exp(-(((points[:, 2] - middle) / 24) ** 2)) * (np.arange(len(points)) > len(points) // 2)
+            )
             points[:, 1] -= 0.6 * bulge  # it grows away from the spine
             widths = widths + bulge
         return root, Tube("aorta", points, widths)
 
-    def _branch(self, name: str, parent: Tube, knots: list[Points], radii: list[float], wander: tuple[float, float] = (0.0, 1.0)) -> Tube:
+    def _branch(
+        self, name: str, parent: Tube, knots: list[Points], radii: list[float], wander: tuple[float, float] = (0.0, 1.0)
+    ) -> Tube:
         points, widths = course(np.array(knots), radii, 1.5)
         if wander[0]:
             points = self._wander(points, *wander)
@@ -232,15 +264,30 @@ class _Builder:
         trunk = [a, a + [-3, 3, 22 * f], a + [-9, 7, 38 * f], a + [-14 + 2 * j[13, 0], 10, (54 + 4 * j[13, 1]) * f]]
         out = [self._branch("brachiocephalic_trunk", aorta, trunk, [bc, bc, bc, 0.95 * bc], (0.7, 2))]
         end = out[0].points[-1]
-        up = [end + [3, -2, -8], end + [2, -2, 8], end + [2, -3, 34 * f], end + [-2, 0, 75 * f], end + [-4, 4, 120 * f]]
+        up = [end + [3, -2, -8], end + [2, -2, 8], end + [2, -3, 34 * f], end + [-2, 0, 62 * f], end + [-4, 3, 85 * f]]
         out.append(self._branch("common_carotid_artery_right", out[0], up, [ca] * 5, (1.2, 2)))
-        over = [end + [3, -1, -8], end + [-10, 1, 8], end + [-30, 4, 16], end + [-58, 2, 10], end + [-84, 2, -6], end + [-112, 6, -26]]
+        over = [
+            end + [3, -1, -8],
+            end + [-10, 1, 8],
+            end + [-30, 4, 16],
+            end + [-54, 2, 11],
+            end + [-74, 2, 2],
+            end + [-90, 4, -8],
+        ]
         out.append(self._branch("subclavian_artery_right", out[0], over, [su, su, su, 0.95 * su, 0.9 * su, 0.85 * su]))
         first = out[0].at(0.42) if self.bovine else b
         rise = 18 if self.bovine else 26
-        up = [first, b + [6, -2, rise * f], b + [14, -4, 62 * f], b + [19, -2, 110 * f], b + [22, 4, 165 * f]]
+        up = [first, b + [6, -2, rise * f], b + [13, -4, 60 * f], b + [18, -2, 100 * f], b + [21, 2, 135 * f]]
         out.append(self._branch("common_carotid_artery_left", out[0] if self.bovine else aorta, up, [ca] * 5, (1.2, 2)))
-        over = [c, c + [5, 4, 24 * f], c + [12, 4, 46 * f], c + [34, 2, 60 * f], c + [62, 0, 55 * f], c + [92, 0, 38 * f], c + [118, 4, 16 * f]]
+        over = [
+            c,
+            c + [5, 4, 24 * f],
+            c + [12, 4, 46 * f],
+            c + [34, 2, 60 * f],
+            c + [60, 0, 56 * f],
+            c + [80, 0, 46 * f],
+            c + [97, 3, 33 * f],
+        ]
         out.append(self._branch("subclavian_artery_left", aorta, over, [su, su, su, su, 0.95 * su, 0.9 * su, 0.85 * su]))
         if self.vertebral:
             d = 0.5 * (b + c)
@@ -267,17 +314,38 @@ class _Builder:
         right = [e + [2, 4, 0], e + [-12, -1, -3], e + [-30, 2, -7], e + [-44, 4, 4], e + [-60, 5, 22]]
         out.append(self._branch("common_hepatic_artery", out[0], right, [2.6, 2.5, 2.4, 2.1, 1.8], (1.0, 3)))
         away = 10 + 0.7 * (self.sizes.aneurysm)
-        down = [m, m + [0, -15, -6], m + [-1, -24 - 0.4 * away, -26], m + [-3, -28 - away, -58], m + [-7, -31 - away, -92], m + [-18, -32 - away, -125]]
-        out.append(self._branch("superior_mesenteric_artery", aorta, down, list(rm * np.array([1, 1, 0.95, 0.85, 0.7, 0.55])), (1.2, 2)))
+        down = [
+            m,
+            m + [0, -15, -6],
+            m + [-1, -24 - 0.4 * away, -26],
+            m + [-3, -28 - away, -58],
+            m + [-7, -31 - away, -92],
+            m + [-18, -32 - away, -125],
+        ]
+        out.append(
+            self._branch("superior_mesenteric_artery", aorta, down, list(rm * np.array([1, 1, 0.95, 0.85, 0.7, 0.55])), (1.2, 2))
+        )
         for n, (side, s) in enumerate(SIDES):
             low = min(t.height("L1") - 0.3 * t.pitch("L1") + 3 * j[17 + n, 0], m[2] - 6)
             k = centre(low)
             back = 9 if side == "right" else 6
-            way = [k, k + [s * 16, -4, -3], k + [s * 31, back - 2, -8 + 2 * j[17 + n, 1]], k + [s * 46, back + 13, -12], k + [s * 59, back + 22, -11]]
+            way = [
+                k,
+                k + [s * 16, -4, -3],
+                k + [s * 31, back - 2, -8 + 2 * j[17 + n, 1]],
+                k + [s * 46, back + 13, -12],
+                k + [s * 59, back + 22, -11],
+            ]
             out.append(self._branch(f"renal_artery_{side}", aorta, way, list(rr * np.array([1.05, 1, 1, 0.9, 0.75])), (0.9, 2)))
         i = centre(max(t.height("L3") - 0.25 * t.pitch("L3"), self.sizes.bifurcation + 22))
         out_by = float(np.interp(i[2], aorta.points[half:, 2][::-1], aorta.radii[half:][::-1]))
-        fall = [i, i + [0.55 * out_by + 2, -0.85 * out_by - 3, -4], i + [15, -out_by - 5, -25], i + [26, -out_by - 4, -55], i + [33, -out_by + 2, -85]]
+        fall = [
+            i,
+            i + [0.55 * out_by + 2, -0.85 * out_by - 3, -4],
+            i + [15, -out_by - 5, -25],
+            i + [26, -out_by - 4, -55],
+            i + [33, -out_by + 2, -85],
+        ]
         out.append(self._branch("inferior_mesenteric_artery", aorta, fall, [2.0, 1.9, 1.8, 1.7, 1.6], (0.8, 2)))
         return out
 
@@ -291,7 +359,9 @@ class _Builder:
         middle = 0.5 * (end + fork) + np.array([s * 1.5, -2.0, 2.0])
         middle[1] = min(middle[1], float(front) - 17 - ci - 5 + 0.35 * abs(middle[0]))
         start = end + np.array([-s * 0.5, 0.0, 3.0])
-        common, widths = course(np.stack([start, end + [s * 0.52 * r["lower"] + s * 1.0, -0.5, -7.0], middle, fork]), [0.94 * ci, ci, ci, 0.97 * ci])
+        common, widths = course(
+            np.stack([start, end + [s * 0.52 * r["lower"] + s * 1.0, -0.5, -7.0], middle, fork]), [0.94 * ci, ci, ci, 0.97 * ci]
+        )
         common = self._wander(common, 1.8, 2)
         out = [Tube(f"common_iliac_artery_{side}", common, widths, aorta.name, 2.5)]
         before = common[-4]
@@ -304,17 +374,43 @@ class _Builder:
         outer, widths = course(np.stack([before, fork, drop, brim, near, groin]), [0.97 * ci, 1.08 * ei, ei, ei, ei, 0.98 * ei])
         outer = self._wander(outer, 2.4, 3)
         out.append(Tube(f"external_iliac_artery_{side}", outer, widths, out[0].name, 1.6))
-        femoral, widths = course(np.stack([outer[-4], groin, 0.5 * (groin + split) + [0, -2, 0], split]), [ei, fe, 1.02 * fe, 1.04 * fe])
+        femoral, widths = course(
+            np.stack([outer[-4], groin, 0.5 * (groin + split) + [0, -2, 0], split]), [ei, fe, 1.02 * fe, 1.04 * fe]
+        )
         out.append(Tube(f"common_femoral_artery_{side}", femoral, widths, out[1].name, 1.6))
         inner = [before, fork + [-s * 1, 11, -9], fork + [s * 2, 23 + 2 * j[4, 0], -26], fork + [s * 5, 33, -42 + 3 * j[4, 1]]]
         out.append(self._branch(f"internal_iliac_artery_{side}", out[0], inner, [0.8 * ci, ii, 0.95 * ii, 0.85 * ii], (0.7, 2)))
         tip = out[-1].points[-1]
-        rear = [out[-1].points[-4], tip + [s * 1, 8, -6], tip + [s * 6, 22, -14], tip + [s * 20, 34, -22], tip + [s * 36, 38, -22]]
+        rear = [
+            out[-1].points[-4],
+            tip + [s * 1, 8, -6],
+            tip + [s * 6, 22, -14],
+            tip + [s * 20, 34, -22],
+            tip + [s * 36, 38, -22],
+        ]
         out.append(self._branch(f"superior_gluteal_artery_{side}", out[3], rear, [0.75 * ii, 0.72 * ii, 0.65 * ii, 2.0, 1.7]))
         fore = [out[3].points[-4], tip + [-s * 1, 1, -10], tip + [-s * 1, 1, -32], tip + [s * 4, 8, -54], tip + [s * 8, 18, -72]]
-        out.append(self._branch(f"internal_pudendal_artery_{side}", out[3], fore, [0.75 * ii, 0.7 * ii, 0.6 * ii, 1.8, 1.6], (0.8, 2)))
-        low = [femoral[-4], split + [-s * 1, -1, -8], split + [-s * 5, -2, -40], split + [-s * 11, 2, -85], split + [-s * 18, 8, -125]]
-        out.append(self._branch(f"superficial_femoral_artery_{side}", out[2], low, [fe, 0.8 * fe, 0.76 * fe, 0.72 * fe, 0.7 * fe]))
-        deep = [femoral[-4], split + [s * 5, 4, -9], split + [s * 12, 14, -30], split + [s * 13, 22, -65], split + [s * 14, 27, -105]]
-        out.append(self._branch(f"deep_femoral_artery_{side}", out[2], deep, [0.8 * fe, 0.68 * fe, 0.6 * fe, 0.52 * fe, 0.42 * fe]))
+        out.append(
+            self._branch(f"internal_pudendal_artery_{side}", out[3], fore, [0.75 * ii, 0.7 * ii, 0.6 * ii, 1.8, 1.6], (0.8, 2))
+        )
+        low = [
+            femoral[-4],
+            split + [-s * 1, -1, -8],
+            split + [-s * 5, -2, -40],
+            split + [-s * 9, 1, -70],
+            split + [-s * 13, 4, -95],
+        ]
+        out.append(
+            self._branch(f"superficial_femoral_artery_{side}", out[2], low, [fe, 0.8 * fe, 0.76 * fe, 0.72 * fe, 0.7 * fe])
+        )
+        deep = [
+            femoral[-4],
+            split + [s * 5, 4, -9],
+            split + [s * 12, 14, -30],
+            split + [s * 13, 21, -58],
+            split + [s * 14, 24, -80],
+        ]
+        out.append(
+            self._branch(f"deep_femoral_artery_{side}", out[2], deep, [0.8 * fe, 0.68 * fe, 0.6 * fe, 0.52 * fe, 0.42 * fe])
+        )
         return out

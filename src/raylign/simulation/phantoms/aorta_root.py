@@ -97,7 +97,9 @@ class Root:
             square = np.float32(0)
             slope = np.float32(0)
             for e, r in zip(axes, radii + grown, strict=True):
-                along = (offset[0] * np.float32(e[0]) + offset[1] * np.float32(e[1]) + offset[2] * np.float32(e[2])) * np.float32(1 / r)
+                along = (offset[0] * np.float32(e[0]) + offset[1] * np.float32(e[1]) + offset[2] * np.float32(e[2])) * np.float32(
+                    1 / r
+                )
                 square = square + along * along
                 slope = slope + along * along * np.float32(1 / r**2)
             q = np.sqrt(square)

@@ -86,7 +86,9 @@ def draw_sizes(person: Person, rng: np.random.Generator) -> AortaSizes:
         return float(np.clip(0.82 * shared + 0.57 * rng.normal(), -2.3, 2.3))
 
     age, bsa = person.age_years - _AGE, float(np.clip(person.bsa_m2 - _BSA[woman], -0.4, 0.4))
-    wall = float(np.clip((2.1 if woman else 2.3) + 0.008 * age + 0.15 * rng.normal(), 1.5, 3.0))  # MESA: 2.1 and 2.3 mm, Li et al. 2004
+    wall = float(
+        np.clip((2.1 if woman else 2.3) + 0.008 * age + 0.15 * rng.normal(), 1.5, 3.0)
+    )  # MESA: 2.1 and 2.3 mm, Li et al. 2004
     radius = {}
     for name, row in _OUTER.items():
         radius[name] = (row[woman] + row[3] * age + row[4] * bsa + row[2] * together()) / 2 - wall
@@ -111,7 +113,7 @@ def draw_sizes(person: Person, rng: np.random.Generator) -> AortaSizes:
         root_height=height,
         root_angle=float(np.clip(47 + 8.7 * rng.normal(), 30, 64)),
         ostia=(float(np.clip(right, 10, height - 2)), float(np.clip(left, 9, height - 3))),
-        unfolding=float(np.clip(0.0035 * (person.age_years - 50) + 0.05 * rng.normal(), -0.2, 0.3)),
+        unfolding=float(np.clip(0.0045 * (person.age_years - 50) + 0.04 * rng.normal(), -0.2, 0.28)),
         bifurcation=float(np.clip(-12 - 0.25 * (person.age_years - 55) + 10 * rng.normal(), -36, 16)),
         mesenteric_gap=gap,
         tortuosity=float(np.exp(0.022 * (person.age_years - 60) + 0.3 * rng.normal())),

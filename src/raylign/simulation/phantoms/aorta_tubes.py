@@ -138,41 +138,47 @@ def distance(grid: Grid, tubes: Sequence[Tube], labels: dict[str, int], reach: f
 
 
 def clearance(tubes: Sequence[Tube]) -> float:
-    """The smallest gap between the surfaces of vessels that do not belong together, mm; negative where they overlap.
+    """The smallest gap between the surfaces of vessels, mm; negative where they overlap.
 
-    A vessel is not compared with its parent and its siblings near the place where they part: 30 mm, or four radii.
+    A vessel is not compared with its parent and its siblings before it has parted from them by ``PARTED``; after that they must not
+    meet again.
     """
     points = np.concatenate([t.points for t in tubes])
     radii = np.concatenate([t.radii for t in tubes])
     ends = np.cumsum([0, *(len(t.points) for t in tubes)])
-    skip = np.zeros((len(tubes), len(tubes)))
+    related = np.zeros((len(tubes), len(tubes)), np.bool_)
     for i, a in enumerate(tubes):
         for j, b in enumerate(tubes[:i]):
-            if b.name == a.parent or (a.parent != "" and a.parent == b.parent):
-                skip[i, j] = max(4 * float(a.radii[0]), 30.0)
-    return float(_gap(points, radii, ends, skip))
+            related[i, j] = b.name == a.parent or (a.parent != "" and a.parent == b.parent)
+    return float(_gap(points, radii, ends, related))
+
+
+PARTED = 1.5
+"""Gap in mm beyond which the fillet between two vessels is gone."""
 
 
 @njit(cache=True, nogil=True)
-def _gap(points, radii, ends, skip):  # type: ignore[no-untyped-def]
-    """Smallest gap of points on curve i, ``skip[i, j]`` mm and more from its start, to curves j < i."""
+def _gap(points, radii, ends, related):  # type: ignore[no-untyped-def]
+    """Smallest gap of the points of each curve to the curves before it."""
     worst = 1e3
     for i in range(len(ends) - 1):
-        first = ends[i]
         for j in range(i):
+            parted = not related[i, j]
             for a in range(ends[i], ends[i + 1]):
-                off = points[a] - points[first]
-                if off[0] ** 2 + off[1] ** 2 + off[2] ** 2 < skip[i, j] ** 2:
-                    continue
+                here = 1e3
                 for b in range(ends[j], ends[j + 1]):
+                    reach = here + radii[a] + radii[b]
                     dz = points[a, 2] - points[b, 2]
-                    reach = worst + radii[a] + radii[b]
                     if abs(dz) > reach:
                         continue
                     dx, dy = points[a, 0] - points[b, 0], points[a, 1] - points[b, 1]
                     square = dx * dx + dy * dy + dz * dz
-                    if square < reach * reach and reach > 0:
-                        worst = np.sqrt(square) - radii[a] - radii[b]
+                    if square < reach * reach:
+                        here = np.sqrt(square) - radii[a] - radii[b]
+                if parted:
+                    worst = min(worst, here)
+                elif here > 1.5:
+                    parted = True
     return worst
 
 
