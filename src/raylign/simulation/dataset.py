@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -111,6 +112,21 @@ def _alone(plan: Plan, missing: list[Unit], target: Path, say: Callable[[int], N
 
 
 def _together(recipe: Recipe, missing: list[Unit], target: Path, workers: int, say: Callable[[int], None]) -> None:
+    failure: InputError | None = None
+    try:
+        _shared_out(recipe, missing, target, workers, say)
+    except BrokenProcessPool:
+        failure = InputError(
+            "a worker process died, perhaps for want of memory", field="workers", remedy="run it again with fewer workers"
+        )
+    except InputError as error:
+        failure = error.with_traceback(None)
+    if failure is not None:  # raised here, where nothing holds the pool any more: its semaphores go before the process does
+        gc.collect()
+        raise failure
+
+
+def _shared_out(recipe: Recipe, missing: list[Unit], target: Path, workers: int, say: Callable[[int], None]) -> None:
     context = multiprocessing.get_context("spawn")
     stop, done = context.Event(), context.Value("q", 0)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(stop, done))
@@ -121,10 +137,6 @@ def _together(recipe: Recipe, missing: list[Unit], target: Path, workers: int, s
             for future in ready:
                 future.result()
             say(done.value)
-    except BrokenProcessPool:
-        raise InputError(
-            "a worker process died, perhaps for want of memory", field="workers", remedy="run it again with fewer workers"
-        ) from None
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
