@@ -141,7 +141,7 @@ class Ellipsoid:
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         """First-order signed distance, mm, at broadcastable coordinates."""
         rx, ry, rz = (axis - np.float32(c) for axis, c in zip((x, y, z), self.centre, strict=True))
-        return _quadric([_dot(rx, ry, rz, e) for e in self.frame], self.radii)
+        return quadric([dot(rx, ry, rz, e) for e in self.frame], self.radii)
 
     @property
     def frame(self) -> NDArray[np.float64]:
@@ -152,12 +152,13 @@ class Ellipsoid:
         return np.stack([u, np.cross(w, u), w])
 
 
-def _dot(rx: Array, ry: Array, rz: Array, e: NDArray[np.float64]) -> Array:
+def dot(rx: Array, ry: Array, rz: Array, e: NDArray[np.float64]) -> Array:
+    """A coordinate along a direction."""
     out: Array = rx * np.float32(e[0]) + ry * np.float32(e[1]) + rz * np.float32(e[2])
     return out
 
 
-def _quadric(components: Sequence[Array], radii: Sequence[float]) -> Array:
+def quadric(components: Sequence[Array], radii: Sequence[float]) -> Array:
     """Signed distance to ``sum (c/r)^2 = 1`` by its value over its slope (Taubin 1991), bounded at the centre."""
     squares = [np.square(c * np.float32(1 / r)) for c, r in zip(components, radii, strict=True)]
     a, b, c = (s * np.float32(1 / r**2) for s, r in zip(squares, radii, strict=True))

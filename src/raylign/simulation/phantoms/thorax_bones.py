@@ -120,7 +120,7 @@ def rib_line(shape: ChestShape, number: int, side: float) -> tuple[Points, Point
     z = tubercle[2] - 5 * shape.rib_slope - fall * part**1.35
     x, y = thorax_shape.cage_point(shape, side * angle, z)
     if number == 1:
-        x, y = x * 0.95, y + 1.5  # the first rib is flatter and tighter
+        x = x * 1.015  # the first rib lies flat, half its width outside the others' surface
     line = _smooth(
         np.concatenate([head[None], (head + tubercle)[None] / 2 + [0, 1.5, 0.5], tubercle[None], np.stack([x, y, z], 1)])
     )
@@ -196,7 +196,7 @@ def sternum(union: Union, shape: ChestShape, label: int) -> None:
 def clavicle(union: Union, shape: ChestShape, side: float, label: int) -> None:
     """An S from the manubrium to the acromion."""
     notch = _sternum_at(shape, 100)
-    rows = np.array([(23, -2, 0), (48, -6, 5), (80, 8, 15), (108, 38, 24), (134, 66, 28), (152, 72, 27)], float)
+    rows = np.array([(23, -2, 4), (48, -9, 16), (80, 8, 22), (108, 38, 26), (134, 66, 28), (152, 72, 27)], float)
     points = notch + rows * [side, 1, 1] * shape.scale
     points[:, 2] += np.linspace(0, 1, len(rows)) * shape.shoulder
     union.tube(_smooth(points), np.array([9.0, 6.8, 6.2, 6.2, 6.6, 7.0]) * shape.rib_size, label)

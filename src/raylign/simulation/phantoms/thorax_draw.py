@@ -17,7 +17,7 @@ from raylign.simulation.phantoms.thorax_heart import Heart
 from raylign.simulation.phantoms.thorax_shape import ChestShape, Points
 from raylign.simulation.phantoms.thorax_vessels import Aorta
 
-_CLEARANCE = 8.0  # mm between the pericardium and the middle of the ribs and the sternum
+CLEARANCE = 8.0  # mm between the pericardium and the middle of the ribs and the sternum
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,32 @@ class Chest:
 def draw_chest(person: Person, rng: np.random.Generator) -> Chest:
     """A chest that this person might have."""
     shape = draw_shape(person, rng)
-    return Chest(person, shape, settled(draw_heart(person, shape, rng), shape), draw_aorta(person, rng))
+    aorta = draw_aorta(person, rng)
+    heart = settled(draw_heart(person, shape, rng), shape)
+    for _ in range(50):
+        if _healthy(heart, shape, person.female):
+            break
+        heart = settled(draw_heart(person, shape, rng), shape)
+    return Chest(person, shape, heart, aorta)
+
+
+# what healthy women and men have: millilitres (Kawel-Boehm et al. 2015), diameter (Lang et al. 2005), length (1.4 outer
+# diameters, Stoylen et al. 2016), heart's width and its share of the chest's (Brakohiapa et al. 2017); a heart beyond these
+# is drawn again
+_HEALTHY = (
+    ((86.0, 178.0), (106.0, 214.0)),
+    ((39.0, 53.0), (42.0, 59.0)),
+    ((70.0, 95.0), (76.0, 107.0)),
+    ((103.0, 145.0), (106.8, 154.8)),
+    ((0.382, 0.574), (0.388, 0.544)),
+)
+
+
+def _healthy(heart: Heart, shape: ChestShape, female: bool) -> bool:
+    low, high = heart.extent
+    wide = float(high[0] - low[0])
+    measured = heart.volume_ml(), 2 * heart.radius, heart.length, wide, wide / thorax_shape.inner_width(shape)
+    return all(a[0] <= v <= a[1] for v, a in zip(measured, (w if female else m for w, m in _HEALTHY), strict=True))
 
 
 def _normal(rng: np.random.Generator, mean: float, sigma: float, reach: float = 2.5) -> float:
@@ -59,8 +84,8 @@ def draw_shape(person: Person, rng: np.random.Generator) -> ChestShape:
     z = _normal(rng, 0, 1)
     return ChestShape(
         scale=(float(np.clip(wide, 0.82, 1.18)), float(np.clip(deep, 0.82, 1.2)), float(np.clip(long, 0.82, 1.16))),
-        # Cobb angles on the back are smaller than standing ones and grow with age (Zappala et al. 2021)
-        kyphosis=float(np.clip(_normal(rng, 32 + 0.18 * old, 5.5), 16, 52)),
+        # grows with age (Zappala et al. 2021), smaller on the back than standing; 0.75 of this are degrees from T4 to T12
+        kyphosis=float(np.clip(_normal(rng, 35 + 0.2 * old, 5.5), 18, 54)),
         scoliosis=(_normal(rng, 0, 2.5), float(rng.uniform(0, 2 * math.pi))),
         widths=tuple(modes[:3]),
         depths=tuple(modes[3:]),
@@ -79,24 +104,26 @@ def draw_shape(person: Person, rng: np.random.Generator) -> ChestShape:
         # thoracic bodies are denser than L1
         bone_hu=float(np.clip(1.12 * (person.trabecular_hu + 38 * z), 60, 330)),
         cortex=float(np.clip(1.03 - 0.002 * old + 0.03 * z, 0.85, 1.12)),
-        calcified=float(np.clip(0.010 * (age - 30) + _normal(rng, 0, 0.10), 0, 0.6)),
+        calcified=float(np.clip(0.008 * (age - 30) + _normal(rng, 0, 0.10), 0, 0.6)),
     )
 
 
 def draw_heart(person: Person, shape: ChestShape, rng: np.random.Generator) -> Heart:
     """A heart at the end of diastole.
 
-    Volumes of the left ventricle by body surface and sex as Petersen et al. 2017 (85 and 74 ml/m2; less in the old); its wall as
-    Kawel et al. 2012 (6.3 and 5.3 mm, 1.1 mm more for each m2); the tilt of its axis in the frontal plane as Sathananthan et al.
-    2015 (38 degrees, 25 in the obese).
+    Volumes of the left ventricle by body surface and sex as Petersen et al. 2017 (about 85 and 74 ml/m2; less in the old); its
+    length 1.40 times its outer diameter (Stoylen et al. 2016); its wall as Kawel et al. 2012 (6.3 and 5.3 mm, 1.1 mm more for
+    each m2); the tilt of its axis in the frontal plane as Sathananthan et al. 2015 (38 degrees, 25 in the obese).
     """
     female, bmi = person.female, person.bmi
     # the reference cohorts are lean; ventricles grow with fat mass only weakly
     lean = replace(person, weight_kg=(24.5 + 0.35 * (bmi - 24.5)) * (person.height_mm / 1000) ** 2)
     index = (74.0 if female else 85.0) * (1 - 0.004 * (person.age_years - 58))
-    ml = index * lean.bsa_m2 * math.exp(_normal(rng, 0, 0.13, 2.0))
-    slender = _normal(rng, 0.575, 0.03, 2.0)
-    length = thorax_heart.length_for(ml, slender)
+    ml = index * lean.bsa_m2 * math.exp(_normal(rng, 0, 0.125, 2.0))
+    slender = _normal(rng, 0.582, 0.032, 2.0)
+    taper = _normal(rng, 0.0, 0.08, 2.0)
+    lobes = tuple(_normal(rng, 0, s, 2.0) for s in (0.036, 0.036, 0.02, 0.02) * 2)
+    length = thorax_heart.length_for(ml, slender, taper, lobes)
     wall = (5.3 if female else 6.3) + 1.1 * (person.bsa_m2 - (1.75 if female else 2.0)) + _normal(rng, 0, 0.6, 2.0)
     tilt = math.radians(float(np.clip(_normal(rng, 38.1 - 1.12 * (bmi - 22.4), 6.0), 14, 56)))
     forward = math.radians(_normal(rng, 34, 6))
@@ -110,7 +137,11 @@ def draw_heart(person: Person, shape: ChestShape, rng: np.random.Generator) -> H
         axis=(float(axis[0]), float(axis[1]), float(axis[2])),
         length=length,
         radius=length * slender / 2,
-        oval=_normal(rng, 1.0, 0.02),
+        oval=_normal(rng, 1.03, 0.02),
+        roll=float(rng.uniform(0, math.pi)),
+        taper=taper,
+        bend=(_normal(rng, 0, 3.0), _normal(rng, 0, 3.0)),
+        lobes=lobes,
         wall=float(np.clip(wall, 3.6, 9.0)),
         apex_wall=float(np.clip(wall, 3.6, 9.0) * _normal(rng, 0.55, 0.06)),
         size=(ml / 150) ** (1 / 3),
@@ -157,7 +188,7 @@ def crowding(heart: Heart, shape: ChestShape) -> float:
 def _crowding(heart: Heart, shape: ChestShape) -> tuple[float, Points]:
     points = _outline(heart)
     x, y, z = (c.astype(np.float32) for c in points.T)
-    wall = thorax_shape.cage(shape, (x, y, z)) + _CLEARANCE
+    wall = thorax_shape.cage(shape, (x, y, z)) + CLEARANCE
     sx, sy = thorax_shape.spine_line(shape, points[:, 2])
     reach = 19.0 * (shape.scale[0] + shape.scale[1]) / 2
     away = points[:, :2] - np.stack([sx, sy], 1)
@@ -167,7 +198,7 @@ def _crowding(heart: Heart, shape: ChestShape) -> tuple[float, Points]:
         step = 2.0
         at = [np.repeat(c, 3) for c in points[i]]
         ahead = np.stack(at, 1) + step * np.eye(3)
-        gradient = thorax_shape.cage(shape, tuple(c.astype(np.float32) for c in ahead.T)) + _CLEARANCE - wall[i]
+        gradient = thorax_shape.cage(shape, tuple(c.astype(np.float32) for c in ahead.T)) + CLEARANCE - wall[i]
         return float(wall[i]), -gradient / max(float(np.linalg.norm(gradient)), 1e-6)
     out = np.append(away[j], 0.0)
     return float(spine[j]), out / max(float(np.linalg.norm(out)), 1e-6)
@@ -179,7 +210,8 @@ def _outline(heart: Heart) -> Points:
     z, turn = 1 - 2 * i / 160, i * np.pi * (3 - np.sqrt(5))
     r = np.sqrt(1 - z * z)
     sphere = np.stack([r * np.cos(turn), r * np.sin(turn), z], 1)
-    parts = [s.centre + sphere * (np.asarray(s.radii) + 2.5) @ s.frame for s in (heart.outside, *heart.chambers.values())]
-    left = parts[0]
-    above = (left - heart.base) @ np.asarray(heart.axis) > -thorax_heart.RIM
-    return np.concatenate([left[above], *parts[1:]])
+    parts = [s.centre + sphere * (np.asarray(s.radii) + 2.5) @ s.frame for s in heart.chambers.values()]
+    left = heart.left_points(10, 16, True)
+    return np.concatenate(
+        [left + 2.5 * (left - heart.centre) / np.linalg.norm(left - heart.centre, axis=1, keepdims=True), *parts]
+    )

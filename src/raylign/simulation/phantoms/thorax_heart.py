@@ -1,9 +1,10 @@
 """The heart at the end of diastole: a left ventricle with wall and cavity, the other chambers around it, the pericardium.
 
-The left ventricle is a truncated ellipsoid of revolution, nearly: an ellipsoid for the cavity, a larger one for the outside,
-thinner at the apex, both cut off by a plane at the base. The outside is cut ``RIM`` mm further up, which closes the cavity by a
-thin plate (the valves). Mitral and aortic valve lie in that plate. The other chambers are ellipsoids; what the left ventricle
-takes of the right one leaves the crescent that a right ventricle is.
+The left ventricle is a truncated ellipsoid: one ellipsoid for the cavity, a larger one for the outside, thinner at the apex, both
+tapered and bent alike, both cut off by a plane at the base. The outside is cut ``RIM`` mm further up, which closes the cavity by
+a thin plate (the valves): mitral and aortic valve lie in it. As one map of space tapers and bends both, the cavity stays within
+the wall whatever the numbers. The other chambers are ellipsoids; what the left ventricle takes of the right one leaves the
+crescent that a right ventricle is.
 
 Coordinates: see thorax_shape.
 """
@@ -13,11 +14,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raylign.simulation.phantoms.field import Array, Box, Ellipsoid, Union, smooth_min
+from raylign.simulation.phantoms.field import Array, Box, Ellipsoid, Union, dot, quadric, smooth_min
 
 Vector = NDArray[np.float64]
 XYZ = tuple[Array, Array, Array]
@@ -45,7 +47,11 @@ class Heart:
     axis: [3] unit vector from there to its apex.
     length: of its cavity, base plane to apex.
     radius: of its cavity where it is widest.
-    oval: how much wider one of its short axes is than the other: factors ``oval`` and ``1 / oval`` on the radius.
+    oval: factors ``oval`` and ``1 / oval`` on the radius along its two short axes, which are turned by ``roll`` radians.
+    taper: how much wider cross-sections grow from the widest one to the apex, relative to an ellipsoid (0).
+    bend: [2] how far the apex lies off the axis along the two short axes, mm.
+    lobes: [8] relative changes of the radius around the axis: cos and sin of twice and three times the angle, then the same
+        growing from the widest cross-section to the apex.
     wall: thickness of its wall where it is widest.
     apex_wall: thickness at the apex.
     size: of the other chambers' places, 1 for a ventricle of 150 ml.
@@ -57,6 +63,10 @@ class Heart:
     length: float
     radius: float
     oval: float
+    roll: float
+    taper: float
+    bend: tuple[float, float]
+    lobes: tuple[float, ...]
     wall: float
     apex_wall: float
     size: float
@@ -83,19 +93,27 @@ class Heart:
         return out
 
     @cached_property
-    def cavity(self) -> Ellipsoid:
-        """The ellipsoid of which the left ventricle's cavity is a part."""
-        return self._ellipsoid(0.0, 0.0)
+    def cavity(self) -> tuple[float, float, float]:
+        """Semi-axes of the ellipsoid of which the left ventricle's cavity is a part, the long one last."""
+        return self.radius * self.oval, self.radius / self.oval, (1 - _BELLY) * self.length
 
     @cached_property
-    def outside(self) -> Ellipsoid:
-        """The ellipsoid of which the left ventricle's outer surface is a part."""
-        return self._ellipsoid(self.wall, self.apex_wall)
+    def outside(self) -> tuple[float, float, float]:
+        """The same for its outer surface."""
+        a, b, c = self.cavity
+        return a + self.wall, b + self.wall, c + self.apex_wall
 
-    def _ellipsoid(self, side: float, end: float) -> Ellipsoid:
-        x, y, z = (float(v) for v in self.along(_BELLY * self.length))
-        a, b = self.radius * self.oval + side, self.radius / self.oval + side
-        return Ellipsoid((x, y, z), (a, b, (1 - _BELLY) * self.length + end), self.axis)
+    @cached_property
+    def frame(self) -> NDArray[np.float64]:
+        """Directions [3, 3] of these semi-axes, one a row."""
+        u, v, w = Ellipsoid((0, 0, 0), (1, 1, 1), self.axis).frame
+        c, s = math.cos(self.roll), math.sin(self.roll)
+        return np.stack([c * u + s * v, c * v - s * u, w])
+
+    @cached_property
+    def centre(self) -> Vector:
+        """The middle of both ellipsoids."""
+        return self.along(_BELLY * self.length)
 
     @cached_property
     def chambers(self) -> dict[str, Ellipsoid]:
@@ -119,56 +137,89 @@ class Heart:
         return out
 
     def volume_ml(self) -> float:
-        """Of the left ventricle's cavity: a truncated ellipsoid has a closed form."""
-        return _truncated(self.cavity.radii, _BELLY * self.length) / 1000
+        """Of the left ventricle's cavity, in closed form."""
+        return _truncated(self.cavity, self.length, self.taper, self.lobes) / 1000
 
     def mass_g(self) -> float:
         """Of the left ventricle's wall and septum, valves left out, at 1.05 g/ml."""
-        down = self.length * _BELLY
-        whole = _truncated(self.outside.radii, down)
-        return (whole / 1000 - self.volume_ml()) * 1.05
+        return (_truncated(self.outside, self.length, self.taper, self.lobes) / 1000 - self.volume_ml()) * 1.05
 
+    def left_points(self, rings: int, sides: int, outside: bool) -> NDArray[np.float64]:
+        """Corresponding points [rings * sides, 3] of the left ventricle's inner or outer surface, from the base to the apex."""
+        a, b, c = self.outside if outside else self.cavity
+        low = -_BELLY * self.length - (RIM if outside else 0.0)
+        height = np.cos(np.linspace(math.acos(low / c), 0, rings))  # of the long semi-axis
+        angle = 2 * math.pi * np.arange(sides) / sides
+        t = c * height / self.cavity[2]
+        size = np.sqrt(np.maximum(1 - height**2, 0))[:, None]
+        p, q = a * size * np.cos(angle), b * size * np.sin(angle)
+        wide = _wide(self, p, q, t[:, None])
+        p, q = (v * wide + (off * t * np.abs(t))[:, None] for v, off in zip((p, q), self.bend, strict=True))
+        local = np.stack([p, q, np.broadcast_to((c * height)[:, None], p.shape)], -1).reshape(-1, 3)
+        out: NDArray[np.float64] = self.centre + local @ self.frame
+        return out
+
+    @cached_property
     def extent(self) -> tuple[Vector, Vector]:
         """Lowest and highest corner of the box around the pericardium, fillets between chambers apart."""
-        solids = [self.outside, *self.chambers.values()]
-        reach = [np.sqrt((np.square(s.frame) * np.square(s.radii)[:, None]).sum(0)) + _PERICARDIUM for s in solids]
-        centres = [np.asarray(s.centre) for s in solids]
-        low = np.min([c - r for c, r in zip(centres, reach, strict=True)], 0)
-        high = np.max([c + r for c, r in zip(centres, reach, strict=True)], 0)
-        return low, high
+        left = self.left_points(24, 32, True)
+        corners = [left.min(0), left.max(0)]
+        for solid in self.chambers.values():
+            reach = np.sqrt((np.square(solid.frame) * np.square(solid.radii)[:, None]).sum(0))
+            corners += [solid.centre - reach, solid.centre + reach]
+        return np.min(corners, 0) - _PERICARDIUM, np.max(corners, 0) + _PERICARDIUM
 
 
-def _truncated(radii: tuple[float, float, float], down: float) -> float:
-    """Volume of an ellipsoid cut off at a height ``down`` above its centre, mm^3."""
+def _truncated(radii: tuple[float, float, float], length: float, taper: float, lobes: tuple[float, ...]) -> float:
+    """Volume of a tapered, lobed ellipsoid below the base plane of a cavity of this length, mm^3."""
     a, b, c = radii
-    return math.pi * a * b * (2 * c / 3 + down - down**3 / (3 * c * c))
+    unit = 1 / ((1 - _BELLY) * length)
+    square = np.polynomial.Polynomial([1, taper * unit]) ** 2
+    for still, growing in zip(lobes[:4], lobes[4:], strict=True):
+        square = square + 0.5 * np.polynomial.Polynomial([still, growing * unit]) ** 2
+    whole = (np.polynomial.Polynomial([1, 0, -1 / c**2]) * square).integ()
+    return float(math.pi * a * b * (whole(c) - whole(-_BELLY * length)))
 
 
-def length_for(volume_ml: float, slender: float) -> float:
+def length_for(volume_ml: float, slender: float, taper: float, lobes: tuple[float, ...]) -> float:
     """The length of a cavity of this volume whose widest diameter is ``slender`` times its length, mm."""
-    c = 1 - _BELLY
-    unit = math.pi * (slender / 2) ** 2 * (2 * c / 3 + _BELLY - _BELLY**3 / (3 * c * c))
+    unit = _truncated((slender / 2, slender / 2, 1 - _BELLY), 1.0, taper, lobes)
     return float((volume_ml * 1000 / unit) ** (1 / 3))
 
 
-def _below(heart: Heart, xyz: XYZ, rim: float) -> Array:
-    """Distance above the base plane: negative towards the apex."""
-    x, y, z = xyz
-    (a, b, c), (u, v, w) = heart.base, heart.axis
-    s = (x - np.float32(a)) * np.float32(u) + (y - np.float32(b)) * np.float32(v) + (z - np.float32(c)) * np.float32(w)
-    return -s - np.float32(rim)
+def _wide(heart: Heart, p: NDArray[Any], q: NDArray[Any], t: NDArray[Any]) -> NDArray[Any]:
+    """How much wider a cross-section is than the ellipse, in the direction of (p, q), at the height t of the long semi-axis."""
+    a, b = p / p.dtype.type(heart.oval), q * q.dtype.type(heart.oval)
+    inverse = 1 / np.maximum(np.sqrt(a * a + b * b), p.dtype.type(1e-6))
+    c, s = a * inverse, b * inverse
+    out = 1 + p.dtype.type(heart.taper) * t
+    for i, shape in enumerate((c * c - s * s, 2 * c * s, c * (c * c - 3 * s * s), s * (3 * c * c - s * s))):
+        out = out + (p.dtype.type(heart.lobes[i]) + p.dtype.type(heart.lobes[i + 4]) * t) * shape
+    return np.clip(out, p.dtype.type(0.5), p.dtype.type(1.5))
+
+
+def _left(heart: Heart, xyz: XYZ, radii: tuple[float, float, float], rim: float) -> Array:
+    """Distance to one of the two surfaces: space straightened and untapered, then an ellipsoid, then the base plane."""
+    rx, ry, rz = (axis - np.float32(c) for axis, c in zip(xyz, heart.centre, strict=True))
+    p, q, s = (dot(rx, ry, rz, e) for e in heart.frame)
+    t = s * np.float32(1 / heart.cavity[2])
+    off = t * np.abs(t)
+    p, q = p - np.float32(heart.bend[0]) * off, q - np.float32(heart.bend[1]) * off
+    wide = _wide(heart, p, q, t)
+    p, q = p / wide, q / wide
+    below = -s - np.float32(_BELLY * heart.length + rim)
+    out: Array = np.maximum(quadric([p, q, s], radii), below)
+    return out
 
 
 def left_cavity(heart: Heart, xyz: XYZ) -> Array:
     """Distance to the blood of the left ventricle."""
-    out: Array = np.maximum(heart.cavity.distance(*xyz), _below(heart, xyz, 0.0))
-    return out
+    return _left(heart, xyz, heart.cavity, 0.0)
 
 
 def left_outside(heart: Heart, xyz: XYZ) -> Array:
     """Distance to the left ventricle's outer surface, its cavity within."""
-    out: Array = np.maximum(heart.outside.distance(*xyz), _below(heart, xyz, RIM))
-    return out
+    return _left(heart, xyz, heart.outside, RIM)
 
 
 def pericardium(heart: Heart, xyz: XYZ) -> Array:
@@ -181,7 +232,7 @@ def pericardium(heart: Heart, xyz: XYZ) -> Array:
 
 def near(heart: Heart, union: Union, margin: float) -> Box | None:
     """The part of a union's grid that the heart may touch."""
-    low, high = heart.extent()
+    low, high = heart.extent
     return union.grid.box(low - margin, high + margin)
 
 

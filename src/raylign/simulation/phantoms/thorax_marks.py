@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from raylign.simulation.phantoms import thorax_bones, thorax_shape, thorax_vessels
+from raylign.simulation.phantoms import thorax_bones, thorax_heart, thorax_shape, thorax_vessels
 from raylign.simulation.phantoms.thorax_draw import Chest
 from raylign.simulation.phantoms.thorax_heart import Heart
 from raylign.simulation.phantoms.thorax_shape import LEVELS, ChestShape, Points
@@ -23,9 +23,9 @@ def points(chest: Chest) -> dict[str, Points]:
             out[f"rib_{side}_{i}/middle"] = (line[len(line) // 2] + line[len(line) // 2 + 1]) / 2
         out[f"humerus_{side}/head"] = thorax_bones.humerus_line(shape, s)[0]
     out["heart_ventricle_left/middle"] = heart.along(heart.length / 2)
-    out["heart_ventricle_left/apex"] = heart.along(heart.length)
+    for name, outside in (("heart_ventricle_left/apex", False), ("heart_myocardium/apex", True)):
+        out[name] = heart.left_points(2, 1, outside)[-1]
     out["heart_ventricle_left/mitral"] = thorax_vessels.mitral(heart)
-    out["heart_myocardium/apex"] = heart.along(heart.length + heart.apex_wall)
     out["aorta/valve"] = thorax_vessels.valve(heart)
     out["heart_ventricle_right/middle"] = _in_the_right_ventricle(heart)
     for name in ("heart_atrium_left", "heart_atrium_right"):
@@ -44,7 +44,7 @@ def _in_the_right_ventricle(heart: Heart) -> Points:
     steps = np.linspace(0, 100, 201)
     line = foot + steps[:, None] * out
     x, y, z = (c.astype(np.float32) for c in line.T)
-    free = (solid.distance(x, y, z) < 0) & (heart.outside.distance(x, y, z) > 0)
+    free = (solid.distance(x, y, z) < 0) & (thorax_heart.left_outside(heart, (x, y, z)) > 0)
     middle: Points = line[free].mean(0) if free.any() else centre
     return middle
 
@@ -52,7 +52,7 @@ def _in_the_right_ventricle(heart: Heart) -> Points:
 def traits(chest: Chest) -> dict[str, float]:
     """Who the patient is, and what a radiologist would measure; closed forms of the parameters, not counts of voxels."""
     shape, heart = chest.shape, chest.heart
-    low, high = heart.extent()
+    low, high = heart.extent
     wide = float(high[0] - low[0])
     axis = heart.axis
     return {

@@ -59,9 +59,8 @@ def _made(chest: Chest, name: str) -> Mesh:
     shape, heart = chest.shape, chest.heart
     if name in ("heart_ventricle_left", "heart_lv_epicardium"):
         solid = thorax_heart.left_cavity if name == "heart_ventricle_left" else thorax_heart.left_outside
-        reach = np.sqrt((np.square(heart.outside.frame) * np.square(heart.outside.radii)[:, None]).sum(0)) + 1
-        centre = np.asarray(heart.outside.centre)
-        return surface(lambda x, y, z: solid(heart, (x, y, z)), centre - reach, centre + reach, 1.5, name)
+        around = heart.left_points(24, 32, True)
+        return surface(lambda x, y, z: solid(heart, (x, y, z)), around.min(0) - 1, around.max(0) + 1, 1.5, name)
     if name in _BLOOD:
         return _blood(chest, name)
     if name.startswith("lung_"):
@@ -169,10 +168,8 @@ def _lung(chest: Chest, name: str) -> Mesh:
 
     d = grid.evaluate(lung)
     beside = Union.empty(grid)
-    for vessel, draw in thorax_vessels.blood(shape, heart, chest.aorta).items():
-        if vessel in ("aorta", "superior_vena_cava", "inferior_vena_cava", "arch_branches"):
-            draw(beside, 1)
-    np.maximum(d, np.float32(_GAP) - beside.distance, out=d)
+    thorax_vessels.beside_the_lungs(beside, shape, heart, chest.aorta)
+    np.maximum(d, -beside.distance, out=d)
     return isosurface(grid, _one_piece(d), name)
 
 

@@ -19,7 +19,7 @@ from raylign.simulation.phantoms.thorax_shape import ChestShape
 Points = NDArray[np.float64]
 XYZ = tuple[Array, Array, Array]
 HILA = {1.0: np.array([36.0, 8.0, 20.0]), -1.0: np.array([-34.0, 6.0, 14.0])}
-_COLUMN = ((200, 26), (120, 24), (90, 29), (60, 33), (35, 30), (10, 20), (-60, 17), (-200, 17))  # height, half width
+_COLUMN = ((200, 26), (130, 21), (90, 20), (60, 20), (35, 19), (10, 17), (-60, 15), (-200, 15))  # height, half width
 
 
 def path(points: Points, n: int = 24) -> Points:
@@ -51,7 +51,7 @@ def mediastinum(shape: ChestShape, heart: Heart, xyz: XYZ) -> Array:
 
 def _near_heart(heart: Heart, xyz: XYZ) -> tuple[slice | NDArray[np.bool_], ...] | None:
     """The part of a grid, or of a list of points, that the heart or its fillets may touch."""
-    low, high = heart.extent()
+    low, high = heart.extent
     low, high = low - 30, high + 30
     if xyz[0].ndim != 3:
         inside = np.all([(c >= a) & (c <= b) for c, a, b in zip(xyz, low, high, strict=True)], 0)
@@ -70,13 +70,17 @@ def beside_the_spine(shape: ChestShape, xyz: XYZ) -> Array:
         length = float(np.hypot(ub - ua, vb - va))
         du, dv = np.float32((ub - ua) / length), np.float32((vb - va) / length)
         walls.append((v - np.float32(va)) * du - (u - np.float32(ua)) * dv)
-    return np.maximum(walls[0], walls[1]) + np.float32(3.4 * shape.rib_size + 2.6)
+    # rounded corners of the ribs lie further in than these straight lines
+    return np.maximum(walls[0] + np.float32(6.2), walls[1] + np.float32(7.6)) + np.float32(3.4 * shape.rib_size)
 
 
 def lungs(shape: ChestShape, heart: Heart, xyz: XYZ, wall: Array | None = None) -> Array:
-    """Distance to both lungs: in the cage (``wall`` where it is known), above the diaphragm, beside the mediastinum."""
+    """Distance to both lungs: in the cage (``wall`` where it is known), above the diaphragm, beside the mediastinum.
+
+    The great vessels, which bulge out of the mediastinum's column, take their room where a lung is painted or meshed.
+    """
     x, y, z = xyz
-    ribs = np.float32(3.8 * shape.rib_size + 2.7)
+    ribs = np.float32(3.8 * shape.rib_size + 4.0)
     inside = (thorax_shape.cage(shape, xyz) if wall is None else wall) + ribs
     inside = np.maximum(inside, -mediastinum(shape, heart, xyz))
     inside = np.maximum(inside, beside_the_spine(shape, xyz))

@@ -123,6 +123,9 @@ def _lungs(canvas: Canvas, chest: Chest, cavity: Array, rng: np.random.Generator
     """Air and tissue: denser behind (a patient on the back) and mottled."""
     grid = canvas.grid
     lungs = grid.evaluate(lambda x, y, z, d: thorax_organs.lungs(chest.shape, chest.heart, (x, y, z), d), None, cavity)
+    vessels = Union.empty(grid)
+    thorax_vessels.beside_the_lungs(vessels, chest.shape, chest.heart, chest.aorta)
+    np.maximum(lungs, -vessels.distance, out=lungs)
     hu = thorax_texture.lung_mottle(canvas, rng)
     hu *= np.float32(16)
     hu += (np.float32(-855) + np.float32(0.35) * (grid.y + np.float32(20)))[None, :, None]

@@ -88,7 +88,7 @@ def _mottle(
                     flake = min(
                         max((f + np.float32(0.5) * c + np.float32(calcified)) * np.float32(2), np.float32(0)), np.float32(1)
                     )
-                    hu[k, j, i] += flake * np.float32(330)
+                    hu[k, j, i] += flake * np.float32(250)
 
 
 def lattice(rng: np.random.Generator) -> Array:

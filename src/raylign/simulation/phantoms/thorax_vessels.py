@@ -69,14 +69,17 @@ def aorta_line(shape: ChestShape, heart: Heart, aorta: Aorta) -> tuple[Points, P
     return line, np.interp(t, stops, [0.72 * root_r, root_r, 0.9 * up, up, 0.9 * up, down, 0.86 * down])
 
 
-def blood(shape: ChestShape, heart: Heart, aorta: Aorta) -> dict[str, Draw]:
-    """What holds blood, each drawn into a union; where two meet, the later one in this order takes the place."""
+def blood(shape: ChestShape, heart: Heart, aorta: Aorta, wall: float = 0.0) -> dict[str, Draw]:
+    """What holds blood, each drawn into a union; where two meet, the later one in this order takes the place.
+
+    Vessels are drawn thicker by ``wall`` mm.
+    """
     size = float(np.mean(shape.scale))
 
     def tubes(*rows: tuple[Points, float, float]) -> Draw:
         def draw(union: Union, label: int) -> None:
             for points, first, last in rows:
-                union.tube(path(points), np.linspace(first, last, 24) * size, label)
+                union.tube(path(points), np.linspace(first, last, 24) * size + wall, label)
 
         return draw
 
@@ -84,7 +87,8 @@ def blood(shape: ChestShape, heart: Heart, aorta: Aorta) -> dict[str, Draw]:
         return lambda union, label: union.ellipsoid(heart.cavities[name], label)
 
     def main(union: Union, label: int) -> None:
-        union.tube(*aorta_line(shape, heart, aorta), label)
+        line, radii = aorta_line(shape, heart, aorta)
+        union.tube(line, radii + wall, label)
 
     place = shape.place
     low = sum(shape.diaphragm) / 2 / shape.scale[2]
@@ -117,3 +121,10 @@ def blood(shape: ChestShape, heart: Heart, aorta: Aorta) -> dict[str, Draw]:
         "aorta": main,
         "heart_ventricle_left": lambda union, label: thorax_heart.add_left(union, heart, label, False),
     }
+
+
+def beside_the_lungs(union: Union, shape: ChestShape, heart: Heart, aorta: Aorta) -> None:
+    """The great vessels with their walls: where no lung is."""
+    drawn = blood(shape, heart, aorta, 2.0)
+    for name in ("inferior_vena_cava", "superior_vena_cava", "arch_branches", "aorta"):
+        drawn[name](union, 1)
