@@ -203,6 +203,11 @@ def test_exposure_control_raises_the_beam_behind_a_thicker_patient() -> None:
     v = view((16, 16), 1.0)
     thin, thick = (float(batch(slab((0.0, mm)), [v], BARE).photons[0]) for mm in (80.0, 160.0))
     fixed = [float(batch(slab((0.0, mm)), [v], ExposureConfig(dose=Dose(900.0, "open"))).photons[0]) for mm in (80.0, 160.0)]
+    area = [
+        float(batch(slab((0.0, 80.0)), [view((16, 16), p)], replace(BARE, dose=Dose(100.0, per="mm2"))).photons[0])
+        for p in (0.5, 2)
+    ]
+    assert area[1] == pytest.approx(16 * area[0], rel=0.01)
     assert thick > 4 * thin
     assert fixed == [900.0, 900.0]
 

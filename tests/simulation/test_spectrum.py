@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from raylign.errors import InputError
 from raylign.simulation import spectrum as module
@@ -15,12 +16,16 @@ _AIR_KEV = (15, 20, 30, 40, 50, 60, 80, 100, 150)
 _AIR = (1.334, 0.5389, 0.1537, 0.06833, 0.04098, 0.03041, 0.02407, 0.02325, 0.02496)
 
 
+def absorbed_by_air(energies: np.ndarray) -> np.ndarray:
+    """cm2/g."""
+    return np.exp(CubicSpline(np.log(_AIR_KEV), np.log(_AIR))(np.log(energies)))
+
+
 def layers(kv: float, aluminium_mm: float) -> tuple[float, float]:
     """First and second half-value layer of air kerma, mm aluminium."""
     beam = spectrum(kv, aluminium_mm)
     stopped = -np.expm1(-0.6 * module.PACKING * beam.attenuation("caesium_iodide"))
-    air = np.exp(np.interp(np.log(beam.energies), np.log(_AIR_KEV), np.log(_AIR)))
-    kerma = beam.photons / stopped * beam.energies * air
+    kerma = beam.photons / stopped * beam.energies * absorbed_by_air(beam.energies)
     mm = np.linspace(0, 25, 5001)
     dose = (np.exp(-np.outer(mm, beam.attenuation("aluminium"))) * kerma).sum(1) / kerma.sum()
     half, quarter = (float(np.interp(-level, -dose, mm)) for level in (0.5, 0.25))
@@ -101,6 +106,17 @@ def test_beams_of_a_standard_quality_have_its_shape(kv: int, first: float, homog
     assert 2.3 < filter_mm < 4.6
     assert one == pytest.approx(first, rel=0.01)
     assert one / two == pytest.approx(homogeneity, abs=0.025)
+
+
+def test_photons_in_a_microgray_are_those_of_the_standard() -> None:
+    """RQA 5 of IEC 61267, 70 kV behind 21 mm aluminium more: 30,174 photons / mm^2 in a microgray (IEC 62220-1:2003)."""
+    beam = spectrum(70, 2.6 + 21.0)
+    stopped = -np.expm1(-0.6 * module.PACKING * beam.attenuation("caesium_iodide"))
+    emitted = beam.photons / stopped
+    air = absorbed_by_air(beam.energies)
+    joule = 1.602e-16  # in a keV
+    gray = (emitted * beam.energies * joule * air * 100 * 1e3).sum()  # emitted / mm2 are 100 / cm2; a kg is 1000 g
+    assert emitted.sum() / gray * 1e-6 == pytest.approx(30174, rel=0.03)
 
 
 @pytest.mark.parametrize("kv", [57, 72.5, 93, 118])

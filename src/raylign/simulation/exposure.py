@@ -269,9 +269,13 @@ def _primary(beams: _Beams, paths: Paths, rays: int) -> tuple[Tensor, Tensor, Te
     return sums[0], sums[1], sums[2]
 
 
-def _open_beam_photons(configs: Sequence[ExposureConfig], count: Tensor, primary: Tensor, inside: Tensor) -> Tensor:
+def _open_beam_photons(
+    configs: Sequence[ExposureConfig], count: Tensor, primary: Tensor, inside: Tensor, pitch: Tensor
+) -> Tensor:
     """Photons a pixel in the open beam, [B, 1, 1]: what ``Dose`` asks for."""
     asked = fields.column([c.dose.photons for c in configs], count.device)
+    by_area = fields.column([float(c.dose.per == "mm2") for c in configs], count.device)
+    asked = asked * torch.where(by_area > 0, pitch.prod(1)[:, None, None], torch.ones_like(asked))
     if all(c.dose.at == "open" for c in configs):
         return asked
     nothing = torch.full_like(count, torch.nan)
@@ -325,7 +329,7 @@ def _developed(
     shade = fields.shading([c.tube for c in configs], vectors.to(device), shape)
     arriving = open_field if shade is None else open_field * shade
     haze = _scattered(beams, paths, (primary, arriving), (views, patients, pitch), configs)
-    photons = _open_beam_photons(configs, count, primary, inside)
+    photons = _open_beam_photons(configs, count, primary, inside, pitch)
     tubes = [c.intensifier for c in configs]
     signal = _noisy((primary, variance, arriving, haze), beams, paths, (configs, photons), generators)
     inside = fields.warped(inside.float()[:, None], tubes)[:, 0] > 0.999

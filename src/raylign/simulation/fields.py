@@ -113,7 +113,7 @@ def undistorted(
     seen = q.norm(dim=-1)
     # Newton's method on the radius
     r = seen / (1 + k * seen**2)
-    for _ in range(6):
+    for _ in range(10):
         # a barrel folds over where 1 + 3 k r^2 is zero, beyond any image for the strengths allowed
         r = r - (r * (1 + k * r**2) - seen) / (1 + 3 * k * r**2).clamp_min(0.1)
     return _turned(q, -phi * r**2) * (r / seen.clamp_min(1e-12))[..., None] * half + centre

@@ -19,16 +19,16 @@ _T = TypeVar("_T", int, float)
 class ExposureRanges:
     """A distribution of ``ExposureConfig``. Ranges are (lowest, highest), uniform unless said otherwise; chances are 0 to 1.
 
-    The defaults stand for interventional C-arms from mobile ones with an image intensifier to cath labs with a flat panel.
+    The defaults stand for interventional C-arms from mobile ones with an image intensifier to cath labs with a flat panel. Where
+    no source is named, here or in ``apparatus``, a range is our choice, wide enough for what is met.
 
     Parameters
     ----------
     kv: whole kV. Automatic exposure control of C-arms moves between about 60 and 120.
     aluminium_mm: what is chosen from, total filtration; at least 2.5 mm above 70 kV (IEC 60601-1-3).
     copper_mm: what is chosen from; cath labs add 0.1 to 0.9 mm.
-    heel: see ``Tube``; with falloff, in half of the exposures.
-    photons: per pixel at the median behind the patient, log-uniform. Fluoroscopy detects some hundred photons in
-        0.2 mm pixels, acquisitions some thousand; larger pixels collect more of them, and 128 x 128 images have large ones.
+    heel: see ``Tube``; with falloff in half of the exposures.
+    photons: per mm^2 at the median behind the patient (``Dose``), log-uniform: 10 nanogray to a microgray at the detector.
     csi_mm: what is chosen from; panels have 0.4 to 0.6 mm.
     blur_mm: see ``Detector``.
     glare, glare_mm: see ``Detector``.
@@ -56,7 +56,7 @@ class ExposureRanges:
     aluminium_mm: tuple[float, ...] = (2.5, 3.0, 4.0)
     copper_mm: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.6, 0.9)
     heel: Range = (0.0, 0.2)
-    photons: Range = (200.0, 20000.0)
+    photons: Range = (300.0, 30000.0)
     csi_mm: tuple[float, ...] = (0.4, 0.5, 0.6)
     blur_mm: Range = (0.1, 0.4)
     glare: Range = (0.0, 0.15)
@@ -120,7 +120,7 @@ class ExposureRanges:
         tube = Tube(
             float(round(within(self.kv))), one(self.aluminium_mm), one(self.copper_mm), within(self.heel), next(share) < 0.5
         )
-        dose = Dose(scaled(self.photons))
+        dose = Dose(scaled(self.photons), per="mm2")
         detector = Detector(
             csi_mm=one(self.csi_mm),
             blur_mm=within(self.blur_mm),
