@@ -14,7 +14,7 @@ from raylign import View, project
 from raylign.data import Mesh
 from raylign.errors import InputError
 from raylign.projection.mesh import project_mesh
-from raylign.simulation.phantoms.aorta import ARTERIES, AortaConfig, anatomy, aorta, centrelines, vessels
+from raylign.simulation.phantoms.aorta import AortaConfig, anatomy, aorta, centrelines, vessels
 from raylign.simulation.phantoms.aorta_lumen import surface
 from raylign.simulation.phantoms.aorta_sizes import draw_sizes
 from raylign.simulation.phantoms.aorta_tubes import arc_length, bend, clearance

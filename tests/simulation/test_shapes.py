@@ -273,7 +273,7 @@ def test_meshes_out_of_correspondence_are_refused() -> None:
         ShapeModel.fit([_bean(3), _bean(4)])
     with pytest.raises(InputError, match="at least two"):
         ShapeModel.fit([_bean(3)])
-    with pytest.raises(InputError, match="could fold|third"):
+    with pytest.raises(InputError, match=r"fold|third"):
         FreeForm.random((0, 0, 0), (10, 10, 10), 5, 4, torch.Generator())
 
 

@@ -1,8 +1,9 @@
-"""Free-form deformations: a lattice of cubic B-spline control points whose map never folds (Rueckert et al. 1999, IEEE TMI 18:712).
+"""Free-form deformations: a lattice of cubic B-spline control points whose map never folds.
 
-Coefficients stay within 1 / 2.4795 of the lattice's spacing in every component, which makes the map one-to-one with a positive
-Jacobian determinant everywhere (Choi and Lee 2000, Graphical Models 62:411). The same map moves meshes, landmarks and scans. It is
-the direct way to vary a mesh on its own; for whole scans whose bones must stay stiff there is ``deformation``.
+The lattice is that of Rueckert et al. 1999 (IEEE Trans Med Imaging 18:712). Coefficients stay within 1 / 2.4795 of its spacing in
+every component, which makes the map one-to-one with a positive Jacobian determinant everywhere (Choi and Lee 2000, Graphical
+Models 62:411). The same map moves meshes, landmarks and scans. It is the direct way to vary a mesh on its own; for whole scans
+whose bones must stay stiff there is ``deformation``.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class FreeForm:
         return out
 
     def _layers(self, affine: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor] | None:
-        """Where voxels run along x, y and z, the sum over control points is one axis at a time: [d, H, W, 3] and weights [D, d]."""
+        """Where voxels run along x, y and z, the sum is taken one axis at a time: [d, H, W, 3] and weights [D, d]."""
         if not torch.equal(affine[:3, :3], torch.diag(affine[:3, :3].diagonal())):
             return None
         weights = []

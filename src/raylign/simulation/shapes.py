@@ -1,9 +1,9 @@
 """Statistical shapes: the mean of meshes in correspondence, the directions in which they vary, and new ones like them.
 
-A shape is the vector x of all vertices; after the poses are taken out (generalised Procrustes alignment without scale: size is part
-of the shape; Gower 1975), x = mean + sum_k b_k modes_k with independent b_k of variance variances_k (Cootes et al. 1995, Comput Vis
-Image Underst 61:38). How good a model is: generalisation (how well it says a shape that it has not seen) and specificity (how near
-what it makes is to what it has seen) after Davies 2002.
+A shape is the vector x of all vertices; after the poses are taken out (generalised Procrustes alignment without scale: size is
+part of the shape; Gower 1975), x = mean + sum_k b_k modes_k with independent b_k of variance variances_k (Cootes et al. 1995,
+Comput Vis Image Underst 61:38). How good a model is: generalisation (how well it says a shape that it has not seen) and
+specificity (how near what it makes is to what it has seen) after Davies 2002.
 """
 
 from __future__ import annotations

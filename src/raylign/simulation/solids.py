@@ -58,7 +58,8 @@ def inside(mesh: Mesh, grid: Grid) -> NDArray[np.bool_]:
 def signed_distance(mesh: Mesh, grid: Grid) -> Array:
     """Distance in mm to a closed mesh at the points [D, H, W] of an isotropic grid, negative inside.
 
-    Exact within one and a half voxels of the surface (to the mesh's own faces); farther away it is that of the voxels, within about one voxel.
+    Exact within one and a half voxels of the surface (to the mesh's own faces); farther away it is that of the voxels, within
+    about one voxel.
     """
     from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
 
@@ -125,7 +126,7 @@ class FillingConfig:
     Parameters
     ----------
     voxel_mm: isotropic pitch, 0.3 to 5 mm.
-    margin_mm: soft tissue around the bone: a cylinder along z with this much space to its sides; bone and tissue go on to both ends.
+    margin_mm: soft tissue around the bone: a cylinder along z with this much space to its sides.
     cortex_mm: thickness of the cortex.
     cortex_hu, trabecular_hu, soft_hu, fat_hu: what the tissues measure.
     noise_hu: standard deviation of the scan's noise.

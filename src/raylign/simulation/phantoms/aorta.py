@@ -17,7 +17,8 @@ from raylign.data import LabelMap, Landmarks, Mesh, Volume
 from raylign.errors import InputError
 from raylign.projection.threads import pool, threads
 from raylign.simulation.phantoms import aorta_body, aorta_bones, aorta_lumen
-from raylign.simulation.phantoms.aorta_course import SIDES, Tree, draw_tree, walled
+from raylign.simulation.phantoms.aorta_builder import SIDES, Tree
+from raylign.simulation.phantoms.aorta_course import draw_tree, walled
 from raylign.simulation.phantoms.aorta_frame import LEVELS, TrunkShape, draw_trunk
 from raylign.simulation.phantoms.aorta_sizes import draw_sizes
 from raylign.simulation.phantoms.aorta_tubes import Tube, arc_length, distance
@@ -31,13 +32,15 @@ ARTERIES = (
     "aorta", "brachiocephalic_trunk", "common_carotid_artery_left", "common_carotid_artery_right", "subclavian_artery_left",
     "subclavian_artery_right", "vertebral_artery_left", "coronary_artery_left", "coronary_artery_right", "celiac_trunk",
     "superior_mesenteric_artery", "inferior_mesenteric_artery", "renal_artery_left", "renal_artery_right", "iliac_artery_left",
-    "iliac_artery_right", "internal_iliac_artery_left", "internal_iliac_artery_right", "femoral_artery_left", "femoral_artery_right",
+    "iliac_artery_right", "internal_iliac_artery_left", "internal_iliac_artery_right", "femoral_artery_left",
+    "femoral_artery_right",
 )  # fmt: skip
 NAMES = {i + 1: name for i, name in enumerate((*aorta_body.SOFT, *aorta_body.BONES, *ARTERIES, "calcification"))}
 NUMBER = {name: i for i, name in NAMES.items()}
 _BELONGS = {
     "circumflex": "coronary_artery_left", "splenic": "celiac_trunk", "hepatic": "celiac_trunk", "common_iliac": "iliac_artery",
-    "external_iliac": "iliac_artery", "gluteal": "internal_iliac_artery", "pudendal": "internal_iliac_artery", "femoral": "femoral_artery",
+    "external_iliac": "iliac_artery",
+    "gluteal": "internal_iliac_artery", "pudendal": "internal_iliac_artery", "femoral": "femoral_artery",
 }  # fmt: skip
 _SURFACES = (("arteries_lumen", False), ("arteries_wall", True))
 _BLOOD, _WALL, _CALCIUM = 42.0, 48.0, 850.0
@@ -50,8 +53,8 @@ class AortaConfig:
     Parameters
     ----------
     voxel_mm: isotropic voxel pitch, 0.5 to 8 mm.
-    region: which slices: ``upper`` from below the root to the neck, ``abdomen`` from T11 to the pelvic brim, ``lower`` from L1 to the
-        thighs, ``whole`` from the neck to the thighs.
+    region: which slices: ``upper`` from below the root to the neck, ``abdomen`` from T11 to the pelvic brim, ``lower`` from L1 to
+        the thighs, ``whole`` from the neck to the thighs.
     half_width_mm: columns and rows kept to each side of the middle line; ``None`` keeps the whole body.
     contrast_hu: HU added to the arteries' blood (a contrast agent; 250 to 400 in CT angiography).
     noise_hu: standard deviation of the scan's noise.
@@ -138,8 +141,9 @@ def aorta(config: AortaConfig | None = None, seed: int = 0) -> Subject:
     """A patient's arteries on the scanner's table, head first and supine.
 
     Aortic root with its sinuses and coronary ostia, ascending aorta, arch with its branches, descending and abdominal aorta with
-    coeliac trunk, mesenteric and renal arteries, iliac and femoral arteries down to the thighs, each with wall and lumen, some with
-    calcified plaques or an aneurysm; around them a plain trunk. The same seed gives the same patient at any resolution and region.
+    coeliac trunk, mesenteric and renal arteries, iliac and femoral arteries down to the thighs, each with wall and lumen, some
+    with calcified plaques or an aneurysm; around them a plain trunk. The same seed gives the same patient at any resolution and
+    region.
 
     Parameters
     ----------

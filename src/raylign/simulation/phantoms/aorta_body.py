@@ -55,7 +55,7 @@ def paint_body(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], rng: n
 def _lungs(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], box: Box, room: Array) -> None:
     """Both lungs beside the mediastinum."""
     x, y, z = canvas.grid.coordinates(box)
-    sx, sy = (v.reshape(z.shape).astype(np.float32) for v in trunk.spine(z.ravel()))
+    sx, sy = (v.reshape(z.shape).astype(np.float32) for v in trunk.spine(z.ravel().astype(np.float64)))
     between = smooth_min(np.sqrt((x - sx) ** 2 + (y - sy) ** 2) - np.float32(25), np.abs(x - np.float32(3)) - np.float32(19), 12)
     for solid in _heart(trunk):
         between = smooth_min(between, solid.distance(x, y, z) - np.float32(4), 10)
@@ -68,7 +68,7 @@ def _lungs(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], box: Box, 
 def _stack(rows: Points, xyz: tuple[Array, Array, Array], power: float) -> Array:
     """Distance to a stack of superellipses; rows (z, half width, front, back), z descending."""
     x, y, z = xyz
-    a, front, back = (v.reshape(z.shape).astype(np.float32) for v in curve(rows, z.ravel()).T)
+    a, front, back = (v.reshape(z.shape).astype(np.float32) for v in curve(rows.tolist(), z.ravel()).T)
     b, c = (back - front) / 2, (back + front) / 2
     px, py = np.abs(x / a) ** np.float32(power), np.abs((y - c) / b) ** np.float32(power)
     q = (px + py) ** np.float32(1 / power)
@@ -82,7 +82,8 @@ def _skin(t: TrunkShape, xyz: tuple[Array, Array, Array]) -> Array:
     k, c, f, (a, b) = t.stature, t.chest, t.fat - 15, t.girth
     rows = np.array([
         (520, 60, -72, 58), (430, 64, -70, 72), (395, 118, -86, 95), (360, 160 * c + f, -98 - f, 104 + f),
-        (300, 164 * c + f, -108 * c - f, 106 + f), (200, 158 * c + f, -122 * c - f, 100 + f), (110, 0.5 * a + 78 * c, -18 - b, 88 + 0.4 * b - 35),
+        (300, 164 * c + f, -108 * c - f, 106 + f), (200, 158 * c + f, -122 * c - f, 100 + f),
+        (110, 0.5 * a + 78 * c, -18 - b, 53 + 0.4 * b),
         (40, a, -14 - b, -14 + b), (-40, 0.4 * a + 104, -8 - 0.95 * b, 100 + f), (-110, 166 * t.pelvis + f, -96 - f, 112 + f),
         (-155, 166 * t.pelvis + f, -86 - f, 102 + f), (-185, 140 * t.pelvis + f, -70, 84), (-205, 90, -40, 60), (-215, 4, -2, 4),
     ], float) * [k, 1, 1, 1]  # fmt: skip
@@ -103,8 +104,10 @@ def _cavity(t: TrunkShape) -> Points:
     k, c, (a, b) = t.stature, t.chest, t.girth
     wall = t.fat + 14
     return np.array([
-        (408, 30, -22, 40), (392, 62 * c, -34, 62), (365, 96 * c, -58 * c, 88), (330, 116 * c, -78 * c, 98), (287, 126 * c, -90 * c, 98),
-        (240, 132 * c, -99 * c, 93), (190, 134 * c, -102 * c, 84), (137, 128 * c, -0.4 * b - 60, 66), (90, 0.5 * (a - wall) + 62 * c, -18 - b + wall, 50),
+        (408, 30, -22, 40), (392, 62 * c, -34, 62), (365, 96 * c, -58 * c, 88), (330, 116 * c, -78 * c, 98),
+        (287, 126 * c, -90 * c, 98),
+        (240, 132 * c, -99 * c, 93), (190, 134 * c, -102 * c, 84), (137, 128 * c, -0.4 * b - 60, 66),
+        (90, 0.5 * (a - wall) + 62 * c, -18 - b + wall, 50),
         (40, a - wall - 6, -14 - b + wall, 36), (-20, 118 * t.pelvis, -10 - 0.95 * b + wall, 30), (-60, 102 * t.pelvis, -72, 44),
         (-110, 62 * t.pelvis, -52, 60), (-165, 46 * t.pelvis, -30, 52), (-180, 6, -10, 20),
     ], float) * [k, 1, 1, 1]  # fmt: skip
@@ -148,7 +151,7 @@ def _organs(canvas: Canvas, t: TrunkShape, number: dict[str, int], room: Array, 
         side = rng.uniform(-0.8, 0.8)
         centre = (side * 0.75 * a, -35 - 0.45 * b * (1 - abs(side)) + rng.normal(0, 6), rng.uniform(-95, 110) * k)
         radii = tuple(rng.uniform(7, 17) * np.array([1.2, 0.8, 1.0]))
-        pocket = Ellipsoid(centre, radii, (float(rng.normal()), 0.2, float(rng.normal())))  # type: ignore[arg-type]
+        pocket = Ellipsoid(centre, radii, (float(rng.normal()), 0.2, float(rng.normal())))
         box = canvas.grid.box(np.asarray(centre) - max(radii) - 3, np.asarray(centre) + max(radii) + 3)
         if box is not None:
             gas = np.maximum(pocket.distance(*canvas.grid.coordinates(box)), room[box] + np.float32(8))

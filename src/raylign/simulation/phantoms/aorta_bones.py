@@ -25,7 +25,7 @@ def paint_bones(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], trabe
     joint = Union.empty(canvas.grid)
     for side, s in _SIDES:
         _hip(bones, trunk, s, number[f"hip_{side}"])
-        joint.tube(np.stack([trunk.hip(s), trunk.hip(s) + [0, 0, 0.5]]), 26.5, 0)
+        joint.tube(np.stack([trunk.hip(s), trunk.hip(s) + np.array((0, 0, 0.5))]), 26.5, 0)
     for n in range(1, 13):
         for _, s in _SIDES:
             bones.tube(_rib(trunk, n, s), 5.0 if 1 < n < 11 else 4.2, number["ribs"])
@@ -48,11 +48,11 @@ def paint_bones(canvas: Canvas, trunk: TrunkShape, number: dict[str, int], trabe
 
 def _vertebra(union: Union, t: TrunkShape, level: str, label: int) -> None:
     z, half = t.height(level), 0.5 * t.pitch(level) - (2.0 if level.startswith("T") else 4.5)
-    (x, y), (a, b) = t.spine(z), t.vertebra(z)
+    (x, y), (wide, deep) = t.spine(z), t.vertebra(z)
     (xa, ya), (xb, yb) = t.spine(z - 6), t.spine(z + 6)
     up = np.array([float(xb - xa), float(yb - ya), 12.0])
     up /= np.linalg.norm(up)
-    centre, a, b = np.array([float(x), float(y), z]), float(a), float(b)
+    centre, a, b = np.array([float(x), float(y), z]), float(wide), float(deep)
     reach = max(a, half) + 8
     box = union.grid.box(centre - reach, centre + reach)
     back = np.array([0.0, 1.0, 0.0]) - up[1] * up
@@ -145,10 +145,10 @@ def _hip(union: Union, t: TrunkShape, s: float, label: int) -> None:
 
 def _femur(union: Union, t: TrunkShape, s: float, label: int) -> None:
     head = t.hip(s)
-    union.tube(np.stack([head, head + [0, 0, 0.5]]), 24.0, label)
-    neck = head + [s * 40, 6, -24]
+    union.tube(np.stack([head, head + np.array((0, 0, 0.5))]), 24.0, label)
+    neck = head + np.array((s * 40, 6, -24))
     union.tube(np.stack([head, neck]), np.array([16.0, 17.0]), label)
-    union.tube(np.stack([neck + [s * 8, 6, 4], neck + [s * 13, 10, 22]]), np.array([15.0, 10.0]), label)
-    union.tube(np.stack([neck + [-s * 6, 12, -30], neck + [-s * 4, 4, -44]]), np.array([9.0, 10.0]), label)
+    union.tube(np.stack([neck + np.array((s * 8, 6, 4)), neck + np.array((s * 13, 10, 22))]), np.array([15.0, 10.0]), label)
+    union.tube(np.stack([neck + np.array((-s * 6, 12, -30)), neck + np.array((-s * 4, 4, -44))]), np.array([9.0, 10.0]), label)
     shaft = neck + np.array([[s * 4, 2, -6], [s * 1, -1, -50], [-s * 8, -8, -150], [-s * 16, -6, -230]])
     union.tube(shaft, np.array([18.0, 15.5, 13.5, 13.5]), label)

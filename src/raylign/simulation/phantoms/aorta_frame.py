@@ -1,7 +1,7 @@
 """The trunk that the arteries run through: spine line, vertebral sizes, pelvic points, girth.
 
-Anatomical mm: x to the left, y to the back, z to the head; the origin is the middle of the body of L4. Vertebral heights and widths
-are typical adult values (Gray's Anatomy, 41st ed.; Panjabi et al. 1991, 1992, Spine), rounded, and scale with stature.
+Anatomical mm: x to the left, y to the back, z to the head; the origin is the middle of the body of L4. Vertebral heights and
+widths are typical adult values (Gray's Anatomy, 41st ed.; Panjabi et al. 1991, 1992, Spine), rounded, and scale with stature.
 """
 
 from __future__ import annotations

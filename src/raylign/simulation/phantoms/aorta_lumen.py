@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from raylign.data import Mesh
-from raylign.simulation.phantoms.aorta_course import Tree, wall_of, walled
+from raylign.simulation.phantoms.aorta_builder import Tree
+from raylign.simulation.phantoms.aorta_course import wall_of, walled
 from raylign.simulation.phantoms.aorta_tubes import Tube, arc_length, distance
 from raylign.simulation.phantoms.field import Grid
 
@@ -101,7 +103,7 @@ def _stitched(parts: Sequence[tuple[Points, NDArray[np.int64]]]) -> tuple[Points
     from scipy.spatial import cKDTree
 
     vertices, faces, offset = [parts[0][0]], [parts[0][1]], 0
-    for below, (upper, triangles) in zip(parts[:-1], parts[1:], strict=True):
+    for below, (upper, triangles) in pairwise(parts):
         plane = round(float(upper[:, 2].min()))
         shared = np.flatnonzero(np.abs(upper[:, 2] - plane) < 1e-6)
         lower = np.flatnonzero(np.abs(below[0][:, 2] - plane) < 1e-6)

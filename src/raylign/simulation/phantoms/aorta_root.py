@@ -1,8 +1,8 @@
 """The aortic root: three sinuses between the annulus and the sinotubular junction, their hinge points, commissures and ostia.
 
 Each sinus is an ellipsoid whose lowest point (the hinge point, nadir of its leaflet) lies on the annulus and whose widest point
-lies at the radius of the sinuses; two neighbours meet at a commissure. The lumen is closed towards the ventricle as by the leaflets
-in diastole, so that contrast agent pools in three cusps.
+lies at the radius of the sinuses; two neighbours meet at a commissure. The lumen is closed towards the ventricle as by the
+leaflets in diastole, so that contrast agent pools in three cusps.
 """
 
 from __future__ import annotations

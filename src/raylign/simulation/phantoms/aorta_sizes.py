@@ -1,16 +1,20 @@
-"""How wide and how long a person's arteries are: published distributions, correlated through sex, age, size and one latent factor.
+"""How wide and how long a person's arteries are: published distributions that go together by sex, age and size.
 
-| quantity | mean (standard deviation), mm, men / women | source |
-|---|---|---|
-| annulus, sinuses, sinotubular junction (lumen) | 24.4 (2.7) / 21.0 (1.8), 32.4 (3.9) / 27.6 (2.9), 25.0 (3.7) / 21.8 (2.7) | Davis et al. 2014, J Cardiovasc Magn Reson 16:9 |
-| ascending, descending, infrarenal, lower abdominal (outer) | 34.1 / 31.9, 25.8 / 23.1, 19.3 / 16.7, 18.7 / 16.0 | Rogers et al. 2013, Am J Cardiol 111:1510 |
-| common, internal and external iliac, femoral: 95th percentile of men | 11.8, 7.5, 10.3, 10.2 | Lorbeer et al. 2018, PLoS ONE 13:e0197559 |
-| coeliac trunk to superior mesenteric artery | 18.2 (6.6) / 15.5 (4.1) | Rusu et al. 2021, Diagnostics 11:1111 |
-| right and left coronary ostium above the annulus | 17.2 (3.3), 14.4 (2.9) | Tops et al. 2008, JACC Cardiovasc Imaging 1:321 |
-| length of the thoracic aorta from 20 to 80 years | + 59 / + 66 | Adriaans et al. 2018, Heart 104:1772 |
+Means in mm of men / women, standard deviations in brackets:
 
-Diameters grow with age and body surface (Wolak et al. 2008, JACC Cardiovasc Imaging 1:200; Sandgren et al. 1999, J Vasc Surg 29:503,
-for the femoral artery); the slopes here are rounded choices of that order. So are the spreads for which no source is named.
+- lumen of the annulus 24.4 (2.7) / 21.0 (1.8), the sinuses 32.4 (3.9) / 27.6 (2.9), the sinotubular junction 25.0 (3.7) / 21.8
+  (2.7): Davis et al. 2014, J Cardiovasc Magn Reson 16:9;
+- outer diameter of the ascending aorta 34.1 / 31.9, the descending 25.8 / 23.1, the infrarenal 19.3 / 16.7, the lower abdominal
+  18.7 / 16.0: Rogers et al. 2013, Am J Cardiol 111:1510;
+- 95th percentiles in men of the common, internal and external iliac and the femoral artery 11.8, 7.5, 10.3, 10.2: Lorbeer et al.
+  2018, PLoS ONE 13:e0197559;
+- from the coeliac trunk to the superior mesenteric artery 18.2 (6.6) / 15.5 (4.1): Rusu et al. 2021, Diagnostics 11:1111;
+- right and left coronary ostium above the annulus 17.2 (3.3) and 14.4 (2.9): Tops et al. 2008, JACC Cardiovasc Imaging 1:321;
+- length of the thoracic aorta from 20 to 80 years +59 / +66: Adriaans et al. 2018, Heart 104:1772.
+
+Diameters grow with age and body surface (Wolak et al. 2008, JACC Cardiovasc Imaging 1:200; Sandgren et al. 1999, J Vasc Surg
+29:503, for the femoral artery); the slopes here are rounded choices of that order. So are the spreads for which no source is
+named.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -140,8 +139,8 @@ def distance(grid: Grid, tubes: Sequence[Tube], labels: dict[str, int], reach: f
 def clearance(tubes: Sequence[Tube]) -> float:
     """The smallest gap between the surfaces of vessels, mm; negative where they overlap.
 
-    A vessel is not compared with its parent and its siblings before it has parted from them by ``PARTED``; after that they must not
-    meet again.
+    A vessel is not compared with its parent and its siblings before it has parted from them by ``PARTED``; after that they must
+    not meet again.
     """
     points = np.concatenate([t.points for t in tubes])
     radii = np.concatenate([t.radii for t in tubes])
