@@ -147,6 +147,9 @@ def test_gain_and_read_out_noise_have_their_deviations() -> None:
     relative = counts / (65535 * 0.9)
     assert float(relative[0].std()) == pytest.approx(0.01, rel=0.02)
     assert float(relative[1].std()) == pytest.approx(0.005, rel=0.02)
+    lines = read_out(signal[:1], [Detector(lines=0.02, electronic=0.0)], torch.full((1, 1, 1), 1e3), [generator(0, 2)])[0]
+    assert float(lines.std(0).max()) == 0
+    assert float(lines[0].std()) == pytest.approx(0.02 * 0.45 * 65535, rel=0.2)
     assert torch.equal(counts, counts.round()) and float(counts.mean()) == pytest.approx(0.45 * 65535, rel=1e-3)
     still = read_out(signal, detectors, torch.full((2, 1, 1), 1000.0), None)
     assert float(still.amax() - still.amin()) == 0

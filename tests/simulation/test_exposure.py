@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raylign import project
-from raylign.data import LabelMap, Volume
+from raylign.data import LabelMap, Landmarks, Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
 from raylign.simulation import exposure
@@ -21,6 +21,7 @@ from raylign.simulation.paths import path_lengths
 from raylign.simulation.scatter import ScatterConfig
 from raylign.simulation.seeds import generator
 from raylign.simulation.spectrum import spectrum
+from raylign.simulation.subject import Subject
 from raylign.simulation.traversal import traversed
 
 NO_SPREAD = Detector(blur_mm=0, glare=0, electronic=0)
@@ -86,6 +87,18 @@ def test_contrast_agent_attenuates_as_calculated() -> None:
     assert float(seen) == pytest.approx(expected, rel=0.005)
     assert float(own) == pytest.approx(expected, rel=0.01)  # where the agent ends, half a voxel of it is blood
     assert abs(float(as_bone) / expected - 1) > 0.01
+
+
+def test_a_subject_brings_its_labels() -> None:
+    body = slab((350.0, 60.0))
+    labels = LabelMap((body.data > 100).to(torch.uint8), body.affine, {1: "heart_ventricle_left"})
+    subject = Subject(body, labels, Landmarks((), torch.zeros(0, 3, dtype=torch.float64)))
+    v = view((4, 6))
+    named, given, bare = (
+        expose(patient, v, CENTRED, BARE, generator(0), labels=more).counts
+        for patient, more in ((subject, None), (body, labels), (body, None))
+    )
+    assert torch.equal(named, given) and not torch.equal(named, bare)
 
 
 def test_instruments_add_to_the_patient() -> None:

@@ -126,7 +126,8 @@ class Detector:
     glare: part of the light that spreads far, and glare_mm how far; see ``detector.transfer``. Panels lose a few percent at low
         frequencies; of 25 image intensifiers in hospitals the mean lost 22 % (doi:10.1088/0031-9155/33/1/009).
     electronic: standard deviation of the read-out noise, in photons.
-    gain: relative standard deviation of the pixels' gains that calibration leaves.
+    gain, lines: relative standard deviations of the pixels' gains, and of those of whole columns with an amplifier each, that
+        calibration leaves.
     flat_field: whether what ``Tube.heel`` and ``falloff`` do to the open beam is divided out, as panels do; the noise keeps it.
     bits: of the stored counts, 8 to 16.
     full_scale: signal at which counts saturate, in units of the open beam. Under 1 the bare beam is clipped.
@@ -138,6 +139,7 @@ class Detector:
     glare_mm: float = 15.0
     electronic: float = 4.0
     gain: float = 0.0
+    lines: float = 0.0
     flat_field: bool = True
     bits: int = 16
     full_scale: float = 1 / 0.9
@@ -149,6 +151,7 @@ class Detector:
         _within(self, "glare_mm", 0, 1e3)
         _within(self, "electronic", 0, 1e6)
         _within(self, "gain", 0, 0.5)
+        _within(self, "lines", 0, 0.5)
         _within(self, "full_scale", 1e-3, 100, "1 is the open beam")
         if self.bits not in range(8, 17):
             raise InputError(f"{self.bits} bits", field="bits", remedy="choose 8 to 16")

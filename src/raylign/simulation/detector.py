@@ -120,7 +120,7 @@ def _frequencies(padded: tuple[int, int], pitch_mm: Float[Tensor, "B 2"]) -> Flo
 def read_out(
     signal: Float[Tensor, "B H W"], detectors: Sequence[Detector], photons: Float[Tensor, "B 1 1"], generators: Generators | None
 ) -> Float[Tensor, "B H W"]:
-    """Counts: pixels differ in gain, amplifiers add noise, a converter rounds and saturates. No noise without generators.
+    """Counts: pixels and columns differ in gain, amplifiers add noise, converters round and saturate, quiet without generators.
 
     Parameters
     ----------
@@ -130,6 +130,8 @@ def read_out(
     device = signal.device
     if generators is not None and any(d.gain for d in detectors):
         signal = signal * (1 + normal(generators, [d.gain for d in detectors], signal))
+    if generators is not None and any(d.lines for d in detectors):
+        signal = signal * (1 + normal(generators, [d.lines for d in detectors], signal[:, :1]))
     if generators is not None and any(d.electronic for d in detectors):
         signal = signal + normal(generators, [d.electronic for d in detectors], signal) / photons
     top, unit = full_scale(detectors, device)

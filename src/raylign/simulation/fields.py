@@ -71,8 +71,8 @@ def shading(tubes: Sequence[Tube], ray_vectors: Float[Tensor, "B 6 3"], shape: t
         return None
     device = ray_vectors.device
     h, w = shape
-    d, du, dv = (v.to(torch.float32) for v in (ray_vectors[:, 1], ray_vectors[:, 2], ray_vectors[:, 3]))
-    d, du, dv = d, du + ray_vectors[:, 4].float(), dv + ray_vectors[:, 5].float()
+    _, d, du, dv, ou, ov = ray_vectors.to(torch.float32).unbind(1)
+    du, dv = du + ou, dv + ov  # the steps on the detector, of a cone or of a parallel beam
     normal = torch.nn.functional.normalize(torch.linalg.cross(du, dv), dim=-1)
     distance = (d * normal).sum(-1).abs()[:, None, None]
     across, down = (torch.nn.functional.normalize(v, dim=-1) for v in (du, dv))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -33,7 +33,7 @@ class ExposureRanges:
     blur_mm: see ``Detector``.
     glare, glare_mm: see ``Detector``.
     electronic: photons.
-    gain: what calibration leaves.
+    gain, lines: what calibration leaves.
     bits: what is chosen from.
     full_scale: log-uniform; under 1 the bare beam saturates, as it does where exposure control looks at the patient.
     scatter: factor on the model, for what it leaves out (bone, edges, the table).
@@ -63,6 +63,7 @@ class ExposureRanges:
     glare_mm: Range = (5.0, 30.0)
     electronic: Range = (0.0, 10.0)
     gain: Range = (0.0, 0.01)
+    lines: Range = (0.0, 0.002)
     bits: tuple[int, ...] = (10, 12, 14, 16)
     full_scale: Range = (0.3, 1.2)
     scatter: Range = (0.6, 1.4)
@@ -143,4 +144,5 @@ class ExposureRanges:
             collimator = Collimator.rectangle(size, ratio, turn, shift)
         bent = Intensifier(within(self.pincushion), within(self.twist))
         intensifier = bent if next(share) < self.intensifier else None
+        detector = replace(detector, lines=within(self.lines))
         return ExposureConfig(tube, dose, collimator, detector, scatter, intensifier, self.noise, self.rays)
