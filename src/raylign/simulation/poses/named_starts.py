@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raylign.simulation.poses.bins import mtre_bins
 from raylign.simulation.poses.laws import Normal, Uniform, fixed, within
 from raylign.simulation.poses.motions import Motion, in_plane, isotropic
@@ -10,6 +12,16 @@ from raylign.simulation.poses.starts import Binned, Grid, Ring, Scattered, Start
 _TOTH_CHOSEN = "uniform and independent within the limits; the turn about the left ventricle's centre"
 _GAO_ABOUT = "about the canonical pose, as the targets are, and not about the truth; the order of turns"
 _EVEN = isotropic(within(1.0), within(1.0))
+
+_GAO_TEST = Scattered(
+    "gao2024/test",
+    "We sampled an exhaustive initialization pose space following uniformly sampled translation of (-200, 200) mm for"
+    " in-plane"
+    " direction and (-300, 300) mm for depth direction, uniformly sampled rotation of (-50, 50) degrees.",
+    _GAO_ABOUT,
+    isotropic(within(200.0), within(50.0), within(300.0)),
+    "canonical",
+)
 
 STARTS: dict[str, StartSampler] = {
     s.name: s
@@ -62,24 +74,8 @@ STARTS: dict[str, StartSampler] = {
             _EVEN,
             ((0.0, 60.0),),
         ),
-        Scattered(
-            "gao2024",
-            "We sampled an exhaustive initialization pose space following uniformly sampled translation of (-200, 200) mm for"
-            " in-plane"
-            " direction and (-300, 300) mm for depth direction, uniformly sampled rotation of (-50, 50) degrees.",
-            _GAO_ABOUT,
-            isotropic(within(200.0), within(50.0), within(300.0)),
-            "canonical",
-        ),
-        Scattered(
-            "gao2024/test",
-            "We sampled an exhaustive initialization pose space following uniformly sampled translation of (-200, 200) mm for"
-            " in-plane"
-            " direction and (-300, 300) mm for depth direction, uniformly sampled rotation of (-50, 50) degrees.",
-            _GAO_ABOUT,
-            isotropic(within(200.0), within(50.0), within(300.0)),
-            "canonical",
-        ),
+        _GAO_TEST,
+        replace(_GAO_TEST, name="gao2024"),
         Scattered(
             "gao2024/moving",
             "following Gaussian distributions with translation in mm of N(0, 25) for in-plane (X and Y) direction and N(0,"
