@@ -114,15 +114,16 @@ def _bone(size: FemurSize, balls: Points) -> Web:
     inside = (r < size.head_radius) & (towards < 0.45)
     out[inside, 3] = np.minimum(out[inside, 3], np.maximum(size.head_radius - r[inside], 0.3))
     shaft_x = size.offset
-    z = np.array([-62.0 * scale - down, -110.0, -150.0, -200.0, _LOW])
+    z = np.array([-54.0 * scale - down, -110.0, -150.0, -200.0, _LOW])
     bow = 0.00022 * (z + 80) ** 2  # the shaft bows forward
     grow = np.interp(z, [-260, -150, -80], [0.97, 0.96, 1.0])
-    grow[0] = 0.93  # within the web
+    grow[0] = 0.95  # within the web
     shaft = np.stack([np.full(5, shaft_x), -bow * 0.5, z, size.shaft_radius * grow], 1)
     ball = np.array([[0.0, 0.0, 0.0, size.head_radius]])
     n = len(out)
     chain = [[n + i, n + i + 1, n + i + 1] for i in range(4)]
-    return Web(np.concatenate([out, shaft, ball]), np.concatenate([FEMUR.faces, chain, [[n + 5] * 3]]))
+    upper = FEMUR.faces[(balls[FEMUR.faces][:, :, 2] > -74).all(1)]
+    return Web(np.concatenate([out, shaft, ball]), np.concatenate([upper, chain, [[n + 5] * 3]]))
 
 
 def _pose(size: FemurSize, leg: LegPose) -> Points:

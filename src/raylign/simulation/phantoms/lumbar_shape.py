@@ -149,7 +149,7 @@ def _vertebra(shape: TrunkShape, i: int, centre: Points, axes: Points, below: Se
     balls[:, :3] = balls[:, :3] @ axes + centre
     body = Drum(centre, axes, (w / 2, d / 2, h / 2), 0.11, 1.3, float(size.body_wedge[i]))
     canal = (_CANAL_WIDTH[i] * size.scale / 2 - 0.5, _CANAL_DEPTH[i] * size.scale / 2)
-    web = Web(balls, faces, _with_body(body, below, (d / 2 + canal[1] - 0.5, *canal)), True)
+    web = Web(balls, faces, _with_body(body, below, (d / 2 + canal[1] - 0.5, *canal)), True, body.bounds(0.0))
     return Vertebra(LUMBAR[i], web, centre, axes, (w, d, h))
 
 

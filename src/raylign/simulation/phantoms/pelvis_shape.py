@@ -72,7 +72,7 @@ def bony_pelvis(shape: TrunkShape) -> BonyPelvis:
         balls[:, 0] = np.maximum(balls[:, 0], 2.3 + balls[:, 3])  # the symphysis
         balls[:, :3] = balls[:, :3] @ turn.T
         balls[:, 0] *= s
-        webs[f"hip_{side}"] = Web(balls, HIP.faces, _acetabulum(s, size.hip_distance / 2, cup, turn))
+        webs[f"hip_{side}"] = Web(balls, HIP.faces, _acetabulum(s, size.hip_distance / 2, cup, turn), True)
         points |= {f"hip_{side}/{name}": p for name, p in _hip_points(balls, turn, s).items()}
     sacrum, holes, endplate, slope = _sacrum(shape, turn)
     webs["sacrum"] = sacrum.with_cut(_beside([webs["hip_left"], webs["hip_right"]], holes))
@@ -102,7 +102,7 @@ def _hip(balls: Points, shape: TrunkShape, cup: float) -> Points:
     below = np.clip((-z - 22) / 60, 0, 1)
     spread = np.tan(np.radians(size.subpubic / 2)) - np.tan(np.radians(SUBPUBIC / 2))
     x = x + spread * 38 * below * np.clip((half + 5 - x) / 50, 0, 1) * np.clip((x - 4) / 14, 0, 1)
-    return np.stack([x, y, z, balls[:, 3] * scale], 1)
+    return np.stack([x, y, z, np.maximum(balls[:, 3] * scale, 1.3)], 1)
 
 
 def _room(balls: Points, centre: Points, cup: float) -> Points:
@@ -135,7 +135,7 @@ def _acetabulum(s: float, half: float, cup: float, turn: Points) -> Cut:
         down = px * notch[0] + py * notch[1] + pz * notch[2]
         lining = np.maximum(r - np.float32(cup + 1.8), along + np.float32(0.25 * cup))
         lining = np.maximum(lining, (down - np.float32(0.80 * cup)) * np.float32(0.8))
-        fossa = np.sqrt((px - notch[0] * 9) ** 2 + (py - notch[1] * 9) ** 2 + (pz - notch[2] * 9) ** 2) - np.float32(cup - 5)
+        fossa = np.sqrt((px - notch[0] * 8) ** 2 + (py - notch[1] * 8) ** 2 + (pz - notch[2] * 8) ** 2) - np.float32(cup - 5)
         d[box] = np.maximum(np.minimum(part, lining), -np.minimum(r - np.float32(cup), fossa))
         return d
 

@@ -187,7 +187,8 @@ def _spine(rng: np.random.Generator, person: Person, pelvis: PelvisSize, tall: f
     back = _normal(rng, 14.0, 7.0, -4, 32)
     disc_wedge, body_wedge = _lying(SLOPE + pelvis.tilt + pelvis.sacral_turn, disc, height, back, noise)
     curve, phase = _normal(rng, 0, 3.0, -9, 9), rng.uniform(0, np.pi)
-    sideways = curve * np.sin(np.linspace(0, np.pi, levels) + phase) - curve * np.sin(phase)
+    sideways = curve * np.sin(np.linspace(0, 1.5 * np.pi, levels) + phase) + rng.normal(0, 0.5, levels)
+    sideways -= float(sideways @ (height + disc)) / float((height + disc).sum())  # the column stands over the sacrum
     return SpineSize(
         scale=scale,
         width=_WIDTH * scale * (1 + rng.normal(0, 0.012, levels)),
@@ -196,7 +197,7 @@ def _spine(rng: np.random.Generator, person: Person, pelvis: PelvisSize, tall: f
         disc=disc,
         disc_wedge=disc_wedge,
         body_wedge=body_wedge,
-        sideways=sideways + rng.normal(0, 0.5, levels),
+        sideways=sideways,
         twist=-0.5 * sideways + rng.normal(0, 1.0, levels),
         process=1 + _part(rng, 0.07, (frame, 0.4)),
     )

@@ -20,6 +20,7 @@ from raylign.simulation.phantoms.field import FAR, Array, Box, Grid
 from raylign.simulation.phantoms.surfaces import grid_around, isosurface
 
 Points = NDArray[np.float64]
+_FILLED = np.float32(-2.0)  # mm, in a bubble
 Cut = Callable[[Array, Array, Array, Array], Array]
 
 
@@ -32,6 +33,7 @@ class Web:
     balls: [N, 4] centres and radii, mm.
     faces: [M, 3] indices of balls. ``(a, b, b)`` is a cone, ``(a, a, a)`` a ball.
     cut: ``cut(distance, x, y, z)`` takes something away or adds it, after the balls; x, y, z broadcast to ``distance``.
+    room: low and high corner of what the cut adds, mm, where that reaches beyond the balls.
     whole: whether ``on`` and ``mesh`` keep only the largest connected part of what the cut leaves.
     """
 
@@ -39,9 +41,10 @@ class Web:
     faces: NDArray[np.int64]
     cut: Cut | None = None
     whole: bool = False
+    room: tuple[Points, Points] | None = None
 
     def with_balls(self, balls: Points) -> Web:
-        return Web(balls, self.faces, self.cut, self.whole)
+        return Web(balls, self.faces, self.cut, self.whole, self.room)
 
     def with_cut(self, cut: Cut) -> Web:
         return Web(self.balls, self.faces, cut, True)
@@ -54,7 +57,10 @@ class Web:
         """Low and high corner, mm."""
         used = self.balls[np.unique(self.faces)]
         reach = used[:, 3:] + margin
-        return (used[:, :3] - reach).min(0), (used[:, :3] + reach).max(0)
+        low, high = (used[:, :3] - reach).min(0), (used[:, :3] + reach).max(0)
+        if self.room is not None:
+            low, high = np.minimum(low, self.room[0] - margin), np.maximum(high, self.room[1] + margin)
+        return low, high
 
     def on(self, grid: Grid, reach: float | None = None) -> tuple[Box, Array] | None:
         """The box it touches and the distance there, mm; beyond ``reach`` (two voxels by default) it is far away.
@@ -79,10 +85,17 @@ class Web:
         return isosurface(grid, self._whole(self.distance(*grid.coordinates(grid.whole), 3 * pitch_mm)), name)
 
     def _whole(self, distance: Array) -> Array:
-        """Without the splinters of a cut."""
-        if self.whole:
-            from scipy.ndimage import label
+        """Without the bubbles that balls enclose and, where asked for, without the splinters of a cut."""
+        from scipy.ndimage import label
 
+        parts, n = label(distance >= 0)
+        if n > 1:
+            open_ = np.zeros(n + 1, bool)
+            for axis in range(3):
+                for end in (0, -1):
+                    open_[np.unique(np.moveaxis(parts, axis, 0)[end])] = True
+            distance[(parts > 0) & ~open_[parts]] = _FILLED
+        if self.whole:
             parts, n = label(distance < 0)
             if n > 1:
                 sizes = np.bincount(parts.ravel())
@@ -124,7 +137,7 @@ def _draw(corners, axes, reach, out, first, last):  # type: ignore[no-untyped-de
         uu, uv, vv = ux * ux + uy * uy + uz * uz, ux * vx + uy * vy + uz * vz, vx * vx + vy * vy + vz * vz
         ww = wx * wx + wy * wy + wz * wz
         det = uu * vv - uv * uv
-        flat = det > np.float32(1e-3)
+        flat = det > np.float32(1e-4) * uu * vv  # a cone or a ball has no face
         iu, iv, iw = one / max(uu, np.float32(1e-6)), one / max(vv, np.float32(1e-6)), one / max(ww, np.float32(1e-6))
         idet = one / det if flat else zero
         for k in range(k0, k1):
