@@ -124,9 +124,8 @@ def test_a_coarse_pixel_is_the_mean_of_the_fine_ones_in_it(outer: float, seed: i
 def test_a_bent_tube_agrees_with_its_swept_mesh(inner: float, angles: dict[str, float]) -> None:
     placed = spring(12.0, 2.0, inner)
     v = view(0.5, (200, 128), **angles)
-    (part,) = placed.instrument.fixed
-    assert isinstance(part, Curve)
-    mesh = tube_mesh(part.points.numpy(), 2.0, inner, sides=64)
+    ((points, *_),) = placed.tubes(0.015)  # the chords that are drawn at this pitch
+    mesh = tube_mesh(points, 2.0, inner, sides=64)
     truth = torch.nn.functional.avg_pool2d(project_mesh(mesh, v.resample((1600, 1024)))[0], 8)[0]
     image = instrument_paths([[placed]], v)["steel"][0]
     assert float(truth.max()) > 10

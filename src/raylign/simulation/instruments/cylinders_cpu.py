@@ -16,9 +16,8 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from numba import njit
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raylign.projection.threads import run_chunks
@@ -35,7 +34,8 @@ WEIGHTS = np.array([0.17392742256872692, 0.32607257743127307, 0.3260725774312730
 LINES = 3
 """Lines that are averaged in each row or column of pixels."""
 FINE = 8
-"""Samples along each side of a pixel where a cylinder is seen end-on."""
+"""Samples along each side of a pixel where a cylinder is seen end-on; half as many where its radius is over ``STOUT`` pixels."""
+STOUT = 0.3
 
 
 @njit(cache=True, nogil=True, inline="always", error_model="numpy")
@@ -134,13 +134,16 @@ def _line(rays, p, u, steep, major, low, high, weight, out):  # type: ignore[no-
         if s0 != s1:
             h = radius / min(n0, n1)
             near, far = min(t0, t1) - h, max(t0, t1) + h
-            a = min(min(fa0 + near * ga0, fa0 + far * ga0), min(fa1 + near * ga1, fa1 + far * ga1))
-            b = max(max(fb0 + near * gb0, fb0 + far * gb0), max(fb1 + near * gb1, fb1 + far * gb1))
+            a0, a1, a2, a3 = fa0 + near * ga0, fa0 + far * ga0, fa1 + near * ga1, fa1 + far * ga1
+            b0, b1, b2, b3 = fb0 + near * gb0, fb0 + far * gb0, fb1 + near * gb1, fb1 + far * gb1
+            beyond = min(min(a0, a1), min(a2, a3)) >= 0.0 and near >= 0.0
+            before = max(max(b0, b1), max(b2, b3)) <= 0.0 and far <= 1.0
+            outside = max(max(a0, a1), max(a2, a3)) <= 0.0 or min(min(b0, b1), min(b2, b3)) >= 0.0
             mean = 0.0
-            if a >= 0.0 and b <= 0.0 and near >= 0.0 and far <= 1.0:
+            if beyond and before:
                 area = radius * radius * (phi1 - phi0 + s1 * root1 - s0 * root0)
                 mean = area / (x1 - x0) * (d0 + d1) / (n0 + n1)
-            else:
+            elif not outside:
                 for k in range(4):
                     phi = phi0 + NODES[k] * (phi1 - phi0)
                     x = radius * math.sin(phi)
@@ -192,13 +195,14 @@ def _draw(rays, inverse, parallel, numbers, channel, first, last, out):  # type:
         cm, rm, _ = _image_of(inverse, parallel, rays, (p[0] + p[3]) / 2, (p[1] + p[4]) / 2, (p[2] + p[5]) / 2)
         _, _, n, d, _, _, _, _ = _beside(rays, p, u[0], u[1], u[2], cm, rm)
         if not n > END_ON * d:
+            fine = FINE if p[14] < STOUT * scale * max(across, down) else FINE // 2
             for r in range(r0, r1 + 1):
                 for c in range(c0, c1 + 1):
                     total = 0.0
-                    for i in range(FINE):
-                        for j in range(FINE):
-                            total += _through(rays, p, u[0], u[1], u[2], c + (j + 0.5) / FINE - 0.5, r + (i + 0.5) / FINE - 0.5)
-                    image[r, c] += p[13] * total / (FINE * FINE)
+                    for i in range(fine):
+                        for j in range(fine):
+                            total += _through(rays, p, u[0], u[1], u[2], c + (j + 0.5) / fine - 0.5, r + (i + 0.5) / fine - 0.5)
+                    image[r, c] += p[13] * total / (fine * fine)
             continue
         # the axis' slope in the image: of the point half way, moved by a hair along it
         hair = 1e-3 * size
@@ -232,21 +236,28 @@ def _draw(rays, inverse, parallel, numbers, channel, first, last, out):  # type:
 
 
 def draw(
-    rays: Float[Tensor, "B 6 3"], inverse: Float[Tensor, "B 3 3"], parallel: list[bool], what: Pieces, shape: tuple[int, int, int]
+    rays: Float[Tensor, "B 6 3"],
+    inverse: Float[Tensor, "B 3 3"],
+    parallel: list[bool],
+    what: Pieces,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, "B C H W"]:
-    """Thickness of the pieces in B images of C channels, mm; an image's pieces are added in their order, on one thread.
+    """Thickness of the pieces in B images of C channels, mm; an image's pieces are added in order, on one thread, in float64.
 
     ``rays`` are ``View.ray_vectors``, ``inverse`` the inverse of ``mesh_rays.frame`` of each, ``shape`` is (C, H, W).
     """
-    out = np.zeros((len(rays), *shape))
+    made = torch.empty(len(rays), *shape, dtype=dtype)
+    out, beams, inverses = made.numpy(), rays.numpy(), inverse.numpy()
     starts = np.searchsorted(what.image, np.arange(len(rays) + 1))
-    beams: Float64[NDArray[np.float64], "B 6 3"] = rays.numpy()
-    inverses = inverse.numpy()
 
     def work(a: int, b: int) -> None:
+        image = np.empty(shape)  # one that stays in the cache, for all images of a thread
         for i in range(a, b):
+            image[:] = 0.0
             if starts[i + 1] > starts[i]:
-                _draw(beams[i], inverses[i], parallel[i], what.numbers, what.channel, starts[i], starts[i + 1], out[i])
+                _draw(beams[i], inverses[i], parallel[i], what.numbers, what.channel, starts[i], starts[i + 1], image)
+            out[i] = image
 
     run_chunks(work, len(rays), smallest=1)
-    return torch.from_numpy(out)
+    return made

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.simulation.instruments.cylinders_cpu import END_ON, FINE, LINES, NEAREST, NODES, TIE, WEIGHTS
+from raylign.simulation.instruments.cylinders_cpu import END_ON, FINE, LINES, NEAREST, NODES, STOUT, TIE, WEIGHTS
 from raylign.simulation.instruments.pieces import Pieces
 
 
@@ -30,7 +30,7 @@ class _Beside(NamedTuple):
 
 
 class _Scene(NamedTuple):
-    """Everything by piece: its rays [S, 6, 3], numbers [S, 14], axis [S, 3]."""
+    """Everything by piece: its rays [S, 6, 3], numbers [S, 15], axis [S, 3]."""
 
     rays: Tensor
     numbers: Tensor
@@ -185,10 +185,12 @@ def draw(
 
     # pieces seen end-on: a grid of rays in every pixel about them
     across_, down_ = (c1 - c0 + 1).clamp_min(0), (r1 - r0 + 1).clamp_min(0)
-    k, n = _listed(torch.where(seen & ~aside, across_ * down_ * FINE**2, 0))
+    fine = torch.where(p[:, 14] < STOUT * scale * torch.maximum(across, down), FINE, FINE // 2)
+    k, n = _listed(torch.where(seen & ~aside, across_ * down_ * fine**2, 0))
     if len(k):
-        pixel, sub = n // FINE**2, (n % FINE**2)
+        f = fine[k]
+        pixel, sub = n // f**2, n % f**2
         c, r = c0[k] + pixel % across_[k], r0[k] + pixel // across_[k]
-        mm = _through(it.of(k), c + ((sub % FINE).double() + 0.5) / FINE - 0.5, r + ((sub // FINE).double() + 0.5) / FINE - 0.5)
-        out.index_add_(0, first[k] + r * width + c, p[k, 13] * mm / FINE**2)
+        x, y = ((at.double() + 0.5) / f - 0.5 for at in (sub % f, sub // f))
+        out.index_add_(0, first[k] + r * width + c, p[k, 13] * _through(it.of(k), c + x, r + y) / f**2)
     return out.reshape(len(rays), *shape)

@@ -242,17 +242,17 @@ class Placed:
         """Its solids, world mm."""
         return tuple(part.moved(self.pose) for part in self.instrument.fixed if isinstance(part, Body))
 
-    def tubes(self) -> list[tuple[NDArray[np.float64], float, float, str, float]]:
-        """(points, outer, inner, material, fill) of every wire and tube, world mm, thinned to 0.03 mm."""
+    def tubes(self, tolerance: float = 0.03) -> list[tuple[NDArray[np.float64], float, float, str, float]]:
+        """(points, outer, inner, material, fill) of every wire and tube, world mm, its chords within ``tolerance`` mm of it."""
         r, t = self.pose[:3, :3].numpy(), self.pose[:3, 3].numpy()
         out = []
         if self.instrument.layers:
-            line = lines.thinned(self.centre_line.numpy())
+            line = lines.thinned(self.centre_line.numpy(), tolerance)
             s = lines.lengths(line)
             for it in self.instrument.layers:
                 out.append((lines.cut(line, it.start, it.end, s), it.outer, it.inner, it.material, it.fill))
         for part in self.instrument.fixed:
             if isinstance(part, Curve):
                 points = part.points.numpy() @ r.T + t
-                out.append((lines.thinned(points), part.outer, part.inner, part.material, part.fill))
+                out.append((lines.thinned(points, tolerance), part.outer, part.inner, part.material, part.fill))
         return out

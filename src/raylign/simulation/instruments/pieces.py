@@ -24,31 +24,31 @@ class Pieces:
 
     Parameters
     ----------
-    numbers: [S, 14]: end a (3), end b (3), the normal of the plane through a (3) and of that through b (3), both along a to b;
-        radius; weight. What is on the b side of the first plane and on the a side of the second belongs to the piece.
+    numbers: [S, 15]: end a (3), end b (3), the normal of the plane through a (3) and of that through b (3), both along a to b;
+        radius; weight; outer radius of its tube. What is on the b side of the first plane and on the a side of the second
+        belongs to the piece.
     image: [S] which image each is drawn in, ascending.
     channel: [S] which material.
     """
 
-    numbers: Float64[NDArray[np.float64], "S 14"]
+    numbers: Float64[NDArray[np.float64], "S 15"]
     image: Int64[NDArray[np.int64], " S"]
     channel: Int64[NDArray[np.int64], " S"]
 
 
 def pieces(tubes: Sequence[Sequence[Tube]], materials: Sequence[str]) -> Pieces:
     """The tubes of each image as pieces."""
-    points, radii, weights, channels, images = [], [], [], [], []
+    points, sizes, channels, images = [], [], [], []
     for image, some in enumerate(tubes):
         for line, outer, inner, material, fill in some:
             for radius, weight in ((outer, fill), (inner, -fill)):
                 if radius > 0:
                     points.append(line)
-                    radii.append(radius)
-                    weights.append(weight)
+                    sizes.append((radius, weight, outer))
                     channels.append(materials.index(material))
                     images.append(image)
     if not points:
-        return Pieces(np.empty((0, 14)), np.empty(0, np.int64), np.empty(0, np.int64))
+        return Pieces(np.empty((0, 15)), np.empty(0, np.int64), np.empty(0, np.int64))
     counts = np.array([len(p) for p in points])
     every = np.concatenate(points)
     last = np.cumsum(counts) - 1
@@ -68,5 +68,5 @@ def pieces(tubes: Sequence[Sequence[Tube]], materials: Sequence[str]) -> Pieces:
     at_a, at_b = u.copy(), u.copy()
     at_a[1:][joined] = middle[joined]
     at_b[:-1][joined] = middle[joined]
-    numbers = np.concatenate([a, b, at_a, at_b, np.array(radii)[owner, None], np.array(weights)[owner, None]], 1)
+    numbers = np.concatenate([a, b, at_a, at_b, np.array(sizes)[owner]], 1)
     return Pieces(numbers, np.array(images, np.int64)[owner], np.array(channels, np.int64)[owner])
