@@ -12,7 +12,8 @@ import trimesh
 from raylign.data import Mesh
 from raylign.errors import InputError
 from raylign.simulation.phantoms.field import Ellipsoid, Union
-from raylign.simulation.phantoms.surfaces import drawn_surface, mesh_volume, moved, surface
+from raylign.simulation.phantoms.surface_checks import self_intersections
+from raylign.simulation.phantoms.surfaces import drawn_surface, mesh_volume, moved, surface, swept_surface
 
 
 def _closed(mesh: Mesh) -> trimesh.Trimesh:
@@ -71,3 +72,30 @@ def test_a_moved_mesh_keeps_its_sides() -> None:
 def test_an_empty_box_or_pitch_is_refused(low: tuple[float, ...], high: tuple[float, ...], pitch: float) -> None:
     with pytest.raises(InputError):
         surface(Ellipsoid((0, 0, 0), (6, 6, 6)).distance, low, high, pitch, "ball")
+
+
+def test_a_swept_rod_has_the_volume_of_a_rod() -> None:
+    line = np.stack([np.zeros(30), np.zeros(30), np.linspace(0, 100, 30)], 1)
+    mesh = swept_surface(line, np.tile([3.0, 6.0], (30, 1)), np.tile([1.0, 0, 0], (30, 1)), "rod", 48)
+    rod = _closed(mesh)
+    assert rod.volume == pytest.approx(math.pi * 18 * 100 + 4 / 3 * math.pi * 3 * 6 * 3, rel=0.02)
+    np.testing.assert_allclose(rod.extents, (6, 12, 106), atol=0.1)
+    assert self_intersections(mesh) == 0
+
+
+def test_a_surface_that_runs_through_itself_is_found() -> None:
+    ball = surface(Ellipsoid((0, 0, 0), (6, 6, 6)).distance, (-7,) * 3, (7,) * 3, 1.0, "ball")
+    assert self_intersections(ball) == 0
+
+    def both(shift: float) -> Mesh:
+        other = ball.vertices + torch.tensor([shift, 0.3, 0.1])
+        return Mesh(torch.cat([ball.vertices, other]), torch.cat([ball.faces, ball.faces + len(ball.vertices)]), "two")
+
+    assert self_intersections(both(20.0)) == 0
+    crossed = self_intersections(both(9.0))
+    assert 20 < crossed < len(ball.faces) / 2  # a ring on each of the two
+    bent = swept_surface(
+        np.array([[0.0, 0, 0], [10, 0, 0], [20, 0, 0], [20, 2, 0], [10, 2, 0], [0, 2, 0]]),
+        np.full((6, 2), 3.0), np.tile([0.0, 0, 1], (6, 1)), "hairpin",
+    )  # fmt: skip
+    assert self_intersections(bent) > 0

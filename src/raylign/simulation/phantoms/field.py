@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,11 +178,18 @@ def smooth_min(a: Array, b: Array, width: float) -> Array:
 
 def curve(knots: Sequence[Sequence[float]], z: NDArray[np.floating]) -> NDArray[np.float64]:
     """Shape-preserving interpolation [len(z), values] of rows ``(z, value, ...)``, z descending; constant beyond the ends."""
+    through = _interpolator(tuple(tuple(float(v) for v in row) for row in knots))
+    out: NDArray[np.float64] = through(np.clip(z, knots[-1][0], knots[0][0]))
+    return out
+
+
+@lru_cache(maxsize=64)
+def _interpolator(knots: tuple[tuple[float, ...], ...]) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
     from scipy.interpolate import PchipInterpolator
 
-    table = np.asarray(knots, float)[::-1]
-    out: NDArray[np.float64] = PchipInterpolator(table[:, 0], table[:, 1:])(np.clip(z, table[0, 0], table[-1, 0]))
-    return out
+    table = np.array(knots)[::-1]
+    made: Callable[[NDArray[np.floating]], NDArray[np.float64]] = PchipInterpolator(table[:, 0], table[:, 1:])
+    return made
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,8 +106,11 @@ _DROP = (30, 50, 64, 76, 86, 95, 102, 104, 100, 92, 66, 40, 30)
 NECK = ((17.5, 9.0), (33.0, 29.0), (66.0, 44.0))  # where ribs run beside the spine: out to the side, back from the body's middle
 
 
+@lru_cache(maxsize=128)
 def rib_line(shape: ChestShape, number: int, side: float) -> tuple[Points, Points]:
-    """The middle line of a rib from its head to its cartilage [N, 3], and outward normals of the chest wall there."""
+    """The middle line of a rib from its head to its cartilage [N, 3], and outward normals of the chest wall there; not to be
+    written to.
+    """
     level = LEVELS[number + 1]
     frame = _Frame(shape, level)
     width, depth, half = body_size(level)
@@ -129,6 +133,7 @@ def rib_line(shape: ChestShape, number: int, side: float) -> tuple[Points, Point
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     if number == 1:
         normal = np.array([0.0, 0.0, 1.0]) + 0.5 * normal
+    line.flags.writeable = normal.flags.writeable = False
     return line, normal
 
 

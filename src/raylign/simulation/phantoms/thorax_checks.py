@@ -5,12 +5,10 @@ Surfaces are sampled where their meshes have vertices and put into the other str
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from raylign.simulation.phantoms import thorax_bones, thorax_draw, thorax_heart, thorax_organs, thorax_shape, thorax_vessels
-from raylign.simulation.phantoms.field import Array, Union, dot, quadric
+from raylign.simulation.phantoms.field import Array, Union
 from raylign.simulation.phantoms.surfaces import grid_around, swept_surface
 from raylign.simulation.phantoms.thorax_draw import Chest
 from raylign.simulation.phantoms.thorax_shape import ChestShape, Points
@@ -52,27 +50,27 @@ def _to_rib(shape: ChestShape, number: int, side: float, points: Points) -> floa
     """The smallest distance from points to a rib."""
     line, normal = thorax_bones.rib_line(shape, number, side)
     radii = thorax_bones.rib_radii(shape, number, len(line))
-    best = np.inf
-    for i, (a, b) in enumerate(pairwise(line)):
-        length = float(np.linalg.norm(b - a))
-        t = (b - a) / length
-        n = normal[i] + normal[i + 1]
-        n = n - (n @ t) * t
-        n /= np.linalg.norm(n)
-        rx, ry, rz = _split(points - a)
-        along = dot(rx, ry, rz, t)
-        rest = along - np.clip(along, 0, np.float32(length))
-        thick, high = (radii[i] + radii[i + 1]) / 2
-        parts = [dot(rx, ry, rz, n), dot(rx, ry, rz, np.cross(t, n)), rest]
-        best = min(best, float(quadric(parts, (thick, high, thick)).min()))
-    return best
+    a, step = line[:-1], np.diff(line, axis=0)
+    length = np.linalg.norm(step, axis=1, keepdims=True)
+    t = step / length
+    n = normal[:-1] + normal[1:]
+    n -= np.einsum("ij,ij->i", n, t)[:, None] * t
+    n /= np.linalg.norm(n, axis=1, keepdims=True)
+    off = (points[None] - a[:, None]).astype(np.float32)  # [segments, points, 3]
+    across, wide, along = (np.einsum("spi,si->sp", off, e.astype(np.float32)) for e in (n, np.cross(t, n), t))
+    rest = along - np.clip(along, 0, length.astype(np.float32))
+    thick, high = ((radii[:-1] + radii[1:]) / 2).T.astype(np.float32)[:, :, None]
+    parts = [across / thick, wide / high, rest / thick]
+    value = np.sqrt(sum(np.square(v) for v in parts))
+    slope = np.sqrt(np.square(parts[0] / thick) + np.square(parts[1] / high) + np.square(parts[2] / thick))
+    return float(((value - 1) * value / np.maximum(slope, np.float32(1e-6))).min())
 
 
 def _organs(chest: Chest) -> dict[str, float]:
     """Gaps between solids that are known as distances, on a lattice: the least of the larger of two distances."""
     shape, heart = chest.shape, chest.heart
     wide, front, back = thorax_shape.extent(shape)
-    grid = grid_around((-wide, front, -205 * shape.scale[2]), (wide, back, 150 * shape.scale[2]), 6.0)
+    grid = grid_around((-wide, front, -205 * shape.scale[2]), (wide, back, 150 * shape.scale[2]), 8.0)
     lungs = grid.evaluate(lambda x, y, z: thorax_organs.lungs(shape, heart, (x, y, z)))
     beside = Union.empty(grid)
     thorax_vessels.beside_the_lungs(beside, shape, heart, chest.aorta)
@@ -87,7 +85,7 @@ def _organs(chest: Chest) -> dict[str, float]:
 def _shoulders(shape: ChestShape) -> float:
     """Ribs against the bones of the shoulder girdle, on a lattice."""
     low, high = shape.place(np.array([(-200.0, -125, -70), (200.0, 130, 160)]))
-    grid = grid_around(low, high, 4.0)
+    grid = grid_around(low, high, 5.0)
     ribs, girdle = Union.empty(grid), Union.empty(grid)
     for name, draw in thorax_bones.skeleton(shape).items():
         if name.startswith("rib"):
