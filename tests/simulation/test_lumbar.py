@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -81,7 +83,7 @@ def test_the_column_lies_on_the_table() -> None:
 
 def test_discs_lie_between_bodies(patient: Subject) -> None:
     p = patient.landmarks
-    for low, high in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+    for low, high in pairwise(LEVELS):
         a, b = p[f"vertebrae_{low}/superior"], p[f"vertebrae_{high}/inferior"]
         inverse = torch.linalg.inv(patient.volume.affine)
         i, j, k = (inverse[:3, :3] @ ((a + b) / 2) + inverse[:3, 3]).round().int().tolist()

@@ -126,14 +126,13 @@ def test_a_web_is_the_distance_to_interpolated_balls() -> None:
     exact = (np.linalg.norm(points[:, None] - dense[None, :, :3], axis=2) - dense[:, 3]).min(1)
     found = web.at(points)
     near = exact < 30
-    # a ball's nearest neighbour in the interpolation is not quite the foot of the perpendicular: up to 2 % where radii change fast
+    # where radii change fast the nearest of the interpolated balls is not at the foot of the perpendicular: up to 2 %
     assert np.abs(found - exact)[near].max() < 0.02 * 30 and np.median(np.abs(found - exact)[near]) < 0.15
 
 
 def test_landmarks_lie_on_their_bones(patient: Subject) -> None:
-    assert {f"hip_{s}/{p}" for s in ("left", "right") for p in ("asis", "sps", "ips", "gsn", "iof", "mof")} <= set(
-        patient.landmarks.names
-    )
+    named = ("asis", "sps", "ips", "gsn", "iof", "mof")
+    assert {f"hip_{s}/{p}" for s in ("left", "right") for p in named} <= set(patient.landmarks.names)
     for name, point in zip(patient.landmarks.names, patient.landmarks.points.numpy(), strict=True):
         bone, which = name.split("/")
         if bone.startswith("hip"):
@@ -203,7 +202,8 @@ def population() -> dict[str, np.ndarray]:
 # trait, sex (1 female), published mean, tolerance, spread at least and at most; sources in docs/phantoms_bones.md
 PUBLISHED = (
     ("subpubic_deg", 0, 104, 6, 7, 16), ("subpubic_deg", 1, 136, 9, 7, 16), ("head_diameter_mm", 0, 48, 1.5, 1.5, 3.5),
-    ("head_diameter_mm", 1, 43, 1.5, 1.5, 3.0), ("neck_shaft_deg", 0, 121.5, 2.5, 3.5, 8), ("neck_shaft_deg", 1, 123.0, 2.5, 3.5, 8),
+    ("head_diameter_mm", 1, 43, 1.5, 1.5, 3.0), ("neck_shaft_deg", 0, 121.5, 2.5, 3.5, 8),
+    ("neck_shaft_deg", 1, 123.0, 2.5, 3.5, 8),
     ("anteversion_deg", 0, 12.1, 3, 6, 12), ("anteversion_deg", 1, 16.4, 3, 6, 12), ("joint_space_mm", 1, 4.5, 0.8, 0.3, 1.0),
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raylign.data import LabelMap, Landmarks, Mesh, Volume
 from raylign.simulation.phantoms import trunk_soft
 from raylign.simulation.phantoms.femur_shape import upper_femur
-from raylign.simulation.phantoms.field import Array, Box, Canvas, Grid, Union
+from raylign.simulation.phantoms.field import FAR, Array, Box, Canvas, Grid, Union
 from raylign.simulation.phantoms.lumbar_shape import last_ribs, spine
 from raylign.simulation.phantoms.pelvis_shape import bony_pelvis
 from raylign.simulation.phantoms.surfaces import moved
@@ -81,8 +81,8 @@ def scanned(name: str, bones: Skeleton, sampling: Sampling, traits: Mapping[str,
     grid = _grid(sampling)
     canvas = Canvas.of_air(grid)
     shape = bones.shape
-    _tissue(canvas, bones)
-    _organs(canvas, bones, sampling.contrast_hu)
+    cavity = _tissue(canvas, bones)
+    _organs(canvas, bones, cavity, sampling.contrast_hu)
     solids = compact_bones(bones)
     _discs(canvas, bones)
     _ribs(canvas, bones)
@@ -104,23 +104,26 @@ def _grid(sampling: Sampling) -> Grid:
     return Grid(axes[0], axes[1], axes[2], float(np.prod(sampling.voxel_mm)) ** (1 / 3))
 
 
-def _tissue(canvas: Canvas, bones: Skeleton) -> None:
-    """Skin, fat, muscle, and the cavity with its fat."""
+def _tissue(canvas: Canvas, bones: Skeleton) -> Array:
+    """Skin, fat, muscle, and the cavity with its fat; returns the distance to the cavity."""
     grid, layers = canvas.grid, trunk_soft.envelope(bones)
     xyz = grid.coordinates(grid.whole)
     muscle, skin = trunk_soft.outlines(bones, layers, xyz)
     canvas.fill(skin, SKIN, NUMBER["skin"])
     canvas.fill(skin + np.float32(2.0), FAT, NUMBER["subcutaneous_fat"])
     canvas.fill(np.maximum(muscle, skin + np.float32(3.5)), MUSCLE, NUMBER["muscle"])
+    inside = np.full(grid.shape, FAR, np.float32)
     above = np.flatnonzero(grid.z > -45)
     if len(above):
         box = (slice(int(above[0]), len(grid.z)), *grid.whole[1:])
         low = grid.coordinates(box)
         cavity = np.maximum(trunk_soft.oval(layers.cavity, 0.5, low), -np.float32(36) - low[2])
-        canvas.fill(np.maximum(cavity, muscle[box] + np.float32(8)), FAT + 38, NUMBER["visceral_fat"], box)
+        inside[box] = np.maximum(cavity, muscle[box] + np.float32(8))
+        canvas.fill(inside[box], FAT + 38, NUMBER["visceral_fat"], box)
+    return inside
 
 
-def _organs(canvas: Canvas, bones: Skeleton, contrast: float) -> None:
+def _organs(canvas: Canvas, bones: Skeleton, cavity: Array, contrast: float) -> None:
     """Muscles along the spine, organs, bowel, vessels, the dural sac."""
     grid = canvas.grid
     table = np.zeros(256, np.float32)
@@ -128,6 +131,8 @@ def _organs(canvas: Canvas, bones: Skeleton, contrast: float) -> None:
         table[NUMBER[name]] = hu + (contrast if hu == BLOOD else 0.0)
     walls, gas = Union.empty(grid), Union.empty(grid)
     trunk_soft.bowel(walls, gas, bones)
+    np.maximum(walls.distance, cavity + np.float32(1), out=walls.distance)
+    np.maximum(gas.distance, cavity + np.float32(3), out=gas.distance)
     canvas.paint(walls, table)
     canvas.paint(gas, GAS)
     deep = Union.empty(grid)
