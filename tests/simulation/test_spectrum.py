@@ -167,6 +167,18 @@ def test_twelve_energies_stand_for_all() -> None:
     assert worst_log < 0.003
 
 
+def test_any_beam_has_its_few_energies() -> None:
+    """Tubes, filters and scintillators from end to end of what is allowed, and one that takes the solver longest."""
+    rng = np.random.default_rng(4)
+    drawn = [(rng.uniform(40, 150), rng.uniform(0.5, 12), rng.choice([0, 0.3, 2]), rng.uniform(0.1, 1.5)) for _ in range(80)]
+    for settings in [*drawn, (45.789, 11.3254, 2.0, 0.8447)]:
+        full = spectrum(*map(float, settings))
+        reduced = full.few()
+        assert len(reduced.energies) <= 12
+        true, seen = (np.log(beam.transmission(water=[50.0, 150.0, 250.0], bone=[0.0, 20.0, 5.0])) for beam in (full, reduced))
+        assert np.abs(seen / true - 1).max() < 0.002
+
+
 def test_heavy_metals_are_seen_less_exactly() -> None:
     """The quadrature is not made for edges between 69 and 91 keV: their line integrals err by up to a tenth."""
     mm = np.linspace(0.01, 0.2, 20)

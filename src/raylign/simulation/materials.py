@@ -44,7 +44,7 @@ ENHANCING = (
     "femoral_a", "carotid", "subclavian", "brachiocephalic", "arch_branches", "kidney", "spleen", "liver", "thyroid", "renal",
     "celiac", "mesenteric", "root", "valve", "pulmonary",
 )  # fmt: skip
-_NOT_ENHANCING = ("vertebra", "rib", "hip", "femur", "sacrum", "lumen_false", "nerve")
+_NOT_ENHANCING = ("vertebra", "rib", "hip", "femur", "sacrum", "nerve")
 
 
 def at_ct(material: str) -> float:

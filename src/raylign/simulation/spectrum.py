@@ -129,7 +129,7 @@ class Spectrum:
         t = _tables()
         at = np.searchsorted(t.energies, self.energies - 0.25)
         functions = t.moments[:, at]
-        kept, _ = nnls(functions, (functions * self.share).sum(1))
+        kept, _ = nnls(functions, (functions * self.share).sum(1), maxiter=10_000)
         chosen = np.flatnonzero(kept)
         share = kept[chosen] / kept[chosen].sum()
         return Spectrum(self.energies[chosen], share / self.weight[chosen], self.weight[chosen])
