@@ -12,6 +12,7 @@ import torch
 
 from raylign.errors import InputError
 from raylign.io.images_write import write_volume
+from raylign.projection import project_labels
 from raylign.simulation.recipes import Recipe, Split, SubjectsFrom, TargetPoints
 from raylign.simulation.streams import Stream, StreamConfig
 from tests.cli.conftest import body
@@ -137,6 +138,11 @@ def test_segments_and_points_lie_where_the_patient_is(recipe: Recipe) -> None:
         batch = stream.cases([0, 1])
         marks = batch.subjects[0].subject.landmarks
     seen = batch.labelled
+    whole = batch.subjects[0].subject.labels
+    place = list(whole.present().values()).index("heart_ventricle_left")
+    for n in range(2):
+        shown = project_labels(whole, seen.views[n], seen.poses[n])[0, 0, place]
+        torch.testing.assert_close(seen.segments[n, 0], shown, atol=0.3, rtol=0.01)  # samples of the two lie elsewhere
     assert seen.points.shape == (2, 2, 2)
     assert bool(seen.points[:, 1].isnan().all())
     assert bool((seen.segments[:, 1] == 0).all())

@@ -6,7 +6,7 @@ the recipe's seed, n, and which decision it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.geometry import View, se3
-from raylign.projection import project_labels
+from raylign.projection import project
 from raylign.simulation import fields
 from raylign.simulation.apparatus import ExposureConfig
 from raylign.simulation.exposure import expose_batch
@@ -217,15 +217,8 @@ def _segments(plan: Plan, shown: Sequence[Resident], placed: _Placed, device: st
     for n, resident in enumerate(shown):
         groups.setdefault(id(resident), []).append(n)
     for rows in groups.values():
-        labels = shown[rows[0]].labels
-        weights = {} if labels is None else _weights(labels.present(), names)
-        if labels is not None and weights:
-            many = [placed.views[n].transformed(back[n]) for n in rows]
-            out[rows] = project_labels(labels, many, weights=weights)[0].to(out.dtype)
+        many = [placed.views[n].transformed(back[n]) for n in rows]
+        for channel, solid in enumerate(shown[rows[0]].segments):
+            if solid is not None:
+                out[rows, channel] = project(solid, many)[0].to(out.dtype)
     return out
-
-
-def _weights(present: Mapping[int, str], names: Sequence[str]) -> dict[str | int, list[float]]:
-    """Each label's share in each channel: one in the channel of its name."""
-    known = {name: number for number, name in present.items()}
-    return {known[name]: [float(name == other) for other in names] for name in names if name in known}

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import LabelMap
+from raylign.data import LabelMap, Volume
 from raylign.errors import InputError
 from raylign.simulation.materials import Matter
 from raylign.simulation.recipes import Recipe, TargetPoints
@@ -33,7 +33,8 @@ class Resident:
     targets: [N, 3] patient mm, over which mTRE is the mean.
     landmarks: [L, 3] patient mm of the landmarks that the recipe names; NaN where this subject has none of that name.
     vessels: centre lines [N, 3], patient mm, in which instruments can lie.
-    labels: on the device, where the recipe has segments.
+    segments: indicators, on the device, of the structures that the recipe names, cut to where they are; None for those that this
+        subject has not.
     """
 
     entry: Entry
@@ -43,7 +44,7 @@ class Resident:
     targets: Float[Tensor, "N 3"]
     landmarks: Float[Tensor, "L 3"]
     vessels: tuple[Float[Tensor, "N 3"], ...] = ()
-    labels: LabelMap | None = None
+    segments: tuple[Volume | None, ...] = ()
 
 
 def reside(recipe: Recipe, entry: Entry, device: str | torch.device = "cpu") -> Resident:
@@ -62,8 +63,23 @@ def reside(recipe: Recipe, entry: Entry, device: str | torch.device = "cpu") -> 
         target_points(subject, recipe.target_points),
         landmark_points(subject, recipe.landmarks),
         centre_lines(recipe, entry),
-        subject.labels.to(device) if recipe.segments else None,
+        tuple(indicator(subject.labels, name, device) for name in recipe.segments),
     )
+
+
+def indicator(labels: LabelMap, name: str, device: str | torch.device) -> Volume | None:
+    """One in a structure and zero about it, on that part of the grid which holds it: what rays miss of it costs them nothing."""
+    number = {known: n for n, known in labels.present().items()}.get(name)
+    if number is None:
+        return None
+    inside = labels.data == number
+    low, high = (f(inside.nonzero(), 0) for f in (torch.amin, torch.amax))
+    (k0, j0, i0), (k1, j1, i1) = (low - 1).tolist(), (high + 2).tolist()  # zeros all around, beyond the grid's edge too
+    padded = torch.nn.functional.pad(inside.to(torch.float32), (1, 1, 1, 1, 1, 1))
+    cut = padded[k0 + 1 : k1 + 1, j0 + 1 : j1 + 1, i0 + 1 : i1 + 1].contiguous()
+    affine = labels.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ torch.tensor([i0, j0, k0], dtype=affine.dtype)
+    return Volume(cut, affine, "raw").to(device)
 
 
 def isocentres(subject: Subject, names: tuple[str, ...]) -> Float[Tensor, "K 3"]:

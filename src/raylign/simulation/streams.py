@@ -111,6 +111,11 @@ class Stream(IterableDataset[Batch]):
     def _resident(self, number: int) -> Resident:
         return self._residents[number].result()
 
+    def settle(self) -> None:
+        """Wait until the subjects that are being made ahead are there."""
+        for resident in list(self._residents.values()):
+            resident.result()
+
     def close(self) -> None:
         """Let go of the subjects and of the thread that makes them."""
         self._maker.shutdown(wait=False, cancel_futures=True)
