@@ -125,6 +125,7 @@ def trunks() -> Iterator[Case]:
 
 def held_out(quick: bool) -> Iterator[Case]:
     """Bodies that nothing was taken from."""
+    yield Case("forearm 60 x 50 mm, bone 20 mm", trunk(60, 50, 20, 300, 2.5), kv=65.0)
     for name, body in patients().items():
         yield Case(name, body, field=350.0)
         if not quick:
