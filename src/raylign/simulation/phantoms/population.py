@@ -62,11 +62,11 @@ class Person:
 
     @property
     def trabecular_hu(self) -> float:
-        """Mean attenuation at 120 kV of trabecular bone in L1 at this age: 226 HU below 30 years, then 2.3 HU less a year.
+        """Mean attenuation at 120 kV of trabecular bone in L1 at this age: 226 HU below 30 years, 89 HU at 90, a line between.
 
         People of one age differ by a standard deviation of about 40 HU (Jang et al. 2019, Radiology 291:360).
         """
-        return 226 - 2.3 * max(self.age_years - 28, 0.0)
+        return 226 - 2.2 * max(self.age_years - 28, 0.0)
 
     def traits(self) -> dict[str, float]:
         """The numbers for ``Subject.traits``; ``female`` is 0 or 1."""
