@@ -17,7 +17,7 @@ from raylign.simulation.phantoms.trunk_shape import FemurSize, LegPose, TrunkSha
 from raylign.simulation.phantoms.trunk_webs import Points, Web
 from raylign.simulation.seeds import numpy_generator
 
-HEAD, OFFSET, NECK_SHAFT, SHAFT = 24.0, 44.9, 126.0, 13.9  # of the mean femur, mm and degrees
+HEAD, OFFSET, NECK_SHAFT, SHAFT = 24.0, 44.9, 122.0, 13.9  # of the mean femur, mm and degrees
 _LOW = -260.0  # how far down the shaft is drawn, below the head's centre
 
 
@@ -113,17 +113,16 @@ def _bone(size: FemurSize, balls: Points) -> Web:
     towards = (out[:, :3] @ np.array([0.79, 0.0, -0.61])) / np.maximum(r, 1e-6)
     inside = (r < size.head_radius) & (towards < 0.45)
     out[inside, 3] = np.minimum(out[inside, 3], np.maximum(size.head_radius - r[inside], 0.3))
-    shaft_x = size.offset
-    z = np.array([-54.0 * scale - down, -110.0, -150.0, -200.0, _LOW])
-    bow = 0.00022 * (z + 80) ** 2  # the shaft bows forward
-    grow = np.interp(z, [-260, -150, -80], [0.97, 0.96, 1.0])
-    grow[0] = 0.95  # within the web
-    shaft = np.stack([np.full(5, shaft_x), -bow * 0.5, z, size.shaft_radius * grow], 1)
+    z = np.array([-33.0 * scale - down, -54.0 * scale - down, -78.0 * scale - down, -114.0 * scale - down, -160.0, -200.0, _LOW])
+    bow = 0.00011 * (z + 80) ** 2  # the shaft bows forward
+    # within the trochanters it only fills what the web's balls leave between them; still widening towards them below
+    wide = np.array([0.88, 1.0, 1.08, 1.0, 0.96, 0.96, 0.97])
+    shaft = np.stack([np.full(len(z), size.offset), -bow, z, size.shaft_radius * wide], 1)
     ball = np.array([[0.0, 0.0, 0.0, size.head_radius]])
     n = len(out)
-    chain = [[n + i, n + i + 1, n + i + 1] for i in range(4)]
+    chain = [[n + i, n + i + 1, n + i + 1] for i in range(len(z) - 1)]
     upper = FEMUR.faces[(balls[FEMUR.faces][:, :, 2] > -74).all(1)]
-    return Web(np.concatenate([out, shaft, ball]), np.concatenate([upper, chain, [[n + 5] * 3]]))
+    return Web(np.concatenate([out, shaft, ball]), np.concatenate([upper, chain, [[n + len(z)] * 3]]))
 
 
 def _pose(size: FemurSize, leg: LegPose) -> Points:
@@ -143,7 +142,7 @@ def _pose(size: FemurSize, leg: LegPose) -> Points:
 
 def _points(size: FemurSize, balls: Points) -> dict[str, Points]:
     """Landmarks in the bone's own frame."""
-    x, y, z, r = balls[:-6].T
+    x, y, z, r = balls[:-8].T  # without the shaft and the head
     great = int(np.argmax(np.where(x > 28, z + r, -np.inf)))
     small = int(np.argmax(np.where((z < -38) & (z > -75), y - x + r, -np.inf)))
     neck = np.array([np.cos(np.radians(size.neck_shaft - 90)), 0.0, -np.sin(np.radians(size.neck_shaft - 90))])
