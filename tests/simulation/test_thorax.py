@@ -16,7 +16,7 @@ RANGES = {
     "muscle": (20, 65),
     "heart_myocardium": (35, 65), "heart_ventricle_left": (35, 50), "aorta": (20, 60), "liver": (45, 70), "spleen": (40, 60),
     "kidney_left": (20, 45), "intervertebral_discs": (70, 190), "costal_cartilages": (60, 150), "vertebrae_T": (200, 480),
-    "rib_": (350, 800), "sternum": (200, 600), "clavicula": (350, 900), "scapula": (200, 800), "humerus": (200, 700),
+    "rib_": (350, 800), "sternum": (150, 600), "clavicula": (350, 900), "scapula": (200, 800), "humerus": (200, 700),
 }  # fmt: skip
 
 
