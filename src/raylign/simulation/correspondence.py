@@ -44,10 +44,10 @@ class CorrespondenceConfig:
     """
 
     mirror: bool | None = None
-    stiffness: tuple[float, ...] = (100.0, 40.0, 16.0, 6.0, 2.5, 1.0, 0.4)
+    stiffness: tuple[float, ...] = (100.0, 40.0, 16.0, 6.0, 2.5, 1.0, 0.4, 0.15)
     rounds: int = 3
     angle: float = 60.0
-    far: float = 6.0
+    far: float = 20.0
 
     def __post_init__(self) -> None:
         if not self.stiffness or min(self.stiffness) <= 0:
@@ -178,6 +178,12 @@ def aligned(template: Mesh, mesh: Mesh, mirror: bool | None = None) -> Float[Ten
     return torch.from_numpy(out)
 
 
+def placed(mesh: Mesh, pose: Float[Tensor, "4 4"]) -> Mesh:
+    """A mesh in another frame; where the pose mirrors, the faces are turned so that normals stay outward."""
+    faces = mesh.faces.flip(1) if bool(torch.linalg.det(pose[:3, :3]) < 0) else mesh.faces
+    return Mesh(mesh.vertices @ pose[:3, :3].T + pose[:3, 3], faces, mesh.name)
+
+
 def _starts(moving: Points, still: Points) -> list[Points]:
     """Rotations that bring principal axes onto principal axes."""
     axes = []
@@ -218,9 +224,8 @@ def correspond(template: Mesh, mesh: Mesh, config: CorrespondenceConfig | None =
     """
     config = config or CorrespondenceConfig()
     pose = aligned(template, mesh, config.mirror)
-    turn = pose[:3, :3].numpy()
-    faces = mesh.faces.numpy()
-    target = Surface(mesh.vertices.numpy() @ turn.T + pose[:3, 3].numpy(), faces[:, ::-1] if np.linalg.det(turn) < 0 else faces)
+    there = placed(mesh, pose)
+    target = Surface(there.vertices.numpy(), there.faces.numpy())
     start, edges = template.vertices.numpy(), template.faces.numpy()
     moved = _relaxed(start, edges, target, config)
     found, _ = target.nearest(moved)

@@ -85,7 +85,7 @@ def _skin(t: TrunkShape, xyz: tuple[Array, Array, Array]) -> Array:
         (300, 164 * c + f, -108 * c - f, 106 + f), (200, 158 * c + f, -122 * c - f, 100 + f),
         (110, 0.5 * a + 78 * c, -18 - b, 53 + 0.4 * b),
         (40, a, -14 - b, -14 + b), (-40, 0.4 * a + 104, -8 - 0.95 * b, 100 + f), (-110, 166 * t.pelvis + f, -96 - f, 112 + f),
-        (-155, 166 * t.pelvis + f, -86 - f, 102 + f), (-185, 140 * t.pelvis + f, -70, 84), (-205, 90, -40, 60), (-215, 4, -2, 4),
+        (-140, 166 * t.pelvis + f, -88 - f, 104 + f), (-170, 132 * t.pelvis + f, -70, 88), (-200, 76, -42, 54), (-228, 4, -2, 4),
     ], float) * [k, 1, 1, 1]  # fmt: skip
     d = _stack(rows, xyz, 2.5)
     x, y, z = xyz
@@ -96,7 +96,7 @@ def _skin(t: TrunkShape, xyz: tuple[Array, Array, Array]) -> Array:
     thigh = (
         np.sqrt((mirrored - np.float32(88 * t.pelvis) - (z + np.float32(150 * k)) * np.float32(0.08)) ** 2 + (y - 4) ** 2) - wide
     )
-    return smooth_min(d, np.maximum(thigh, z + np.float32(120 * k)), 25)
+    return smooth_min(d, np.maximum(thigh, z + np.float32(120 * k)), 36)
 
 
 def _cavity(t: TrunkShape) -> Points:

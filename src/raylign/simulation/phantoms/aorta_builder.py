@@ -328,7 +328,7 @@ class Builder:
         r, j, k, w = self.sizes.radius, self.jitter[30 if s > 0 else 40 :], self.trunk.stature, self.trunk.pelvis
         end = aorta.points[-1]
         ci, ei, ii, fe = (r[name] for name in ("common_iliac", "external_iliac", "internal_iliac", "femoral"))
-        fork = np.array([s * (36 + 2.5 * j[0, 0]) * w, 3 + 3 * j[0, 1], (-53 + 5 * j[0, 2]) * k + 0.25 * end[2]])
+        fork = np.array([s * (34 + 2.5 * j[0, 0]) * w, 3 + 3 * j[0, 1], (-45 + 5 * j[0, 2]) * k + 0.25 * end[2]])
         _, front = self.trunk.spine(0.5 * (end[2] + fork[2]))
         middle = 0.5 * (end + fork) + np.array([s * 1.5, -2.0, 2.0])
         middle[1] = min(middle[1], float(front) - 17 - ci - 5 + 0.35 * abs(middle[0]))
