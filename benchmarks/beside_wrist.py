@@ -17,6 +17,7 @@ from raylign.geometry import Rigid, View
 from raylign.io import ExposureOptions, read_xray
 from raylign.simulation import expose
 from raylign.simulation.apparatus import Detector, Dose, ExposureConfig, Tube
+from raylign.simulation.scatter import ScatterConfig
 
 SDD = 1300.0  # mm from focus to screen: not known; it changes what blur and pixels are in mm, and hardly the picture
 VOXEL = 0.4  # mm
@@ -26,7 +27,7 @@ BONE_SCALE = 0.62  # cortical bone reads 2500 in these numbers, 1558 HU in ICRU'
 # (docs/wrist.md), the ulna from a start by hand
 RADIUS = [[-0.99582, 0.08956, 0.01807, 119.85], [0.01362, -0.05001, 0.99867, 118.40], [0.09034, 0.99472, 0.04858, 70.10]]
 ULNA = [[-0.71409, -0.68658, -0.13669, 132.09], [-0.15486, -0.03550, 0.98730, 128.36], [-0.68272, 0.72618, -0.08097, 118.22]]
-PHOTONS = (140.0, 75.0)  # behind the arm, of each camera: chosen so that the noise is about that of the picture
+PHOTONS = (140.0, 75.0)  # behind the arm, of each camera: chosen so that the noise is about the picture's
 WINDOWS = ((slice(1140, 1600), slice(600, 1020)), (slice(1140, 1600), slice(500, 920)))
 
 
@@ -152,10 +153,10 @@ def forearm(folder: Path, cams: list[Camera]) -> Volume:
 
 def settings(photons: float, blur: float = 0.2, glare: float = 0.2) -> ExposureConfig:
     """An image intensifier and a camera: what is not known is chosen, see ``docs/simulation.md``."""
+    screen = Detector(csi_mm=0.4, blur_mm=blur, glare=glare, glare_mm=25.0, electronic=0.02 * photons, bits=16, full_scale=4.0)
     return ExposureConfig(
-        tube=Tube(kv=70.0, aluminium_mm=3.0), dose=Dose(photons=photons),
-        detector=Detector(csi_mm=0.4, blur_mm=blur, glare=glare, glare_mm=25.0, electronic=0.02 * photons, bits=16, full_scale=4.0), rays=2,
-    )  # fmt: skip
+        tube=Tube(kv=70.0, aluminium_mm=3.0), dose=Dose(photons=photons), detector=screen, scatter=ScatterConfig(), rays=2
+    )
 
 
 def simulated(volume: Volume, camera: Camera, window: tuple[slice, slice], config: ExposureConfig) -> NDArray[np.float64]:

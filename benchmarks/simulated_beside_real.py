@@ -184,7 +184,7 @@ def beside_detector(out: Path) -> dict[str, Any]:
         "photons": doses,
         "relative_variance_times_photons": [r * p for r, p in zip(relative, doses, strict=True)],
         "transfer": {f"{f} / mm": float(np.interp(f, *transfer)) for f in (0.5, 1.0, 2.0, 2.5)},
-        "noise_power_over_expected": float(np.median((spectrum / expected)[frequency > 0.3])),
+        "noise_power_over_expected": float(np.median((spectrum / expected)[(frequency > 0.3) & (frequency < 1.5)])),
     }
 
 
