@@ -36,7 +36,7 @@ def draw_chest(person: Person, rng: np.random.Generator) -> Chest:
     aorta = draw_aorta(person, rng)
     heart = settled(draw_heart(person, shape, rng), shape)
     for _ in range(50):
-        if _healthy(heart, shape, person.female):
+        if _healthy(heart, shape, person.female) and crowding(heart, shape) <= 0.5:
             break
         heart = settled(draw_heart(person, shape, rng), shape)
     return Chest(person, shape, heart, aorta)
