@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raylign.simulation.phantoms.field import Array
+from raylign.simulation.phantoms.field import Array, smooth_min
 from raylign.simulation.phantoms.pelvis_tables import HIP, SACRUM
 from raylign.simulation.phantoms.trunk_shape import SIDES, SLOPE, TrunkShape
 from raylign.simulation.phantoms.trunk_webs import Cut, Points, Web
@@ -68,7 +68,7 @@ def bony_pelvis(shape: TrunkShape) -> BonyPelvis:
     for number, (side, s) in enumerate(SIDES):
         balls = _hip(HIP.balls.copy(), shape, cup)
         balls[:, :3] += both(balls[:, :3]) + _wobble(shape.seed, 1 + number, 0.6)(balls[:, :3])
-        balls[:, :3] = _room(balls, np.array([size.hip_distance / 2, 0, 0]), cup)
+        balls[:, :3] = _room(balls, np.array([size.hip_distance / 2, 0, 0]), cup, CUP_RADIUS * size.hip_height / HEIGHT)
         balls[:, 0] = np.maximum(balls[:, 0], 2.3 + balls[:, 3])  # the symphysis
         balls[:, :3] = balls[:, :3] @ turn.T
         balls[:, 0] *= s
@@ -105,12 +105,12 @@ def _hip(balls: Points, shape: TrunkShape, cup: float) -> Points:
     return np.stack([x, y, z, np.maximum(balls[:, 3] * scale, 1.3)], 1)
 
 
-def _room(balls: Points, centre: Points, cup: float) -> Points:
-    """Balls about the acetabulum pushed outward, so that its wall keeps its thickness around a larger head."""
+def _room(balls: Points, centre: Points, cup: float, before: float) -> Points:
+    """Balls about the acetabulum pushed outward, so that its wall keeps its thickness when its radius grows from ``before``."""
     away = balls[:, :3] - centre
     distance = np.linalg.norm(away, axis=1)
-    free = distance - balls[:, 3] - CUP_RADIUS * 0.97
-    push = (cup - CUP_RADIUS) * np.exp(-np.maximum(free, 0) / 16.0)
+    free = distance - balls[:, 3] - before * 0.97
+    push = (cup - before) * np.exp(-np.maximum(free, 0) / 16.0)
     out: Points = balls[:, :3] + away / distance[:, None] * push[:, None] * (away @ OPENING < 12)[:, None]
     return out
 
@@ -136,7 +136,7 @@ def _acetabulum(s: float, half: float, cup: float, turn: Points) -> Cut:
         lining = np.maximum(r - np.float32(cup + 1.8), along + np.float32(0.25 * cup))
         lining = np.maximum(lining, (down - np.float32(0.80 * cup)) * np.float32(0.8))
         fossa = np.sqrt((px - notch[0] * 8) ** 2 + (py - notch[1] * 8) ** 2 + (pz - notch[2] * 8) ** 2) - np.float32(cup - 5)
-        d[box] = np.maximum(np.minimum(part, lining), -np.minimum(r - np.float32(cup), fossa))
+        d[box] = np.maximum(smooth_min(part, lining, 5.0), -np.minimum(r - np.float32(cup), fossa))
         return d
 
     return cut
