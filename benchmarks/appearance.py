@@ -16,10 +16,10 @@ import torch
 
 from raylign.projection.threads import threads
 from raylign.simulation.appearance import PRESETS, Sequence
+from raylign.simulation.datasets.recipes import Recipe, SubjectsFrom
+from raylign.simulation.datasets.streams import Stream, StreamConfig
 from raylign.simulation.labelled import Labelled
-from raylign.simulation.recipes import Recipe, SubjectsFrom
 from raylign.simulation.seeds import generator
-from raylign.simulation.streams import Stream, StreamConfig
 
 COLUMNS = 10
 

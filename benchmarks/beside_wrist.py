@@ -16,8 +16,8 @@ from raylign.data import Volume
 from raylign.geometry import Rigid, View
 from raylign.io import ExposureOptions, read_xray
 from raylign.simulation import expose
-from raylign.simulation.apparatus import Detector, Dose, ExposureConfig, Tube
-from raylign.simulation.scatter import ScatterConfig
+from raylign.simulation.physics.apparatus import Detector, Dose, ExposureConfig, Tube
+from raylign.simulation.physics.scatter import ScatterConfig
 
 SDD = 1300.0  # mm from focus to screen: not known; it changes what blur and pixels are in mm, and hardly the picture
 VOXEL = 0.4  # mm

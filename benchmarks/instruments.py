@@ -23,9 +23,6 @@ import torch
 
 from raylign.data import Volume
 from raylign.geometry import Rigid, View
-from raylign.simulation.apparatus import Dose, ExposureConfig
-from raylign.simulation.display import Display, displayed
-from raylign.simulation.exposure import expose
 from raylign.simulation.instruments import (
     INSTRUMENT_SETS,
     INSTRUMENTS,
@@ -55,6 +52,9 @@ from raylign.simulation.instruments import (
     on_skin,
 )
 from raylign.simulation.phantoms import ThoraxConfig, thorax
+from raylign.simulation.physics.apparatus import Dose, ExposureConfig
+from raylign.simulation.physics.display import Display, displayed
+from raylign.simulation.physics.exposure import expose
 from raylign.simulation.seeds import generator
 from raylign.simulation.subject import Subject
 

@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 import raylign
 from raylign.data import Volume
 from raylign.geometry import View
-from raylign.simulation import scatter, thorax
+from raylign.simulation import thorax
+from raylign.simulation.physics import scatter
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "ct"
 NAMES = ("soft", "spongy", "bone")

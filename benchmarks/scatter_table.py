@@ -1,4 +1,4 @@
-"""Makes ``src/raylign/simulation/tables/scatter.json``: scatter of thin beams through soft tissue as sums of Gaussians."""
+"""Makes ``scatter.json`` among the tables of ``simulation.physics``: scatter of thin beams through soft tissue as Gaussians."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WATER_KEV = np.arange(20, 151, 5.0)
 EDGES = np.concatenate(
     [np.arange(*r) for r in ((0, 20, 2), (20, 60, 5), (60, 120, 10), (120, 260, 20), (260, 500, 40), (500, 1001, 100))]
 ).astype(float)
-TABLE = Path(__file__).resolve().parents[1] / "src" / "raylign" / "simulation" / "tables" / "scatter.json"
+TABLE = Path(__file__).resolve().parents[1] / "src" / "raylign" / "simulation" / "physics" / "tables" / "scatter.json"
 
 
 def rings(edges: NDArray = EDGES, widths: NDArray = WIDTHS) -> NDArray[np.float64]:

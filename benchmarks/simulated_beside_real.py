@@ -27,9 +27,9 @@ from raylign.data import Volume
 from raylign.data.resample import resample_labels
 from raylign.geometry import Rigid, View
 from raylign.simulation import expose
-from raylign.simulation.apparatus import Collimator, Detector, Dose, ExposureConfig, Tube
-from raylign.simulation.display import Display, displayed
-from raylign.simulation.scatter import Grid, ScatterConfig
+from raylign.simulation.physics.apparatus import Collimator, Detector, Dose, ExposureConfig, Tube
+from raylign.simulation.physics.display import Display, displayed
+from raylign.simulation.physics.scatter import Grid, ScatterConfig
 
 SIZE = 32
 # flat places in frame 99 (row, column of their first pixels), free of beads

@@ -22,14 +22,14 @@ import torch
 from raylign.data import Volume
 from raylign.geometry import View, se3
 from raylign.projection.threads import threads
-from raylign.simulation.exposure import Exposures, expose_batch
 from raylign.simulation.labelled import Labelled
-from raylign.simulation.materials import Matter
 from raylign.simulation.phantoms import ThoraxConfig, thorax
-from raylign.simulation.ranges import ExposureRanges
+from raylign.simulation.physics.exposure import Exposures, expose_batch
+from raylign.simulation.physics.materials import Matter
+from raylign.simulation.physics.ranges import ExposureRanges
+from raylign.simulation.physics.traversal import traversed
 from raylign.simulation.seeds import generator
 from raylign.simulation.subject import Subject
-from raylign.simulation.traversal import traversed
 
 
 def resident(seed: int, size: int) -> tuple[Matter, torch.Tensor]:

@@ -17,8 +17,8 @@ import torch
 
 from raylign import __version__
 from raylign.projection.threads import threads
-from raylign.simulation.recipes import Recipe, read_recipe
-from raylign.simulation.streams import Stream, StreamConfig
+from raylign.simulation.datasets.recipes import Recipe, read_recipe
+from raylign.simulation.datasets.streams import Stream, StreamConfig
 
 
 def main() -> None:

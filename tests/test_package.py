@@ -104,7 +104,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the files that a build takes."""
     copy = tmp_path_factory.mktemp("build") / "raylign"
     shutil.copytree(SOURCE, copy / "src" / "raylign", ignore=shutil.ignore_patterns("__pycache__", "*.nbi", "*.nbc"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "THIRD_PARTY.md"):
         shutil.copy(ROOT / name, copy / name)
     out = copy / "dist"
     build = "import hatchling.build, sys; hatchling.build.build_wheel(sys.argv[1])"
@@ -128,7 +128,7 @@ def test_the_wheel_holds_all_that_is_not_python_too(wheel: Path) -> None:
     }
     assert {"raylign/py.typed", "raylign/evaluation/assets/report.css", "raylign/evaluation/assets/report.js"} <= expected
     assert expected <= names
-    assert f"{about}/licenses/LICENSE" in names
+    assert {f"{about}/licenses/LICENSE", f"{about}/licenses/THIRD_PARTY.md"} <= names
     assert "raylign = raylign.cli:main" in entry
     assert "License-Expression: MIT" in metadata
 

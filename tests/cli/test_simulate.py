@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from raylign.cli.main import app
 from raylign.io.images_write import write_volume
-from raylign.simulation.shards import read_shards
+from raylign.simulation.datasets.shards import read_shards
 from tests.cli.conftest import body
 
 RECIPE = """

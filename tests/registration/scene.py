@@ -10,7 +10,7 @@ from torch import Tensor
 from raylign.data import Volume, XRay
 from raylign.geometry import Rigid, View, se3
 from raylign.simulation import ExposureConfig, ThoraxConfig, expose, thorax
-from raylign.simulation.apparatus import Collimator
+from raylign.simulation.physics.apparatus import Collimator
 
 POSE = torch.tensor([0.12, -0.10, 0.14, 14.0, -9.0, 12.0], dtype=torch.float64)  # radians and mm off the centre start
 

@@ -1,4 +1,4 @@
-"""Makes the tables of ``raylign.simulation.tables`` again; the tests hold the committed ones to it.
+"""Makes the tables of ``raylign.simulation.physics.tables`` again; the tests hold the committed ones to it.
 
 Spectra: SpekPy 2 (Poludniowski, Omar, Bujila and Andreo 2021; Omar, Andreo and Poludniowski 2020), its default physics, a
 tungsten target at 12 degrees, unfiltered but for the target itself, photons per bin of 1 keV. Attenuation: xraydb (Elam, Ravel
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path(__file__).resolve().parents[2] / "src" / "raylign" / "simulation" / "tables"
+FOLDER = Path(__file__).resolve().parents[2] / "src" / "raylign" / "simulation" / "physics" / "tables"
 ANODE_DEG, LOWEST, HIGHEST, STEP_KV = 12.0, 15, 150, 5
 ENERGIES = np.arange(LOWEST, HIGHEST) + 0.5  # keV
 VOLTAGES = np.arange(40, 151, STEP_KV)

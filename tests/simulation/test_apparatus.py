@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from raylign.errors import InputError
 from raylign.geometry import View
-from raylign.simulation import fields
-from raylign.simulation.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
-from raylign.simulation.detector import normal, poisson, read_out
-from raylign.simulation.display import Display, displayed
-from raylign.simulation.ranges import ExposureRanges
+from raylign.simulation.physics import fields
+from raylign.simulation.physics.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
+from raylign.simulation.physics.detector import normal, poisson, read_out
+from raylign.simulation.physics.display import Display, displayed
+from raylign.simulation.physics.ranges import ExposureRanges
 from raylign.simulation.seeds import generator
 
 CPU = torch.device("cpu")

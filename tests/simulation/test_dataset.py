@@ -22,14 +22,14 @@ from raylign.io import read_volume, read_xray
 from raylign.io.images_write import write_volume
 from raylign.io.transforms import read_pose
 from raylign.projection import project
-from raylign.simulation.cases import make_cases
-from raylign.simulation.dataset import make_dataset
-from raylign.simulation.plan import Plan
-from raylign.simulation.recipes import Output, Recipe, SubjectsFrom
-from raylign.simulation.residents import reside
-from raylign.simulation.shards import read_shards
-from raylign.simulation.streams import Stream, StreamConfig
-from raylign.simulation.units import finished, units
+from raylign.simulation.datasets.cases import make_cases
+from raylign.simulation.datasets.dataset import make_dataset
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.recipes import Output, Recipe, SubjectsFrom
+from raylign.simulation.datasets.residents import reside
+from raylign.simulation.datasets.shards import read_shards
+from raylign.simulation.datasets.streams import Stream, StreamConfig
+from raylign.simulation.datasets.units import finished, units
 from tests.cli.conftest import body
 
 COUNT = 14
@@ -153,9 +153,9 @@ def test_what_is_finished_is_kept_and_the_rest_is_made(recipe: Recipe, made: Pat
 
 SCRIPT = """
 import json, sys
-from raylign.simulation.dataset import make_dataset
-from raylign.simulation.recipes import Recipe
-from raylign.simulation.typed import typed
+from raylign.simulation.datasets.dataset import make_dataset
+from raylign.simulation.datasets.recipes import Recipe
+from raylign.simulation.datasets.typed import typed
 make_dataset(typed(Recipe, json.loads(sys.argv[1]), ""), sys.argv[2])
 """
 
@@ -229,7 +229,7 @@ def test_refusals(recipe: Recipe, made: Path, tmp_path: Path, monkeypatch: pytes
         list(read_shards(tmp_path / "broken.tar"))
     with pytest.raises(InputError, match="holds no shards of validations"):
         list(read_shards(made, part="validations"))
-    monkeypatch.setattr("raylign.simulation.dataset.__version__", "0.0.1")
+    monkeypatch.setattr("raylign.simulation.datasets.dataset.__version__", "0.0.1")
     with pytest.raises(InputError, match=r"data set of raylign .*, this is 0\.0\.1"):
         make_dataset(recipe, made)
 

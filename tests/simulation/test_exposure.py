@@ -13,16 +13,16 @@ from raylign import project
 from raylign.data import LabelMap, Landmarks, Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
-from raylign.simulation import exposure
-from raylign.simulation.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
-from raylign.simulation.exposure import Exposures, expose, expose_batch
-from raylign.simulation.materials import Matter, at_ct
-from raylign.simulation.paths import path_lengths
-from raylign.simulation.scatter import ScatterConfig
+from raylign.simulation.physics import exposure
+from raylign.simulation.physics.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
+from raylign.simulation.physics.exposure import Exposures, expose, expose_batch
+from raylign.simulation.physics.materials import Matter, at_ct
+from raylign.simulation.physics.paths import path_lengths
+from raylign.simulation.physics.scatter import ScatterConfig
+from raylign.simulation.physics.spectrum import spectrum
+from raylign.simulation.physics.traversal import traversed
 from raylign.simulation.seeds import generator
-from raylign.simulation.spectrum import spectrum
 from raylign.simulation.subject import Subject
-from raylign.simulation.traversal import traversed
 
 NO_SPREAD = Detector(blur_mm=0, glare=0, electronic=0)
 BARE = ExposureConfig(detector=NO_SPREAD, scatter=ScatterConfig(0.0), noise="none")  # nothing but the primary beam

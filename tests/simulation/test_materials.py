@@ -8,8 +8,8 @@ import torch
 
 from raylign.data import LabelMap, Landmarks, Volume
 from raylign.errors import InputError
-from raylign.simulation import materials, spectrum
-from raylign.simulation.materials import Matter, as_water_and_bone, at_ct, blood_hu, fractions
+from raylign.simulation.physics import materials, spectrum
+from raylign.simulation.physics.materials import Matter, as_water_and_bone, at_ct, blood_hu, fractions
 from raylign.simulation.subject import Subject
 
 

@@ -20,7 +20,7 @@ def subject(**changes: object) -> Subject:
 
 
 def test_a_subject_is_one_patient_on_one_grid() -> None:
-    assert subject().copy == 0
+    assert subject().copy == 0 and subject(id="ct-1").person == "subject" and subject(id="ct-1", person="").person == "ct-1"
     moved = torch.eye(4, dtype=torch.float64)
     moved[0, 3] = 1
     with pytest.raises(InputError, match="another grid"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from raylign.errors import InputError
-from raylign.simulation.plan import Plan
-from raylign.simulation.recipes import Recipe, SubjectsFrom, read_recipe
-from raylign.simulation.roster import Order, roster
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.recipes import Recipe, SubjectsFrom, read_recipe
+from raylign.simulation.datasets.roster import Order, roster
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 PLAIN = "name: a\nsubjects: [{phantom: thorax, seeds: [0, 3]}]\n"

@@ -13,7 +13,16 @@ import torch
 
 from raylign.errors import InputError
 from raylign.geometry import View, se3
-from raylign.simulation.scatter import TRUNK, Grid, Kernels, ScatterConfig, centre_distance, centre_of_mass, kernels, scattered
+from raylign.simulation.physics.scatter import (
+    TRUNK,
+    Grid,
+    Kernels,
+    ScatterConfig,
+    centre_distance,
+    centre_of_mass,
+    kernels,
+    scattered,
+)
 
 
 @pytest.fixture(scope="module")

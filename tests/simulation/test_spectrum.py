@@ -7,8 +7,8 @@ import pytest
 from scipy.interpolate import CubicSpline
 
 from raylign.errors import InputError
-from raylign.simulation import spectrum as module
-from raylign.simulation.spectrum import Spectrum, attenuation, density, few, materials, spectrum
+from raylign.simulation.physics import spectrum as module
+from raylign.simulation.physics.spectrum import Spectrum, attenuation, density, few, materials, spectrum
 from tests.simulation import make_tables
 
 # mass energy absorption of air, cm2/g (NIST SRD 126)

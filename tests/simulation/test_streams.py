@@ -13,8 +13,8 @@ import torch
 from raylign.errors import InputError
 from raylign.io.images_write import write_volume
 from raylign.projection import project_labels
-from raylign.simulation.recipes import Recipe, Split, SubjectsFrom, TargetPoints
-from raylign.simulation.streams import Stream, StreamConfig
+from raylign.simulation.datasets.recipes import Recipe, Split, SubjectsFrom, TargetPoints
+from raylign.simulation.datasets.streams import Stream, StreamConfig
 from tests.cli.conftest import body
 
 SMALL = (48, 64)

@@ -215,7 +215,7 @@ def test_a_shorter_scan_knows_where_it_was_cut() -> None:
 def test_no_copy_leaves_its_patient_s_part() -> None:
     fractions = {"train": 0.7, "validation": 0.1, "test": 0.2}
     one = patient()
-    originals = [replace(one, id=f"thorax-{n:06d}") for n in range(400)]
+    originals = [replace(one, id=f"thorax-{n:06d}", person="") for n in range(400)]
     copies = [replace(s, copy=k) for s in originals for k in (1, 2)]
     parts = split([*originals, *copies], fractions, seed=4)
     ids = {name: {s.id for s in part} for name, part in parts.items()}
@@ -227,6 +227,12 @@ def test_no_copy_leaves_its_patient_s_part() -> None:
     fewer = split(originals[100:200][::-1], fractions, seed=4)
     assert all(s.id in ids[name] for name, part in fewer.items() for s in part)
     assert any(part_of(s.id, fractions, 5) != part_of(s.id, fractions, 4) for s in originals)
+    # a chest and a pelvis of one seed are one person
+    pelvises = [replace(s, id=f"pelvis-{s.id}", person=s.person) for s in originals]
+    assert all(
+        part_of(a.person, fractions, 4) == part_of(b.person, fractions, 4) for a, b in zip(originals, pelvises, strict=True)
+    )
+    assert {s.person for part in split(pelvises, fractions, seed=4).values() for s in part} == {s.person for s in originals}
     assert part_of("thorax-000007", {"train": 0.0, "test": 1.0}) == "test"
     for wrong in ({}, {"train": 0.5}, {"train": 1.5, "test": -0.5}):
         with pytest.raises(InputError, match="add up to 1"):

@@ -74,8 +74,8 @@ def _make_inputs(folder: Path, seed: int) -> Any:
     from raylign.io.images_write import write_volume
     from raylign.io.xray_dicom_write import XRayDicomOptions, write_xray_dicom
     from raylign.simulation import ExposureConfig, ThoraxConfig, expose, guide_wire, thorax
-    from raylign.simulation.apparatus import Collimator
     from raylign.simulation.instruments import steel_thickness
+    from raylign.simulation.physics.apparatus import Collimator
 
     generator = torch.Generator().manual_seed(seed)
     scan = thorax(ThoraxConfig(voxel_mm=2.0, z_range=(-190.0, 185.0)), seed).volume

@@ -16,12 +16,12 @@ from raylign.cli.console import DONE, WRONG_INPUT, command, complain, load, prog
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
-    from raylign.simulation.dataset import Made
-    from raylign.simulation.recipes import Recipe
+    from raylign.simulation.datasets.dataset import Made
+    from raylign.simulation.datasets.recipes import Recipe
 
 
 class Format(enum.StrEnum):
-    """``raylign.simulation.recipes.Format``, known without loading it."""
+    """``raylign.simulation.datasets.recipes.Format``, known without loading it."""
 
     SHARDS = "shards"
     DICOM = "dicom"
@@ -51,7 +51,7 @@ def simulate(flags: SimulateFlags) -> int:
     same bytes, whatever the number of processes. What was broken off goes on where it was, by the same command.
     """
     load("raylign.simulation", "pydantic", "SimpleITK")
-    from raylign.simulation.dataset import make_dataset
+    from raylign.simulation.datasets.dataset import make_dataset
 
     recipe = _recipe(flags)
     workers = flags.workers if flags.workers is not None else _processors()
@@ -68,7 +68,7 @@ def simulate(flags: SimulateFlags) -> int:
 
 def _recipe(flags: SimulateFlags) -> Recipe:
     """The recipe with the options in place of what it says."""
-    from raylign.simulation.recipes import check, read_recipe
+    from raylign.simulation.datasets.recipes import check, read_recipe
 
     recipe = read_recipe(flags.recipe)
     for name, value, least in (("count", flags.count, 1), ("seed", flags.seed, 0), ("workers", flags.workers, 1)):
@@ -124,7 +124,7 @@ def _print(flags: SimulateFlags, recipe: Recipe, made: Made, seconds: float) -> 
             "Each subject's folder holds ct.nii.gz, truth.json, and for every case its X-rays and the pose to start from."
         )
     else:
-        lines.append("In Python: raylign.simulation.shards.read_shards(FOLDER) gives the exposures one by one.")
+        lines.append("In Python: raylign.simulation.datasets.shards.read_shards(FOLDER) gives the exposures one by one.")
     console = Console(soft_wrap=True)
     for line in lines:
         console.print(line, highlight=False, markup=False)

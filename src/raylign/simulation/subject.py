@@ -20,8 +20,9 @@ class Subject:
         names the structure).
     landmarks: points named ``structure/point``.
     meshes: closed surfaces by the name of their structure, outward normals.
-    id: whose anatomy this is. Copies that were deformed, resampled or given other intensities keep their parent's: subjects are
-        split into training, validation and test by it, and by nothing else.
+    id: whose anatomy this is. Copies that were deformed, resampled or given other intensities keep their parent's.
+    person: whose body it belongs to, where several subjects are parts of one: subjects are split into training, validation and
+        test by it, and by nothing else. The id where none is given.
     copy: 0 for the original; deformed copies count from 1.
     traits: numbers that describe the patient, by name with the unit at its end (``age_years``, ``height_mm``, ``lv_volume_ml``).
 
@@ -37,6 +38,7 @@ class Subject:
     id: str = "subject"
     copy: int = 0
     traits: Mapping[str, float] = field(default_factory=dict)
+    person: str = ""
 
     def __post_init__(self) -> None:
         if self.volume.unit != "HU":
@@ -47,6 +49,8 @@ class Subject:
         if not same:
             raise InputError("the labels lie on another grid than the scan", field="labels", remedy="resample them onto it")
         if not self.id:
-            raise InputError("a subject without an id", field="id", remedy="name whose anatomy it is; splits go by it")
+            raise InputError("a subject without an id", field="id", remedy="name whose anatomy it is")
         if self.copy < 0:
             raise InputError(f"copy {self.copy}", field="copy", remedy="0 is the original, deformed copies count from 1")
+        if not self.person:
+            object.__setattr__(self, "person", self.id)

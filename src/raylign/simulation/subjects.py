@@ -113,8 +113,8 @@ def _enclosed(mesh: Mesh) -> Float[Tensor, ""]:
     return (a * torch.linalg.cross(b, c)).sum() / 6
 
 
-def part_of(id: str, fractions: Mapping[str, float], seed: int = 0) -> str:
-    """Which part a patient belongs to: by a hash (SHA-256) of seed and id, and by nothing else.
+def part_of(person: str, fractions: Mapping[str, float], seed: int = 0) -> str:
+    """Which part a patient belongs to: by a hash (SHA-256) of seed and person (``Subject.person``), and by nothing else.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def part_of(id: str, fractions: Mapping[str, float], seed: int = 0) -> str:
     values = list(fractions.values())
     if not values or min(values) < 0 or abs(sum(values) - 1) > 1e-9:
         raise InputError(f"fractions {dict(fractions)} do not add up to 1", field="fractions", remedy="e.g. 0.8, 0.1 and 0.1")
-    digest = hashlib.sha256(f"{seed}/{id}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{person}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     reached = 0.0
     for name, share in fractions.items():
@@ -136,7 +136,7 @@ def part_of(id: str, fractions: Mapping[str, float], seed: int = 0) -> str:
 def split(subjects: Iterable[Subject], fractions: Mapping[str, float], seed: int = 0) -> dict[str, list[Subject]]:
     """Subjects by part ("train", "test", ...): all copies of a patient in one, whoever else is there.
 
-    A patient's part depends on his id, the fractions and the seed. It does not change when others come or go; in return the
+    A patient's part depends on who he is, the fractions and the seed. It does not change when others come or go; in return the
     shares are those asked for only on average.
 
     Raises
@@ -145,5 +145,5 @@ def split(subjects: Iterable[Subject], fractions: Mapping[str, float], seed: int
     """
     parts: dict[str, list[Subject]] = {name: [] for name in fractions}
     for subject in subjects:
-        parts[part_of(subject.id, fractions, seed)].append(subject)
+        parts[part_of(subject.person, fractions, seed)].append(subject)
     return parts

@@ -23,7 +23,7 @@ from raylign.simulation.phantoms.aorta_frame import LEVELS, TrunkShape, draw_tru
 from raylign.simulation.phantoms.aorta_sizes import draw_sizes
 from raylign.simulation.phantoms.aorta_tubes import Tube, arc_length, distance
 from raylign.simulation.phantoms.field import Canvas, Grid, Union
-from raylign.simulation.phantoms.population import Person, patient
+from raylign.simulation.phantoms.population import Person, patient, person_id
 from raylign.simulation.seeds import numpy_generator
 from raylign.simulation.subject import Subject
 
@@ -181,7 +181,9 @@ def aorta(config: AortaConfig | None = None, seed: int = 0) -> Subject:
     points = {n: p for n, p in _points(made).items() if grid.z[0] < p[2] < grid.z[-1]}
     at = torch.from_numpy(np.stack(list(points.values())) + config.origin)
     labels = LabelMap(torch.from_numpy(canvas.labels), torch.from_numpy(affine), NAMES)
-    return Subject(volume, labels, Landmarks(tuple(points), at), meshes, f"aorta-{seed:06d}", traits=_traits(made))
+    return Subject(
+        volume, labels, Landmarks(tuple(points), at), meshes, f"aorta-{seed:06d}", traits=_traits(made), person=person_id(seed)
+    )
 
 
 def _meshes(made: Anatomy, config: AortaConfig) -> dict[str, Mesh]:

@@ -107,6 +107,11 @@ def patient(seed: int) -> Person:
     return draw_person(numpy_generator(seed, _PLACE))
 
 
+def person_id(seed: int) -> str:
+    """What splits call the person whom a seed stands for: a chest and a pelvis of one seed are never parted."""
+    return f"seed-{seed:06d}"
+
+
 def _within(rng: np.random.Generator, mean: float, sigma: float, low: float, high: float) -> float:
     """A normal number cut off at both ends, by drawing again."""
     while True:

@@ -12,7 +12,7 @@ from raylign.data import LabelMap, Landmarks, Volume
 from raylign.errors import InputError
 from raylign.simulation.phantoms import thorax_marks, thorax_shape, thorax_texture
 from raylign.simulation.phantoms.field import Grid
-from raylign.simulation.phantoms.population import patient
+from raylign.simulation.phantoms.population import patient, person_id
 from raylign.simulation.phantoms.thorax_draw import Chest, draw_chest
 from raylign.simulation.phantoms.thorax_meshes import ThoraxMeshes
 from raylign.simulation.phantoms.thorax_names import NAMES
@@ -107,6 +107,7 @@ def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Subject:
         ThoraxMeshes(chest, config.origin) if config.meshes else {},
         id=f"thorax-{seed:06d}",
         traits=thorax_marks.traits(chest),
+        person=person_id(seed),
     )
 
 

@@ -18,6 +18,7 @@ from raylign.simulation.phantoms.femur_shape import upper_femur
 from raylign.simulation.phantoms.field import FAR, Array, Box, Canvas, Grid, Union
 from raylign.simulation.phantoms.lumbar_shape import last_ribs, spine
 from raylign.simulation.phantoms.pelvis_shape import bony_pelvis
+from raylign.simulation.phantoms.population import person_id
 from raylign.simulation.phantoms.surfaces import moved
 from raylign.simulation.phantoms.thorax_texture import noise
 from raylign.simulation.phantoms.trunk_bones import Compact, compact_bones
@@ -214,8 +215,10 @@ def _handed_over(
     }
     at = torch.from_numpy(np.stack(list(points.values())) + origin)
     meshes = _meshes(solids, sampling, canvas.labels) if sampling.meshes else {}
-    person = bones.shape.person.traits() | dict(traits)
-    return Subject(volume, labels, Landmarks(tuple(points), at), meshes, id=f"{name}-{bones.shape.seed:06d}", traits=person)
+    seed = bones.shape.seed
+    known = bones.shape.person.traits() | dict(traits)
+    marks = Landmarks(tuple(points), at)
+    return Subject(volume, labels, marks, meshes, id=f"{name}-{seed:06d}", traits=known, person=person_id(seed))
 
 
 def _meshes(solids: Sequence[Compact], sampling: Sampling, painted: NDArray[np.uint8]) -> dict[str, Mesh]:

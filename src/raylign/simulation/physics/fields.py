@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from raylign.simulation.apparatus import Collimator, Intensifier, Tube
+from raylign.simulation.physics.apparatus import Collimator, Intensifier, Tube
 
 ANODE_DEG = 12.0
 

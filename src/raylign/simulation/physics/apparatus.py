@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raylign.errors import InputError
-from raylign.simulation.scatter import Grid, ScatterConfig
-from raylign.simulation.spectrum import spectrum
+from raylign.simulation.physics.scatter import Grid, ScatterConfig
+from raylign.simulation.physics.spectrum import spectrum
 
 
 def _within(where: object, name: str, low: float, high: float, remedy: str = "") -> None:

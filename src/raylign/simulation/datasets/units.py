@@ -15,12 +15,12 @@ from typing import Any
 
 from raylign.errors import InputError
 from raylign.io.atomic import write_text
-from raylign.simulation.cases import Batch, make_cases, project_points
-from raylign.simulation.plan import Plan
-from raylign.simulation.recipes import SCHEMA
-from raylign.simulation.residents import Resident, reside
-from raylign.simulation.roster import Entry
-from raylign.simulation.shards import digest, encoded, write_tar
+from raylign.simulation.datasets.cases import Batch, make_cases, project_points
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.recipes import SCHEMA
+from raylign.simulation.datasets.residents import Resident, reside
+from raylign.simulation.datasets.roster import Entry
+from raylign.simulation.datasets.shards import digest, encoded, write_tar
 
 _PIXELS = 2**20  # in one batch; fixed, since the last bit of a sum may depend on how many exposures are made together
 MAKING = ".making-"

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from raylign.data import LabelMap, Volume
 from raylign.errors import InputError
-from raylign.simulation.materials import Matter
-from raylign.simulation.recipes import Recipe, TargetPoints
-from raylign.simulation.roster import Entry, centre_lines, make
+from raylign.simulation.datasets.recipes import Recipe, TargetPoints
+from raylign.simulation.datasets.roster import Entry, centre_lines, make
+from raylign.simulation.physics.materials import Matter
 from raylign.simulation.seeds import numpy_generator
 from raylign.simulation.subject import Subject
 

@@ -21,10 +21,10 @@ from typing import Any
 from raylign._version import __version__
 from raylign.errors import InputError
 from raylign.io.atomic import write_text
-from raylign.simulation.plan import Plan
-from raylign.simulation.recipes import SCHEMA, Recipe
-from raylign.simulation.shards import INDEX
-from raylign.simulation.units import MAKING, TRUTH, Unit, finished, make_unit, units
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.recipes import SCHEMA, Recipe
+from raylign.simulation.datasets.shards import INDEX
+from raylign.simulation.datasets.units import MAKING, TRUTH, Unit, finished, make_unit, units
 
 Tell = Callable[[int, int], None]
 """Called with the cases that are there, and how many there will be."""
@@ -168,7 +168,7 @@ def _begin(stop: Any, done: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _plan(recipe_text: str) -> Plan:
-    from raylign.simulation.typed import typed
+    from raylign.simulation.datasets.typed import typed
 
     return Plan(typed(Recipe, json.loads(recipe_text), ""))
 

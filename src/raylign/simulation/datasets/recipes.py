@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raylign.errors import InputError
-from raylign.simulation.typed import typed
+from raylign.simulation.datasets.typed import typed
 
 SCHEMA = 1
 """Of recipes and of the data sets made by them; grows when an old one would be understood differently."""
@@ -250,7 +250,7 @@ def check(recipe: Recipe) -> None:
     ------
     InputError: something does not.
     """
-    from raylign.simulation.plan import Plan
+    from raylign.simulation.datasets.plan import Plan
 
     Plan(recipe)
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.simulation.detector import filtered, gaussian
-from raylign.simulation.fields import column
+from raylign.simulation.physics.detector import filtered, gaussian
+from raylign.simulation.physics.fields import column
 
 
 @dataclass(frozen=True)

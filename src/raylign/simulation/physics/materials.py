@@ -30,9 +30,9 @@ from torch import Tensor
 from raylign.data import LabelMap, Volume
 from raylign.data.grid import centre
 from raylign.errors import InputError
-from raylign.simulation import spectrum
-from raylign.simulation.pairs_cpu import Pair, pair
-from raylign.simulation.scatter import centre_of_mass
+from raylign.simulation.physics import spectrum
+from raylign.simulation.physics.pairs_cpu import Pair, pair
+from raylign.simulation.physics.scatter import centre_of_mass
 from raylign.simulation.subject import Subject
 
 CT_KEV = 70.0

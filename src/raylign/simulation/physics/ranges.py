@@ -8,8 +8,8 @@ from typing import Literal, TypeVar
 import torch
 
 from raylign.errors import InputError
-from raylign.simulation.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
-from raylign.simulation.scatter import Grid, ScatterConfig
+from raylign.simulation.physics.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
+from raylign.simulation.physics.scatter import Grid, ScatterConfig
 
 Range = tuple[float, float]
 _T = TypeVar("_T", int, float)

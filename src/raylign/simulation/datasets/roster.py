@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.simulation.recipes import Recipe, SubjectsFrom
+from raylign.simulation.datasets.recipes import Recipe, SubjectsFrom
+from raylign.simulation.datasets.typed import typed
 from raylign.simulation.seeds import numpy_generator
 from raylign.simulation.subject import Subject
-from raylign.simulation.typed import typed
 
 if TYPE_CHECKING:
     from raylign.simulation.anchors import Anchors
@@ -54,7 +54,9 @@ class Entry:
     @property
     def person(self) -> str:
         """Who it is, for splits: the id of a scan; of a phantom the seed, since phantoms of one seed are parts of one person."""
-        return f"seed-{self.seed:06d}" if self.made else self.id
+        from raylign.simulation.phantoms.population import person_id
+
+        return person_id(self.seed) if self.made else self.id
 
 
 def roster(recipe: Recipe) -> tuple[Entry, ...]:

@@ -123,7 +123,7 @@ class _Table:
 
 @cache
 def _table() -> _Table:
-    content = json.loads((files("raylign.simulation") / "tables" / "scatter.json").read_text())
+    content = json.loads((files("raylign.simulation.physics") / "tables" / "scatter.json").read_text())
     names = ("kev", "thickness_mm", "gap_mm", "width_mm", "tissue_kev", "tissue_per_mm", "ratio")
     return _Table(*(torch.tensor(content[name], dtype=torch.float64) for name in names))
 

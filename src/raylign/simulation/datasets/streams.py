@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import IterableDataset
 
 from raylign.errors import InputError
-from raylign.simulation.cases import SUBJECT, Batch, make_cases, stream_of
-from raylign.simulation.plan import Plan
-from raylign.simulation.recipes import Recipe, read_recipe
-from raylign.simulation.residents import Resident, reside
+from raylign.simulation.datasets.cases import SUBJECT, Batch, make_cases, stream_of
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.recipes import Recipe, read_recipe
+from raylign.simulation.datasets.residents import Resident, reside
 
 _AHEAD = 2  # subjects made before they are needed
 

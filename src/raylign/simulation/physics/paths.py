@@ -18,7 +18,7 @@ from raylign.data import LabelMap, Volume
 from raylign.geometry import Rigid, View
 from raylign.geometry.view import require_cone
 from raylign.projection.cpu import run_chunks
-from raylign.simulation import materials
+from raylign.simulation.physics import materials
 from raylign.simulation.subject import Subject
 
 _TISSUES = len(materials.TISSUES)  # then blood, iodine and metal

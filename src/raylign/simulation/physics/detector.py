@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.simulation.apparatus import Detector
-from raylign.simulation.fields import column
+from raylign.simulation.physics.apparatus import Detector
+from raylign.simulation.physics.fields import column
 
 Generators = torch.Generator | Sequence[torch.Generator]
 _BORDER = 24  # pixels by which an image is continued before light spreads over its edge

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from raylign.geometry import View, se3
 from raylign.projection import project
-from raylign.simulation import fields
-from raylign.simulation.apparatus import ExposureConfig
-from raylign.simulation.exposure import expose_batch
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.residents import Resident
 from raylign.simulation.instruments import Placed, Site, instrument_paths
 from raylign.simulation.labelled import Labelled
-from raylign.simulation.plan import Plan
+from raylign.simulation.physics import fields
+from raylign.simulation.physics.apparatus import ExposureConfig
+from raylign.simulation.physics.exposure import expose_batch
 from raylign.simulation.poses.starts import Binned, Grid
-from raylign.simulation.residents import Resident
 from raylign.simulation.seeds import generator
 
 SUBJECT, POINT, POSE, START, APPARATUS, PHYSICS, METAL, LOOK = range(8)

@@ -25,7 +25,7 @@ PACKING = 0.8  # of the scintillator's thickness is caesium iodide, the rest lie
 
 
 def _rows(name: str) -> list[list[str]]:
-    text = (files("raylign.simulation") / "tables" / name).read_text(encoding="utf-8")
+    text = (files("raylign.simulation.physics") / "tables" / name).read_text(encoding="utf-8")
     return [line.split(",") for line in text.splitlines() if line and not line.startswith("#")]
 
 

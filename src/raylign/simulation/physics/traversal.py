@@ -10,8 +10,8 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.projection import operator
-from raylign.simulation import pairs_cpu
-from raylign.simulation.materials import Matter
+from raylign.simulation.physics import pairs_cpu
+from raylign.simulation.physics.materials import Matter
 
 
 def lengths(rays: Float[Tensor, "B 6 3"], shape: tuple[int, int]) -> Float[Tensor, "B H W"]:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from raylign.errors import InputError
 from raylign.simulation.appearance import Sequence, appearance
+from raylign.simulation.datasets.recipes import Recipe
+from raylign.simulation.datasets.roster import Entry, Order, phantom_config, roster, variation
+from raylign.simulation.datasets.typed import typed
 from raylign.simulation.instruments import INSTRUMENT_SETS, InstrumentSet
+from raylign.simulation.physics.ranges import ExposureRanges
 from raylign.simulation.poses import StartSampler, TargetSampler, Uniform, starts, targets
-from raylign.simulation.ranges import ExposureRanges
-from raylign.simulation.recipes import Recipe
-from raylign.simulation.roster import Entry, Order, phantom_config, roster, variation
 from raylign.simulation.subjects import part_of
-from raylign.simulation.typed import typed
 
 
 class Plan:

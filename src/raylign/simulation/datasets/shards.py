@@ -102,7 +102,7 @@ def read_shards(
     ------
     InputError: no shard there, a damaged one, a schema that this version does not know.
     """
-    from raylign.simulation.recipes import SCHEMA
+    from raylign.simulation.datasets.recipes import SCHEMA
 
     shards = _shards(path, part)
     mixed = random.Random(shuffle)

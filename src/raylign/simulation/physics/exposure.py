@@ -26,13 +26,13 @@ from raylign.data import LabelMap, Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
 from raylign.geometry.view import as_views, require_cone
-from raylign.simulation import detector, fields, scatter, spectrum
-from raylign.simulation.apparatus import ExposureConfig
-from raylign.simulation.detector import Generators
-from raylign.simulation.materials import Matter, mass_centre
-from raylign.simulation.paths import path_lengths
+from raylign.simulation.physics import detector, fields, scatter, spectrum
+from raylign.simulation.physics.apparatus import ExposureConfig
+from raylign.simulation.physics.detector import Generators
+from raylign.simulation.physics.materials import Matter, mass_centre
+from raylign.simulation.physics.paths import path_lengths
+from raylign.simulation.physics.traversal import traversed
 from raylign.simulation.subject import Subject
-from raylign.simulation.traversal import traversed
 
 _ENERGIES = 12
 _SCATTER_MM = 150.0  # water that hardens scattered photons: they have crossed about as much as their primaries

@@ -1,0 +1,1 @@
+"""Labelled exposures by recipe: streams for training, files for everything else."""
