@@ -1,4 +1,4 @@
-"""Hip bones and sacrum of a person: the mean bones, reshaped by named sizes.
+"""Hip bones and sacrum of a person: the mean hip bone and a sacrum of our own design, reshaped by named sizes.
 
 Frame of this and its neighbour modules: mm, patient LPS directions (x left, y back, z head), origin midway between the centres of
 the hips. The pelvis is turned about the axis of the hips by its tilt.
@@ -12,24 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylign.simulation.phantoms.field import Array, smooth_min
-from raylign.simulation.phantoms.pelvis_tables import HIP, SACRUM
+from raylign.simulation.phantoms.pelvis_tables import HIP
+from raylign.simulation.phantoms.sacrum import Sacrum, SacrumSize, hollow, laid, sacrum
 from raylign.simulation.phantoms.trunk_shape import SIDES, SLOPE, TrunkShape
 from raylign.simulation.phantoms.trunk_webs import Cut, Points, Web
 from raylign.simulation.seeds import numpy_generator
 
 HALF_DISTANCE, CUP_RADIUS, HEIGHT, SUBPUBIC = 86.87, 23.41, 210.0, 106.0  # of the mean hip bone
 _GAP = 1.9  # sacroiliac joint, mm
-_SACRAL_CENTRE = np.array([0.0, 46.0, 74.0])  # what the sacrum turns about
-_ENDPLATE = np.array([0.0, 22.1, 96.8])  # middle of its upper face
-# sacral foramina of the left side, front and back ends
-_FORAMINA = np.array(
-    [
-        [[17.5, 29.0, 74.0], [21.0, 43.0, 100.0]],
-        [[16.5, 45.0, 65.0], [19.0, 58.0, 90.0]],
-        [[15.5, 59.5, 55.5], [17.0, 71.0, 78.0]],
-        [[14.5, 70.0, 46.0], [15.0, 82.0, 64.0]],
-    ]
-)
+_JOINTS = np.array([0.0, 42.0, 78.0])  # midway between the sacroiliac joints of the mean hip bones: what the sacrum turns about
+# middle of the sacrum's upper face: with SLOPE, and a sacrum turned by 2 degrees, a pelvic incidence of 49 degrees
+_ENDPLATE = np.array([0.0, 25.0, 99.0])
 # landmark: ball and direction, on the left
 _CARRIERS = {
     "asis": (158, (0.0, -1.0, -0.15)),
@@ -74,10 +67,10 @@ def bony_pelvis(shape: TrunkShape) -> BonyPelvis:
         balls[:, 0] *= s
         webs[f"hip_{side}"] = Web(balls, HIP.faces, _acetabulum(s, size.hip_distance / 2, cup, turn), True)
         points |= {f"hip_{side}/{name}": p for name, p in _hip_points(balls, turn, s).items()}
-    sacrum, holes, endplate, slope = _sacrum(shape, turn)
-    webs["sacrum"] = sacrum.with_cut(_beside([webs["hip_left"], webs["hip_right"]], holes))
-    points["sacrum/endplate"] = endplate
-    return BonyPelvis(webs, points, endplate, slope, cup)
+    bone, slope = _sacrum(shape, turn)
+    webs["sacrum"] = bone.web.with_cut(_beside([webs["hip_left"], webs["hip_right"]], bone, slope))
+    points["sacrum/endplate"] = bone.top
+    return BonyPelvis(webs, points, bone.top, slope, cup)
 
 
 def rotation_x(angle: float) -> Points:
@@ -151,49 +144,33 @@ def _hip_points(balls: Points, turn: Points, s: float) -> dict[str, Points]:
     return out
 
 
-def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Web, Points, Points, float]:
-    """The sacrum at its size, turned between the hip bones; its foramina [8, 2, 3]; the middle and slope of its upper face."""
+def _sacrum(shape: TrunkShape, turn: Points) -> tuple[Sacrum, float]:
+    """The sacrum at its size, turned between the hip bones, and the slope of its upper face in degrees."""
     size = shape.pelvis
     scale = 0.5 * (size.hip_height / HEIGHT + shape.spine.scale)
     wide = 0.6 * size.hip_distance / (2 * HALF_DISTANCE) + 0.4 * scale
     local = rotation_x(np.radians(size.sacral_turn))
+    place = _JOINTS * [1, size.hip_height / HEIGHT * size.depth, size.hip_height / HEIGHT]
+    wobble = _wobble(shape.seed, 3, 1.2)
 
     def moved(p: Points) -> Points:
-        q = p - _SACRAL_CENTRE
-        down = np.clip(-q[:, 2] / 70, 0, 1.2)
-        q = q + np.stack([0 * down, -9.0 * size.sacral_bend * down**2, 0 * down], 1)
-        q = (q * [wide, scale * size.depth, scale]) @ local.T
-        place = _SACRAL_CENTRE * [1, size.hip_height / HEIGHT * size.depth, size.hip_height / HEIGHT]
-        return (q + place) @ turn.T
+        q = p + _ENDPLATE
+        q = (q + wobble(q) - _JOINTS) * [wide, scale * size.depth, scale]
+        out: Points = (q @ local.T + place) @ turn.T
+        return out
 
-    balls = SACRUM.balls.copy()
-    balls[:, :3] += _wobble(shape.seed, 3, 1.2)(balls[:, :3])
-    balls[:, :3], balls[:, 3] = moved(balls[:, :3]), balls[:, 3] * scale
-    ends = np.concatenate([_FORAMINA, _FORAMINA * [-1, 1, 1]])
-    holes = moved(ends.reshape(-1, 3)).reshape(ends.shape)
-    return Web(balls, SACRUM.faces), holes, moved(_ENDPLATE[None])[0], SLOPE + size.sacral_turn + size.tilt
+    four = numpy_generator(shape.seed, 4, 4).random() < 0.76  # pieces of the coccyx, Woon et al. 2013
+    bone = sacrum(SacrumSize(shape.person.female, size.sacral_bend, 4 if four else 3))
+    return laid(bone, moved, (wide, scale * size.depth, scale)), SLOPE + size.sacral_turn + size.tilt
 
 
-def _beside(neighbours: list[Web], holes: Points) -> Cut:
-    """The sacrum leaves the gap of the joints to its neighbours, and its foramina are open from front to back."""
+def _beside(neighbours: list[Web], bone: Sacrum, slope: float) -> Cut:
+    """The sacrum leaves the gap of the joints to its neighbours, and is hollow where nerves run."""
 
     def cut(d: Array, x: Array, y: Array, z: Array) -> Array:
         for other in neighbours:
             d = np.maximum(d, np.float32(_GAP) - other.distance(x, y, z, _GAP + 3.0))
-        for front, back in holes.astype(np.float32):
-            low, high = np.minimum(front, back) - 8, np.maximum(front, back) + 8
-            box = tuple(
-                slice(*np.searchsorted(a.ravel(), (p, q)).tolist())
-                for a, p, q in zip((z, y, x), low[::-1], high[::-1], strict=True)
-            )
-            part, along = d[box], back - front
-            if not part.size:
-                continue
-            px, py, pz = x[:, :, box[2]] - front[0], y[:, box[1]] - front[1], z[box[0]] - front[2]
-            t = np.clip((px * along[0] + py * along[1] + pz * along[2]) / (along @ along), 0, 1)
-            off = np.sqrt((px - t * along[0]) ** 2 + (py - t * along[1]) ** 2 + (pz - t * along[2]) ** 2)
-            d[box] = np.maximum(part, np.float32(5.0) - np.float32(2.2) * t - off)
-        return d
+        return hollow(bone, slope, d, (x, y, z))
 
     return cut
 

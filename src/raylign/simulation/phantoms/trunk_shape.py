@@ -17,7 +17,7 @@ from raylign.simulation.seeds import numpy_generator
 
 Levels = NDArray[np.float64]
 SIDES = (("left", 1.0), ("right", -1.0))
-SLOPE = 31.5  # of the mean sacrum's upper face at no tilt, degrees
+SLOPE = 32.5  # of the mean sacrum's upper face at no tilt, degrees
 LUMBAR = ("L5", "L4", "L3", "L2", "L1", "T12", "T11")  # from the sacrum upwards
 
 

@@ -31,7 +31,7 @@ class Skeleton:
         line = self.spine.line
         if z > line[0, 2]:
             return float(np.interp(z, line[:, 2], line[:, 1])) - float(self.shape.spine.depth.mean()) / 2
-        promontory, coccyx = self.pelvis.endplate + np.array([0, -15, -8]), np.array([0, 84.0, 8.0])
+        promontory, coccyx = self.pelvis.endplate + np.array([0, -15, -8]), np.array([0, 74.0, 12.0])
         t = np.clip((promontory[2] - z) / (promontory[2] - coccyx[2]), 0, 1)
         return float(promontory[1] + (coccyx[1] - promontory[1]) * t**0.8)
 
@@ -224,7 +224,7 @@ def bowel(wall: Union, gas: Union, bones: Skeleton) -> None:
         return np.asarray(p, float) + rng.normal(0, sigma, (len(p), 3))
 
     top = float(by["L1"][2])
-    rectum = jitter(np.array([[0, 54, -38], [0, 62, -12], [2, 68, 18], [4, 62, 46], [10, 42, 66]]), 3)
+    rectum = jitter(np.array([[0, 44, -38], [0, 44, -12], [2, 53, 18], [4, 51, 46], [10, 36, 66]]), 3)
     sigmoid = jitter(np.array([rectum[-1], [30, 14, 70], [6, -12, 62], [36, -18, 74], [74, 0, 92], [side - 8, 6, 122]]), 8)
     sigmoid[0] = rectum[-1]
     descending = jitter(np.array([sigmoid[-1], [side, 16, 150], [side + 4, 24, 190], [side - 2, 26, top]]), 6)
