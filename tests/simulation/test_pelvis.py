@@ -61,7 +61,7 @@ def test_surfaces_are_closed_and_agree_with_the_labels(patient: Subject, bone: s
 
 
 def test_holes_are_where_anatomy_has_them(patient: Subject) -> None:
-    """Euler's number is 2 - 2 holes: the obturator foramen, the vertebral canal, none in the femur, many in the sacrum."""
+    """Euler's number is 2 - 2 holes: the obturator foramen, the vertebral canal, none in the femur, the sacrum's 18 openings."""
     import trimesh
 
     number = {
@@ -71,7 +71,7 @@ def test_holes_are_where_anatomy_has_them(patient: Subject) -> None:
     assert number["hip_left"] == number["hip_right"] == 0
     assert number["vertebrae_L5"] == 0
     assert number["femur_left"] == number["femur_right"] == 2
-    assert number["sacrum"] <= -8
+    assert -40 <= number["sacrum"] <= -32  # a spicule may add a handle
 
 
 def test_heads_sit_in_their_sockets(patient: Subject) -> None:

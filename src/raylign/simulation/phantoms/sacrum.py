@@ -19,13 +19,13 @@ pelvic incidence, degrees                50.8 / 49.5    53 (10.5), both sexes (g
 =======================================  =============  ===================================
 
 (a) Bangladesh Journal of Anatomy 15(2), 60 dry sacra of Sylhet; (b) Mymensingh Medical Journal 2018, 27(4):710, 150 dry sacra;
-(c) Korean post-mortem CT, 29 people; (d) magnetic resonance of 50 South Indians, International Journal of Pharma and Bio Sciences
-2015, 6:B398, whence also the heights of S1 before and behind (28 and 22 mm) and its lower depth (20 and 18 mm);
-(e) PMC5799488, 78 women; (f) Indiran et al. 2017, Asian Spine Journal 11(5):694; (g) Mac-Thiong et al. 2011, European Spine Journal
-20 Suppl 5:572, standing. Foramina: Saluja et al. 2018, Journal of Clinical and Diagnostic Research 12(6):AC01 (S1 in front 13.0 by
-12.2 mm), and Kim et al. 2023, Korean Journal of Pain 36(1):98 (S1 behind 8.5 mm wide, 23.5 mm from the middle). Pieces of the coccyx
-and its angle: Woon et al. 2013, European Spine Journal 22(4):863. Sections of the lower bodies, the canal, the crest and the processes
-are ours, by the look of the bone.
+(c) Korean post-mortem CT, 29 people; (d) magnetic resonance of 50 South Indians, International Journal of Pharma and Bio
+Sciences 2015, 6:B398, whence also the heights of S1 before and behind (28 and 22 mm) and its lower depth (20 and 18 mm); (e)
+PMC5799488, 78 women; (f) Indiran et al. 2017, Asian Spine Journal 11(5):694; (g) Mac-Thiong et al. 2011, European Spine Journal
+20 Suppl 5:572, standing. Foramina: Saluja et al. 2018, Journal of Clinical and Diagnostic Research 12(6):AC01 (S1 in front 13.0
+by 12.2 mm), and Kim et al. 2023, Korean Journal of Pain 36(1):98 (S1 behind 8.5 mm wide, 23.5 mm from the middle). Pieces of
+the coccyx and its angle: Woon et al. 2013, European Spine Journal 22(4):863. Sections of the lower bodies, the canal, the crest
+and the processes are ours, by the look of the bone.
 """
 
 from __future__ import annotations
