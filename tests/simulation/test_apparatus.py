@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 def light(
     collimator: Collimator | None, shape: tuple[int, int] = (80, 120), pitch: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    lit, inside = fields.lit([collimator], torch.tensor([pitch]), shape, CPU)
+    lit, inside = fields.lit([collimator], torch.tensor([[pitch, pitch]]), shape, CPU)
     return lit[0], inside[0]
 
 
@@ -36,8 +36,11 @@ def light(
 def test_an_open_field_is_open() -> None:
     lit, inside = light(None)
     assert bool((lit == 1).all()) and bool(inside.all())
-    both, _ = fields.lit([None, Collimator.round(0.5)], torch.ones(2), (80, 120), CPU)
+    both, _ = fields.lit([None, Collimator.round(0.5)], torch.ones(2, 2), (80, 120), CPU)
     assert bool((both[0] == 1).all())
+    # however long the image is
+    long, all_ = fields.lit([None, Collimator.round(0.5)], torch.ones(2, 2), (16, 400), CPU)
+    assert bool((long[0] == 1).all()) and bool(all_[0].all())
 
 
 def test_a_round_field_is_a_disc_of_its_radius() -> None:
@@ -48,6 +51,13 @@ def test_a_round_field_is_a_disc_of_its_radius() -> None:
     assert np.allclose(lit.numpy()[r > 21], 2e-3)
     assert inside.numpy()[r < 17].all() and not inside.numpy()[r > 18].any()
     assert float(lit.sum()) == pytest.approx(math.pi * 400 + 2e-3 * (9600 - math.pi * 400), rel=0.005)
+
+
+def test_a_round_field_is_round_on_the_detector() -> None:
+    """Pixels of 2 mm by 1 mm: 64 rows and 128 columns are a square."""
+    lit, _ = fields.lit([Collimator.round(0.75)], torch.tensor([[2.0, 1.0]]), (64, 128), CPU)
+    assert float((lit[0, 32] > 0.5).sum()) == pytest.approx(96, abs=1)
+    assert float((lit[0, :, 64] > 0.5).sum()) * 2 == pytest.approx(96, abs=2)
 
 
 @pytest.mark.parametrize("angle", [0.0, 20.0, -75.0])

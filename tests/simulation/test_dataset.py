@@ -151,6 +151,59 @@ def test_what_is_finished_is_kept_and_the_rest_is_made(recipe: Recipe, made: Pat
     assert contents(target) == contents(made)
 
 
+def test_fewer_cases_than_there_are_are_refused(recipe: Recipe, made: Path) -> None:
+    before = contents(made)
+    with pytest.raises(InputError, match="more than the 4 asked for"):
+        make_dataset(replace(recipe, count=4), made)
+    assert contents(made) == before
+
+
+def test_what_a_killed_run_was_writing_is_swept(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / ".index.json.ab12cd.json").write_text("{")
+    (tmp_path / ".train-000000.json.ab12cd.json").write_text("{")
+    make_dataset(replace(recipe, count=2), tmp_path)
+    assert not list(tmp_path.glob(".*.json"))
+
+
+def test_files_that_are_gone_are_made_again(recipe: Recipe, tmp_path: Path) -> None:
+    few = as_dicom(recipe, 2)
+    make_dataset(few, tmp_path)
+    before = contents(tmp_path)
+    next(tmp_path.glob("*/*.dcm")).unlink()
+    make_dataset(few, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_scan_is_known_by_what_it_holds(recipe: Recipe, tmp_path: Path) -> None:
+    first = recipe.subjects[0]
+    moved = tmp_path / "elsewhere.nii.gz"
+    moved.write_bytes(Path(str(first.ct)).read_bytes())
+    elsewhere = replace(recipe, subjects=(replace(first, ct=str(moved)), *recipe.subjects[1:]))
+    assert elsewhere.fingerprint() == recipe.fingerprint()
+    other = replace(recipe, subjects=(replace(first, ct=recipe.subjects[1].ct), *recipe.subjects[1:]))
+    assert other.fingerprint() != recipe.fingerprint()
+
+
+def test_landmarks_in_files_move_with_the_picture(tmp_path: Path) -> None:
+    """Distorted by an image intensifier and turned by the appearance: the file says what the stream says."""
+    recipe = Recipe(
+        "bent",
+        (SubjectsFrom(phantom="thorax", config={"voxel_mm": 6.0}),),
+        image=(64, 64),
+        count=3,
+        landmarks=("heart_ventricle_left/middle",),
+        isocentre=("heart_ventricle_left",),
+        exposure={"intensifier": 1.0},
+        appearance={"name": "turned", "steps": [{"transform": "Flip"}, {"transform": "Affine2D"}]},
+    )
+    make_dataset(recipe, tmp_path)
+    with Stream(recipe, StreamConfig(batch=3, part=None)) as stream:
+        points = dict(enumerate(stream.cases([0, 1, 2]).labelled.points[:, 0].tolist()))
+    for sample in read_shards(tmp_path):
+        said = sample.about["landmarks"]["heart_ventricle_left/middle"]
+        assert said == pytest.approx(points[sample.about["case"]], abs=1e-3)
+
+
 SCRIPT = """
 import json, sys
 from raylign.simulation.datasets.dataset import make_dataset

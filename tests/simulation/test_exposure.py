@@ -13,6 +13,7 @@ from raylign import project
 from raylign.data import LabelMap, Landmarks, Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
+from raylign.simulation.physics import detector as detectors
 from raylign.simulation.physics import exposure
 from raylign.simulation.physics.apparatus import Collimator, Detector, Dose, ExposureConfig, Intensifier, Tube
 from raylign.simulation.physics.exposure import Exposures, expose, expose_batch
@@ -316,6 +317,44 @@ def test_flat_field_correction_divides_the_heel_effect_out_and_leaves_its_noise(
     assert torch.allclose(corrected, plain, atol=0.005)
     # the anode is at the top: darker there
     assert float(raw[2, 32] - plain[2, 32]) > 0.1 > float(raw[93, 32] - plain[93, 32])
+
+
+def test_an_image_intensifier_is_calibrated_as_it_sees() -> None:
+    v = view((96, 96), 3.0)
+    config = ExposureConfig(
+        tube=Tube(heel=0.2, falloff=True), detector=Detector(blur_mm=0, glare=0, electronic=0), scatter=ScatterConfig(0.0),
+        noise="none", intensifier=Intensifier(),
+    )  # fmt: skip
+    air = batch(slab((-1000.0, 40.0), wide=100.0), [v], config)
+    assert float((air.image[0]).abs().max()) < 2e-3
+
+
+@pytest.mark.parametrize("pitch", [0.2, 1.0])
+def test_light_does_not_come_round_from_the_other_side(pitch: float) -> None:
+    """A dark half beside a bright one: far from the edge, glare of the bright one is gone."""
+    signal = torch.full((1, 8, 512), 0.01)
+    signal[..., 256:] = 1.0
+    out = detectors.spread(signal, [Detector()], torch.tensor([[pitch, pitch]]))[0, 4]
+    far = 256 * pitch / 15  # reaches of glare from the edge
+    assert float(out[0]) == pytest.approx(0.01 + 0.03 * math.exp(-far) / 2, abs=4e-4)
+    assert float(out[-1]) == pytest.approx(1.0, abs=0.03 * math.exp(-far) + 4e-4)
+
+
+@pytest.mark.parametrize("count", [6, 25])
+def test_a_scan_ends_where_its_voxels_do(count: int) -> None:
+    """Water that fills the grid to its faces: n voxels are n long for both integrators."""
+    affine = torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0], dtype=torch.float64))
+    affine[:3, 3] = torch.tensor([-118.0, -2.0 * (count - 1), -118.0])
+    body, v = Volume(torch.zeros(60, count, 60), affine, unit="HU"), view((3, 3), 2.0)
+    expected = -np.log(spectrum(90.0).transmission(water=4.0 * count))
+    for image in (batch(body, [v], BARE).image[0], expose(body, v, CENTRED, BARE, generator(0)).xray.image):
+        assert float(image[1, 1]) == pytest.approx(float(np.squeeze(expected)), rel=0.005)
+
+
+def test_an_exposure_that_shows_nothing_is_refused() -> None:
+    blind = replace(BARE, detector=replace(NO_SPREAD, full_scale=0.5))
+    with pytest.raises(InputError, match="full_scale"):
+        expose(slab((-1000.0, 40.0), wide=100.0), view((8, 8)), CENTRED, blind, generator(0))
 
 
 # -- reproducibility ---------------------------------------------------------------------------------------------------

@@ -113,3 +113,15 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
         Matter.of(volume(0.0), metal="unobtainium")
     with pytest.raises(InputError, match="grid"):
         Matter.of(volume(0.0), LabelMap(torch.zeros(2, 2, 2, dtype=torch.uint8), torch.eye(4, dtype=torch.float64)))
+
+
+def test_contrast_agent_in_thin_and_small_structures_is_found() -> None:
+    hu = torch.full((20, 20, 20), -800.0)
+    labels = torch.zeros(20, 20, 20, dtype=torch.uint8)
+    labels[7, 7, 7], hu[7, 7, 7] = 1, 400.0
+    # a vessel of which two thirds share their voxels with lung
+    labels[10:16, 10:13] = 2
+    hu[10:16, 10:13] = torch.tensor([-200.0, 300.0, -100.0])[None, :, None]
+    affine = torch.eye(4, dtype=torch.float64)
+    found = materials.enhancing(hu, LabelMap(labels, affine, {1: "aorta", 2: "lung_vessels"}))
+    assert bool(found[7, 7, 7]) and bool(found[12, 11, 5])

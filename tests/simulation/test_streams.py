@@ -13,6 +13,7 @@ import torch
 from raylign.errors import InputError
 from raylign.io.images_write import write_volume
 from raylign.projection import project_labels
+from raylign.simulation.datasets import streams
 from raylign.simulation.datasets.recipes import Recipe, Split, SubjectsFrom, TargetPoints
 from raylign.simulation.datasets.streams import Stream, StreamConfig
 from tests.cli.conftest import body
@@ -179,6 +180,17 @@ def test_a_data_loader_takes_it(stream: Stream) -> None:
 
     batch = next(iter(DataLoader(stream, batch_size=None)))
     assert batch.labelled.image.shape == (6, *SMALL)
+
+
+def test_workers_of_a_loader_divide_the_cases(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    seen = []
+    for worker in (0, 1):
+        monkeypatch.setattr(streams, "get_worker_info", lambda n=worker: SimpleNamespace(id=n, num_workers=2))
+        with Stream(recipe, StreamConfig(batch=2)) as stream:
+            seen += next(iter(stream)).cases
+    assert sorted(seen) == [0, 1, 2, 3]
 
 
 def test_refusals(recipe: Recipe) -> None:

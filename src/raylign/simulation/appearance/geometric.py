@@ -106,6 +106,11 @@ class Crop(Transform):
     anywhere: bool = True
     reshapes: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.shape) < 1:
+            raise InputError(f"{self.shape} pixels", field="shape", remedy="give (rows, columns), each 1 or more")
+
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
         (h, w), (nh, nw) = batch.image.shape[1:], self.shape
         if nh > h or nw > w:
@@ -144,6 +149,11 @@ class Resize(Transform):
 
     shape: tuple[int, int] = (128, 128)
     reshapes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.shape) < 1:
+            raise InputError(f"{self.shape} pixels", field="shape", remedy="give (rows, columns), each 1 or more")
 
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
         (h, w), (nh, nw) = batch.image.shape[1:], self.shape

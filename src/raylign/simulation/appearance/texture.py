@@ -100,6 +100,11 @@ class LocalContrast(Transform):
     limit: tuple[float, float] = (1.5, 6.0)
     tiles: int = 4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tiles < 1:
+            raise InputError(f"{self.tiles} tiles", field="tiles", remedy="give 1 or more")
+
     def apply(self, batch: Labelled, draws: Draws) -> Labelled:
         low, high = measured(batch)
         span = (high - low).clamp_min(1e-12)

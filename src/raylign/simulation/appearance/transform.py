@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.simulation.appearance.draws import Draws, Generators
+from raylign.simulation.datasets.typed import typed
 from raylign.simulation.labelled import Labelled
 
 
@@ -58,7 +59,7 @@ class Transform:
         return {"transform": type(self).__name__} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
-    def from_dict(said: Mapping[str, Any]) -> Transform:
+    def from_dict(said: Mapping[str, Any], field: str = "transform") -> Transform:
         """What ``to_dict`` wrote.
 
         Raises
@@ -69,16 +70,11 @@ class Transform:
         name = values.pop("transform", None)
         kind = Transform.registry.get(str(name))
         if kind is None:
-            raise InputError(
-                f"no transform is called {name!r}", field="transform", remedy=f"use one of {sorted(Transform.registry)}"
-            )
+            raise InputError(f"no transform is called {name!r}", field=field, remedy=f"use one of {sorted(Transform.registry)}")
         known = {f.name for f in fields(kind)}
         if unknown := sorted(set(values) - known):
-            raise InputError(f"{name} has no {unknown[0]!r}", field="transform", remedy=f"it has {', '.join(sorted(known))}")
-        try:
-            return kind(**values)
-        except TypeError as error:
-            raise InputError(str(error), field=f"transform {name}") from None
+            raise InputError(f"{name} has no {unknown[0]!r}", field=field, remedy=f"it has {', '.join(sorted(known))}")
+        return typed(kind, values, field)
 
     def describe(self) -> str:
         """One line: the kind and its ranges."""
@@ -152,11 +148,18 @@ class Sequence:
         if unknown := sorted(set(said) - {"name", "steps"}):
             raise InputError(f"a sequence has no {unknown[0]!r}", field="appearance", remedy="it has name and steps")
         steps = []
-        for step in said.get("steps", ()):
+        listed = said.get("steps", [])
+        if not isinstance(listed, list | tuple):
+            raise InputError(f"{listed!r} is no list", field="appearance.steps", remedy="- {transform: NAME, probability: 0.5}")
+        for n, step in enumerate(listed):
+            where = f"appearance.steps.{n}"
             if not isinstance(step, Mapping):
-                raise InputError(f"{step!r} is no step", field="appearance.steps", remedy="{transform: NAME, probability: 0.5}")
+                raise InputError(f"{step!r} is no step", field=where, remedy="{transform: NAME, probability: 0.5}")
             rest = dict(step)
-            steps.append(Step(probability=float(rest.pop("probability", 1.0)), transform=Transform.from_dict(rest)))
+            chance = rest.pop("probability", 1.0)
+            if isinstance(chance, bool) or not isinstance(chance, int | float):
+                raise InputError(f"{chance!r} is no number", field=f"{where}.probability", remedy="give 0 to 1")
+            steps.append(Step(probability=float(chance), transform=Transform.from_dict(rest, where)))
         return Sequence(str(said.get("name", "own")), tuple(steps))
 
     def describe(self) -> str:

@@ -46,6 +46,7 @@ class Batch:
     configs: the apparatus of each.
     instruments: names of what lay in each beam.
     counts: [E, H, W] whole numbers as the detector stored them, before any appearance.
+    exposed: the geometry of each exposure before any appearance moved its pixels.
     """
 
     labelled: Labelled
@@ -56,6 +57,7 @@ class Batch:
     configs: tuple[ExposureConfig, ...]
     instruments: tuple[tuple[str, ...], ...]
     counts: Tensor = field(repr=False)
+    exposed: tuple[View, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -119,7 +121,17 @@ def make_cases(plan: Plan, numbers: Sequence[int], residents: Sequence[Resident]
     )
     labelled = plan.appearance(labelled, [stream_of(plan, n, LOOK, e) for n, e in zip(cases, ranks, strict=True)])
     names = tuple(tuple(item.instrument.name for item in some) for some in metal)
-    return Batch(labelled, starts.to(device), tuple(cases), tuple(shown), placed.points, tuple(configs), names, exposures.counts)
+    return Batch(
+        labelled,
+        starts.to(device),
+        tuple(cases),
+        tuple(shown),
+        placed.points,
+        tuple(configs),
+        names,
+        exposures.counts,
+        tuple(views),
+    )
 
 
 @dataclass(frozen=True, eq=False)

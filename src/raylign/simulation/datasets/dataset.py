@@ -6,6 +6,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -195,7 +196,7 @@ def _prepared(recipe: Recipe, target: Path) -> None:
     """Make the folder, or see that what lies in it is part of this data set."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        others = [p.name for p in target.iterdir() if not p.name.startswith(MAKING) and p.name != _LOCK]
+        others = [p.name for p in target.iterdir() if not p.name.startswith(MAKING) and p.name != _LOCK and not _unfinished(p)]
     except FileExistsError:
         raise InputError("is a file, not a folder", file=target, field="--out", remedy="name a folder") from None
     except OSError as error:
@@ -215,6 +216,14 @@ def _prepared(recipe: Recipe, target: Path) -> None:
         field = _difference(said.get("recipe", {}), recipe.to_dict())
         raise InputError(
             f"holds a data set of another recipe: {field} differs", file=target, field="--out", remedy="name a new folder"
+        )
+    before = said.get("recipe", {}).get("count", 0)
+    if recipe.count < before:
+        raise InputError(
+            f"holds {before} cases, more than the {recipe.count} asked for",
+            file=target,
+            field="--count",
+            remedy="ask for as many or more, or name a new folder",
         )
     if known[::2] != (SCHEMA, __version__):
         raise InputError(
@@ -252,8 +261,15 @@ def _locked(target: Path) -> Iterator[None]:
                 (target / _LOCK).unlink()
 
 
+def _unfinished(path: Path) -> bool:
+    """Whether a file is one that a killed run was writing: named after what it was to become, behind a dot."""
+    return path.is_file() and re.match(r"\.(index\.json|(train|validation|test)-\d{6}\.\w+)\.", path.name) is not None
+
+
 def _swept(target: Path) -> None:
     """Remove what a run that was killed left unfinished."""
+    for path in [*(p for p in target.glob(".*") if _unfinished(p)), *(target / "subjects").glob(".*.nii.gz")]:
+        path.unlink(missing_ok=True)
     for place in target.glob(f"{MAKING}*"):
         shutil.rmtree(place, ignore_errors=True)
 

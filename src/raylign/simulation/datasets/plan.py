@@ -93,7 +93,7 @@ def _instruments(recipe: Recipe) -> InstrumentSet | None:
         return None
     values = {"set": said} if isinstance(said, str) else dict(said)
     name = values.pop("set", "everything")
-    if name not in INSTRUMENT_SETS:
+    if not isinstance(name, str) or name not in INSTRUMENT_SETS:
         raise InputError(f"no set is called {name!r}", field="instruments", remedy=f"use one of {', '.join(INSTRUMENT_SETS)}")
     base = INSTRUMENT_SETS[name]
     plain = {f.name: getattr(base, f.name) for f in fields(base)}

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +53,10 @@ class SubjectsFrom:
     variation: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.id is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.id):
+            raise InputError(
+                f"{self.id!r} names no file", field="id", remedy="give letters, digits, dots, dashes; a letter or digit first"
+            )
         if (self.phantom is None) == (self.ct is None):
             raise InputError("neither phantom nor ct is given, or both", remedy="give one of them")
         if self.phantom is not None:
@@ -211,9 +217,30 @@ class Recipe:
         return plain
 
     def fingerprint(self) -> str:
-        """What two recipes share if, and only if, they make the same cases; the number of cases does not enter."""
+        """What two recipes share if, and only if, they make the same cases.
+
+        The number of cases does not enter; scans, labels and their names do by what they hold, not by where they lie.
+        """
         said = {k: v for k, v in self.to_dict().items() if k != "count"}
+        for subject in said["subjects"]:
+            for name in ("ct", "labels", "label_names"):
+                if subject[name] is not None:
+                    subject[name] = _content(subject[name])
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _content(path: str) -> str:
+    """SHA-256 of a file, or of the files of a folder by name."""
+    place, sum_ = Path(path), hashlib.sha256()
+    for file in sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]:
+        sum_.update(str(file.relative_to(place)).encode() if file != place else b"")
+        try:
+            with file.open("rb") as handle:
+                sum_.update(hashlib.file_digest(handle, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", file=file, remedy="name a file that is there") from None
+    return sum_.hexdigest()
 
 
 def read_recipe(path: str | Path) -> Recipe:

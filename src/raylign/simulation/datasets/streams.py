@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from raylign.errors import InputError
 from raylign.simulation.datasets.cases import SUBJECT, Batch, make_cases, stream_of
@@ -60,7 +60,7 @@ class Stream(IterableDataset[Batch]):
     the machine. (Arithmetic that torch orders by the size of a tensor may differ in its last bit.)
 
     It is an ``IterableDataset`` whose batches are made already: ``DataLoader(stream, batch_size=None)`` takes it, but no loader
-    and no worker is needed.
+    and no worker is needed; workers, where there are some, divide the cases among them.
 
     Parameters
     ----------
@@ -93,9 +93,12 @@ class Stream(IterableDataset[Batch]):
         return make_cases(self.plan, numbers, [self._resident(k) for k in chosen], self.config.device)
 
     def __iter__(self) -> Iterator[Batch]:
-        config = self.config
-        for start in count(config.first + config.rank, config.batch * config.world):
-            yield self.cases([start + config.world * i for i in range(config.batch)])
+        config, worker = self.config, get_worker_info()
+        rank, world = config.rank, config.world
+        if worker is not None:  # of a loader: each takes its share
+            rank, world = rank * worker.num_workers + worker.id, world * worker.num_workers
+        for start in count(config.first + rank, config.batch * world):
+            yield self.cases([start + world * i for i in range(config.batch)])
 
     def _keep(self, first: int, last: int) -> None:
         """Begin to make the subjects of the window from the first case to the last and beyond; let go of those before it."""

@@ -36,7 +36,7 @@ def typed(kind: type[T], values: Any, field: str, file: str | Path | None = None
     _no_strangers(kind, values, field, file)
     try:
         text = json.dumps(values)
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"holds something that is no number, word or list ({error})", field=field or None, file=file) from None
     try:
         made: T = _adapter(cast(Any, kind)).validate_json(text, strict=True)

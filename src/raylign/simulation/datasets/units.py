@@ -21,6 +21,7 @@ from raylign.simulation.datasets.recipes import SCHEMA
 from raylign.simulation.datasets.residents import Resident, reside
 from raylign.simulation.datasets.roster import Entry
 from raylign.simulation.datasets.shards import digest, encoded, write_tar
+from raylign.simulation.physics import fields
 
 _PIXELS = 2**20  # in one batch; fixed, since the last bit of a sum may depend on how many exposures are made together
 MAKING = ".making-"
@@ -74,10 +75,17 @@ def finished(plan: Plan, unit: Unit, folder: Path) -> bool:
     """Whether a piece lies there whole, with as many cases as are wanted now."""
     if plan.recipe.output.format == "dicom":
         said = _said(folder / unit.name / TRUTH)
-        return said is not None and len(said.get("cases", ())) == len(unit)
+        if said is None or len(said.get("cases", ())) != len(unit):
+            return False
+        files = [file for case in said["cases"].values() for file in case.get("files", ())]
+        starts = [f"{name}-start.tfm" for name in said["cases"]]
+        return all((folder / unit.name / file).is_file() for file in (CT, *files, *starts))
     tar = folder / f"{unit.name}.tar"
     said = _said(tar.with_suffix(".json"))
-    return said is not None and said.get("cases") == len(unit) and tar.is_file() and tar.stat().st_size == said.get("bytes")
+    whole = said is not None and said.get("cases") == len(unit) and tar.is_file() and tar.stat().st_size == said.get("bytes")
+    if not whole or not plan.recipe.output.volumes:
+        return whole
+    return all((folder / "subjects" / f"{plan.roster[k].name}.nii.gz").is_file() for k in set(unit.entries))
 
 
 def _said(path: Path) -> dict[str, Any] | None:
@@ -193,8 +201,12 @@ def _landmarks(batch: Batch, n: int) -> dict[str, list[float]]:
     marks = batch.subjects[n].subject.landmarks
     if not marks.names:
         return {}
-    view, pose = batch.labelled.views[n], batch.labelled.poses[n : n + 1].cpu()
-    places = project_points([view], pose, marks.points[None].double().cpu())[0]
+    before, view, pose = batch.exposed[n], batch.labelled.views[n], batch.labelled.poses[n : n + 1].cpu()
+    places = project_points([before], pose, marks.points[None].double().cpu())
+    places = fields.distorted(places, before.shape, [batch.configs[n].intensifier])[0]
+    if view is not before:  # a place on the detector is the same in both
+        column, row = places[:, :1], places[:, 1:]
+        places = view.project(before.origin + column * before.column_step + row * before.row_step)
     return {name: [round(c, 4) for c in at] for name, at in zip(marks.names, places.tolist(), strict=True)}
 
 
@@ -249,7 +261,9 @@ def _make_folder(plan: Plan, unit: Unit, folder: Path, count: Count) -> None:
         place.chmod(0o777 & ~_umask())
         target = folder / unit.name
         assert entry.name == unit.name
-        if target.exists():  # of a smaller count; its cases are among these
+        if target.exists():  # of a smaller count, or broken; its cases are among these
+            if not (target / TRUTH).is_file():
+                raise InputError(f"holds no {TRUTH}: it was not made by this recipe", file=target, remedy="name a new folder")
             shutil.rmtree(target)
         os.rename(place, target)
 

@@ -178,8 +178,9 @@ def aorta(config: AortaConfig | None = None, seed: int = 0) -> Subject:
         truncated=((beside, beside), (beside, beside), (True, True)),
         meta={"phantom": "aorta"},
     )
-    points = {n: p for n, p in _points(made).items() if grid.z[0] < p[2] < grid.z[-1]}
-    at = torch.from_numpy(np.stack(list(points.values())) + config.origin)
+    low, high = (np.array([axis[i] for axis in (grid.x, grid.y, grid.z)]) for i in (0, -1))
+    points = {n: p for n, p in _points(made).items() if bool(((p > low) & (p < high)).all())}
+    at = torch.from_numpy(np.array(list(points.values())).reshape(-1, 3) + config.origin)
     labels = LabelMap(torch.from_numpy(canvas.labels), torch.from_numpy(affine), NAMES)
     return Subject(
         volume, labels, Landmarks(tuple(points), at), meshes, f"aorta-{seed:06d}", traits=_traits(made), person=person_id(seed)

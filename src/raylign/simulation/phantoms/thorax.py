@@ -103,7 +103,7 @@ def thorax(config: ThoraxConfig | None = None, seed: int = 0) -> Subject:
     return Subject(
         volume,
         LabelMap(torch.from_numpy(canvas.labels), torch.from_numpy(affine), NAMES),
-        Landmarks(tuple(points), torch.from_numpy(np.stack(list(points.values())) + config.origin)),
+        Landmarks(tuple(points), torch.from_numpy(np.array(list(points.values())).reshape(-1, 3) + config.origin)),
         ThoraxMeshes(chest, config.origin) if config.meshes else {},
         id=f"thorax-{seed:06d}",
         traits=thorax_marks.traits(chest),

@@ -22,7 +22,7 @@ from raylign.simulation.phantoms.population import person_id
 from raylign.simulation.phantoms.surfaces import moved
 from raylign.simulation.phantoms.thorax_texture import noise
 from raylign.simulation.phantoms.trunk_bones import Compact, compact_bones
-from raylign.simulation.phantoms.trunk_names import BLOOD, FAT, GAS, HU, MUSCLE, NAMES, NUMBER, SKIN
+from raylign.simulation.phantoms.trunk_names import BLOOD_FILLED, FAT, GAS, HU, MUSCLE, NAMES, NUMBER, SKIN
 from raylign.simulation.phantoms.trunk_shape import SIDES, draw_trunk
 from raylign.simulation.phantoms.trunk_soft import Skeleton
 from raylign.simulation.phantoms.trunk_texture import mottle
@@ -129,7 +129,7 @@ def _organs(canvas: Canvas, bones: Skeleton, cavity: Array, contrast: float) -> 
     grid = canvas.grid
     table = np.zeros(256, np.float32)
     for name, hu in HU.items():
-        table[NUMBER[name]] = hu + (contrast if hu == BLOOD else 0.0)
+        table[NUMBER[name]] = hu + (contrast if name in BLOOD_FILLED else 0.0)
     walls, gas = Union.empty(grid), Union.empty(grid)
     trunk_soft.bowel(walls, gas, bones)
     np.maximum(walls.distance, cavity + np.float32(1), out=walls.distance)
@@ -213,7 +213,7 @@ def _handed_over(
     points = {
         n: p for n, p in landmarks(bones).items() if bool(((p > np.array(sampling.low)) & (p < np.array(sampling.high))).all())
     }
-    at = torch.from_numpy(np.stack(list(points.values())) + origin)
+    at = torch.from_numpy(np.array(list(points.values())).reshape(-1, 3) + origin)
     meshes = _meshes(solids, sampling, canvas.labels) if sampling.meshes else {}
     seed = bones.shape.seed
     known = bones.shape.person.traits() | dict(traits)

@@ -24,6 +24,7 @@ HU = {
     "inferior_vena_cava": BLOOD, "iliac_artery_left": BLOOD, "iliac_artery_right": BLOOD, "spinal_cord": 22.0,
     "intervertebral_discs": 84.0, "pubic_symphysis": 88.0, "cartilage": 70.0, "iliopsoas_left": 54.0, "iliopsoas_right": 54.0,
 }  # fmt: skip
+BLOOD_FILLED = ("aorta", "inferior_vena_cava", "iliac_artery_left", "iliac_artery_right")  # where contrast agent goes
 # mottling: standard deviations of the coarse and the fine lattice, HU, and the share of fat that streaks it
 MOTTLE = {
     "muscle": (9.0, 4.0, 1.0), "iliopsoas_left": (7.0, 4.0, 0.4), "iliopsoas_right": (7.0, 4.0, 0.4),

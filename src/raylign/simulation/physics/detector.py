@@ -12,7 +12,8 @@ from raylign.simulation.physics.apparatus import Detector
 from raylign.simulation.physics.fields import column
 
 Generators = torch.Generator | Sequence[torch.Generator]
-_BORDER = 24  # pixels by which an image is continued before light spreads over its edge
+_BORDER = 24  # pixels by which an image is continued at least before light spreads over its edge
+_FAR = 4.0  # reaches of glare by which it is continued: beyond lie two hundredths of it
 
 
 def each(generators: Generators, like: Tensor, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Tensor:
@@ -77,37 +78,56 @@ def transfer(detectors: Sequence[Detector], pitch_mm: Float[Tensor, "B 2"], padd
 def spread(
     signal: Float[Tensor, "B H W"], detectors: Sequence[Detector], pitch_mm: Float[Tensor, "B 2"]
 ) -> Float[Tensor, "B H W"]:
-    """The signal after its light has spread; the image is continued by its border."""
+    """The signal after its light has spread; the image is continued by its border. ``pitch_mm`` best lies on the CPU."""
     rows = [i for i, d in enumerate(detectors) if d.blur_mm or d.glare]
     if not rows:
         return signal
     out = signal.clone()
     chosen, pitch = [detectors[i] for i in rows], pitch_mm[rows].to(signal)
-    out[rows] = filtered(signal[rows], lambda size: transfer(chosen, pitch, size))
+    reach = torch.tensor([max(4 * d.blur_mm, _FAR * d.glare_mm * (d.glare > 0)) for d in chosen])
+    edges = borders(reach, pitch_mm[rows])
+    out[rows] = filtered(signal[rows], lambda part, size: transfer(chosen[part], pitch[part], size), edges)
     return out
 
 
-def filtered(
-    images: Float[Tensor, "B H W"], by: Callable[[tuple[int, int]], Float[Tensor, "B H F"]], border: int = _BORDER
-) -> Float[Tensor, "B H W"]:
-    """Images convolved with what ``by`` gives as a real transfer over the frequencies of ``rfft2`` of a padded shape.
+def borders(reach_mm: Float[Tensor, " B"], pitch_mm: Float[Tensor, "B 2"]) -> list[int]:
+    """Pixels by which each image is to be continued where a filter reaches so far: at least ``_BORDER``.
 
-    Images are continued by their border over so many pixels.
+    They decide sizes: numbers that lie on the CPU cost no waiting for a device.
     """
-    _, h, w = images.shape
-    padded = torch.nn.functional.pad(images[:, None], (border,) * 4, mode="replicate")[:, 0]
-    size = (padded.shape[1], padded.shape[2])
+    return [max(_BORDER, n) for n in (reach_mm.cpu() / pitch_mm.amin(1).cpu()).ceil().to(torch.int64).tolist()]
+
+
+def filtered(
+    images: Float[Tensor, "B H W"],
+    by: Callable[[slice, tuple[int, int]], Float[Tensor, "b H F"]],
+    border: Sequence[int],
+) -> Float[Tensor, "B H W"]:
+    """Images convolved with what ``by`` gives for some of them as a real transfer over the frequencies of ``rfft2``.
+
+    Each image is continued by its border over so many pixels, and further to a size that transforms quickly.
+    """
+    from scipy.fft import next_fast_len
+
+    b, h, w = images.shape
     # libraries for the CPU transform a batch in another order than one image, which changes the last bit
-    parts = zip(padded, by(size), strict=True) if images.device.type == "cpu" else [(padded, by(size))]
-    wide = torch.cat([torch.fft.irfft2(torch.fft.rfft2(x) * t, s=size).reshape(-1, *size) for x, t in parts])
-    return wide[:, border : border + h, border : border + w]
+    parts = [slice(i, i + 1) for i in range(b)] if images.device.type == "cpu" else [slice(0, b)]
+    out = torch.empty_like(images)
+    for part in parts:
+        edge = min(max(border[part]), max(h, w))
+        size = (next_fast_len(h + 2 * edge, real=True), next_fast_len(w + 2 * edge, real=True))
+        beyond = (edge, size[1] - w - edge, edge, size[0] - h - edge)
+        wide = torch.nn.functional.pad(images[part, None], beyond, mode="replicate")[:, 0]
+        spread_out = torch.fft.irfft2(torch.fft.rfft2(wide) * by(part, size), s=size)
+        out[part] = spread_out[:, edge : edge + h, edge : edge + w]
+    return out
 
 
 def gaussian(
     width_mm: Float[Tensor, " B"], pitch_mm: Float[Tensor, "B 2"]
-) -> Callable[[tuple[int, int]], Float[Tensor, "B H F"]]:
+) -> Callable[[slice, tuple[int, int]], Float[Tensor, "b H F"]]:
     """The transfer of Gaussians of a standard deviation each, for ``filtered``."""
-    return lambda size: torch.exp(-2 * (torch.pi * width_mm[:, None, None]) ** 2 * _frequencies(size, pitch_mm))
+    return lambda part, size: torch.exp(-2 * (torch.pi * width_mm[part, None, None]) ** 2 * _frequencies(size, pitch_mm[part]))
 
 
 def _frequencies(padded: tuple[int, int], pitch_mm: Float[Tensor, "B 2"]) -> Float[Tensor, "B H F"]:

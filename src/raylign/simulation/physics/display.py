@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.simulation.physics.detector import filtered, gaussian
+from raylign.simulation.physics.detector import borders, filtered, gaussian
 from raylign.simulation.physics.fields import column
 
 
@@ -97,10 +97,10 @@ def displayed(
     def each(name: str) -> Tensor:
         return column([float(getattr(d, name)) for d in given], device)
 
-    coarse = _averaged(image, inside, each("compression_mm"), pitch)
+    coarse = _averaged(image, inside, each("compression_mm"), (pitch, pitch_mm))
     mean = torch.where(valid, coarse, torch.nan).flatten(1).nanmedian(1).values[:, None, None]
     flat = image - each("compression") * (coarse - mean)
-    sharp = flat + each("edges") * (flat - _averaged(flat, inside, each("edges_mm"), pitch))
+    sharp = flat + each("edges") * (flat - _averaged(flat, inside, each("edges_mm"), (pitch, pitch_mm)))
     ordered = torch.where(valid, sharp, torch.inf).flatten(1).sort(1).values
     last = valid.flatten(1).sum(1, keepdim=True) - 1
     low, high = (ordered.gather(1, _rank(given, i, last))[:, :, None] for i in (0, 1))
@@ -121,9 +121,10 @@ def _rank(displays: Sequence[Display], end: int, last: Tensor) -> Tensor:
     return (share * last).round().to(torch.int64)
 
 
-def _averaged(image: Tensor, inside: Tensor, width: Tensor, pitch: Tensor) -> Tensor:
-    """Gaussian means over the valid pixels around each pixel."""
-    by = gaussian(width[:, 0, 0], pitch)
-    weight = filtered(inside, by)
-    mean = filtered(image * inside, by) / weight.clamp_min(1e-3)
+def _averaged(image: Tensor, inside: Tensor, width: Tensor, pitches: tuple[Tensor, Tensor]) -> Tensor:
+    """Gaussian means over the valid pixels around each pixel; pitches on the device and as given."""
+    by = gaussian(width[:, 0, 0], pitches[0])
+    wide = borders(3 * width[:, 0, 0], pitches[1])
+    weight = filtered(inside, by, wide)
+    mean = filtered(image * inside, by, wide) / weight.clamp_min(1e-3)
     return torch.where(weight > 1e-3, mean, image)

@@ -182,6 +182,12 @@ def expose(
     if not paths:
         paths = {"water": torch.zeros(1, *fine.shape)}
     made = _developed(_with(paths, shown, config.rays), (view,), [config], generator, patients)
+    if not bool(made.valid.any()):
+        raise InputError(
+            "no pixel of the exposure shows anything: the field is saturated or dark",
+            field="config",
+            remedy="raise Detector.full_scale or the dose, or open the collimator",
+        )
     meta = {
         "simulated": True,
         "kv": config.tube.kv,
@@ -321,11 +327,12 @@ def _developed(
     device = next(iter(paths.values())).device
     vectors = torch.stack([v.ray_vectors for v in views]).detach().to("cpu", torch.float64)
     steps = torch.where(vectors[:, 2:4].norm(dim=-1) > 0, vectors[:, 2:4].norm(dim=-1), vectors[:, 4:6].norm(dim=-1))
-    pitch = steps.flip(-1).to(device=device, dtype=torch.float32)  # (row, column)
+    spacing = steps.flip(-1).to(torch.float32)  # (row, column), on the CPU
+    pitch = spacing.to(device)
     detectors = [c.detector for c in configs]
     beams = _Beams.of(configs, tuple(paths), device)
     primary, variance, count = _primary(beams, paths, rays)
-    open_field, inside = fields.lit([c.collimator for c in configs], pitch.amin(1), shape, device)
+    open_field, inside = fields.lit([c.collimator for c in configs], pitch, shape, device)
     shade = fields.shading([c.tube for c in configs], vectors.to(device), shape)
     arriving = open_field if shade is None else open_field * shade
     haze = _scattered(beams, paths, (primary, arriving), (views, patients, pitch), configs)
@@ -333,8 +340,9 @@ def _developed(
     tubes = [c.intensifier for c in configs]
     signal = _noisy((primary, variance, arriving, haze), beams, paths, (configs, photons), generators)
     inside = fields.warped(inside.float()[:, None], tubes)[:, 0] > 0.999
-    signal = detector.spread(signal, detectors, pitch)
+    signal = detector.spread(signal, detectors, spacing)
     if shade is not None:
+        shade = fields.warped(shade[:, None], tubes)[:, 0]  # calibrated behind the image intensifier
         flat = fields.column([float(d.flat_field) for d in detectors], device)
         signal = signal / torch.where(flat > 0, shade, torch.ones_like(shade))
     quiet = all(c.noise == "none" for c in configs)

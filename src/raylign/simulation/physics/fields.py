@@ -14,50 +14,48 @@ from raylign.simulation.physics.apparatus import Collimator, Intensifier, Tube
 ANODE_DEG = 12.0
 
 
-def pixel_grid(shape: tuple[int, int], device: torch.device) -> tuple[Float[Tensor, "1 1 W"], Float[Tensor, "1 H 1"]]:
-    """Columns and rows from the middle of the image, in units of half its shorter side."""
-    h, w = shape
-    half = min(h, w) / 2
-    x = (torch.arange(w, device=device, dtype=torch.float32) - (w - 1) / 2) / half
-    y = (torch.arange(h, device=device, dtype=torch.float32) - (h - 1) / 2) / half
-    return x[None, None, :], y[None, :, None]
-
-
 def column(values: Sequence[float], device: torch.device) -> Float[Tensor, "B 1 1"]:
     """One number an image, to multiply images with."""
     return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 def lit(
-    collimators: Sequence[Collimator | None], pitch_mm: Float[Tensor, " B"], shape: tuple[int, int], device: torch.device
+    collimators: Sequence[Collimator | None], pitch_mm: Float[Tensor, "B 2"], shape: tuple[int, int], device: torch.device
 ) -> tuple[Float[Tensor, "B H W"], Bool[Tensor, "B H W"]]:
     """Part of the beam that each collimator lets through, leak included, and the pixels well within its field.
 
-    Distance to a rounded rectangle: ``|max(|p| - (size - corner), 0)| + min(max(|p| - size + corner), 0) - corner``. "Well
-    within" keeps the penumbra and two pixels away from the edge.
+    Distance to a rounded rectangle: ``|max(|p| - (size - corner), 0)| + min(max(|p| - size + corner), 0) - corner``, measured in
+    millimetres on the detector. "Well within" keeps the penumbra and two pixels away from the edge.
     """
     h, w = shape
+    whole = (
+        torch.ones(len(collimators), h, w, device=device),
+        torch.ones(len(collimators), h, w, dtype=torch.bool, device=device),
+    )
     if not any(collimators):
-        return torch.ones(len(collimators), h, w, device=device), torch.ones(
-            len(collimators), h, w, dtype=torch.bool, device=device
-        )
-    given = [Collimator(10.0, 10.0, leak=0.0) if c is None else c for c in collimators]
+        return whole
+    given = [Collimator() if c is None else c for c in collimators]
 
     def each(values: Sequence[float]) -> Tensor:
         return column(values, device)
 
-    x, y = pixel_grid(shape, device)
+    down, across = pitch_mm.to(device=device, dtype=torch.float32)[:, :, None, None].unbind(1)
+    half = torch.minimum(h * down, w * across) / 2
+    x = (torch.arange(w, device=device, dtype=torch.float32) - (w - 1) / 2)[None, None, :] * across / half
+    y = (torch.arange(h, device=device, dtype=torch.float32) - (h - 1) / 2)[None, :, None] * down / half
     x, y = x - each([c.centre[0] for c in given]), y - each([c.centre[1] for c in given])
     cosine, sine = (each([f(math.radians(c.angle)) for c in given]) for f in (math.cos, math.sin))
     corner = each([c.corner for c in given])
     a = (cosine * x + sine * y).abs() - each([c.width for c in given]) + corner
     b = (cosine * y - sine * x).abs() - each([c.height for c in given]) + corner
     outside = (a.clamp_min(0) ** 2 + b.clamp_min(0) ** 2).sqrt()
-    mm = pitch_mm.to(device=device, dtype=torch.float32)[:, None, None]
-    distance = (outside + torch.maximum(a, b).clamp_max(0) - corner) * (min(h, w) / 2)  # pixels
+    mm = torch.minimum(down, across)
+    distance = (outside + torch.maximum(a, b).clamp_max(0) - corner) * (half / mm)  # pixels
     soft = (each([c.penumbra_mm for c in given]) / mm).clamp_min(1.0)
     leak = each([c.leak for c in given])
-    return leak + (1 - leak) * (0.5 - distance / soft).clamp(0, 1), distance < -(0.5 * soft + 2)
+    is_open = each([float(c is None) for c in collimators]) > 0
+    light = torch.where(is_open, whole[0], leak + (1 - leak) * (0.5 - distance / soft).clamp(0, 1))
+    return light, is_open | (distance < -(0.5 * soft + 2))
 
 
 def shading(tubes: Sequence[Tube], ray_vectors: Float[Tensor, "B 6 3"], shape: tuple[int, int]) -> Float[Tensor, "B H W"] | None:

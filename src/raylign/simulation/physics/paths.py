@@ -33,7 +33,7 @@ def _march(  # pragma: no cover
     ``table``: HU of air and the tissues, then of blood, of iodine that fills a voxel, and where metal begins.
     """
     depth, height, width = hu.shape
-    size = (width - 1.0, height - 1.0, depth - 1.0)
+    size = (width - 0.5, height - 0.5, depth - 0.5)  # voxels are boxes at the faces: n of them are n long
     tissues = len(table) - 4
     blood, iodine, metal = table[-3], table[-2], table[-1]
     for n in range(first, last):
@@ -43,10 +43,10 @@ def _march(  # pragma: no cover
         begin, end = 0.0, length
         for axis in range(3):
             if abs(direction[axis]) < 1e-9:
-                if source[axis] < 0 or source[axis] > size[axis]:
+                if source[axis] < -0.5 or source[axis] > size[axis]:
                     end = -1.0
             else:
-                a = -source[axis] / direction[axis]
+                a = (-0.5 - source[axis]) / direction[axis]
                 b = (size[axis] - source[axis]) / direction[axis]
                 begin, end = max(begin, min(a, b)), min(end, max(a, b))
         if end <= begin:
@@ -57,6 +57,7 @@ def _march(  # pragma: no cover
         for k in range(count):
             t = begin + (k + ends[n, 3]) * pitch
             x, y, z = source[0] + t * direction[0], source[1] + t * direction[1], source[2] + t * direction[2]
+            x, y, z = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0), min(max(z, 0.0), depth - 1.0)
             i = min(max(int(x), 0), width - 2)
             j = min(max(int(y), 0), height - 2)
             m = min(max(int(z), 0), depth - 2)
