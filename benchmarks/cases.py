@@ -172,17 +172,23 @@ def print_table(table: dict[str, Any]) -> None:
         print(f"raylign register, from the shell to the report: {c['seconds']:.1f} s ({c['volume']}, case {c['case']})")
 
 
-def main() -> None:
-    """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def arguments(description: str) -> argparse.ArgumentParser:
+    """Options that the benchmarks of registration share."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--kinds", default="plain,real,biplane", help="of exposures, separated by commas")
     parser.add_argument("--cts", default="", help="names of CTs, separated by commas; all if not given")
     parser.add_argument("--limit", type=int, default=10**6, help="cases of each folder at most")
     parser.add_argument("--method", default="direct", choices=sorted(METHODS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-command", action="store_true", help="leave out the run as a command")
     parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--no-command", action="store_true", help="leave out the run as a command")
     given = parser.parse_args()
     if not (given.data / "cases").is_dir():
         raise SystemExit(f"{given.data / 'cases'} is not there: give --data")

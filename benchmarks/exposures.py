@@ -10,7 +10,6 @@ and one to three guide wires. Both exposures of a case are registered from "cent
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cases import Case, cases, print_table, row, run, scan
+from cases import Case, arguments, cases, print_table, row, run, scan
 
 from raylign.cli.warm import warm_kernels
 from raylign.data import Volume
@@ -65,15 +64,7 @@ def exposed(case: Case, kind: str, body: Volume, seed: int, folder: Path) -> Cas
 
 def main() -> None:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
-    parser.add_argument("--kinds", default="plain,real,biplane", help="of exposures, separated by commas")
-    parser.add_argument("--cts", default="", help="names of CTs, separated by commas; all if not given")
-    parser.add_argument("--limit", type=int, default=10**6, help="cases of each folder at most")
-    parser.add_argument("--method", default="direct")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
+    given = arguments(__doc__ or "").parse_args()
     if not (given.data / "cases").is_dir():
         raise SystemExit(f"{given.data / 'cases'} is not there: give --data")
     warm_kernels()
