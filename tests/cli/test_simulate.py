@@ -99,7 +99,7 @@ def test_wrong_usage_is_exit_code_2(recipe: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_an_interruption_keeps_what_is_finished(recipe: Path, tmp_path: Path) -> None:
     target = tmp_path / "set"
-    words = ["simulate", str(recipe), "-o", str(target), "--workers", "1", "--count", "4000"]
+    words = ["simulate", str(recipe), "-o", str(target), "--workers", "1", "--count", "240"]
     code = "from raylign.cli import main; main()"
     run = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, text=True)
     limit = time.monotonic() + 120
@@ -115,6 +115,8 @@ def test_an_interruption_keeps_what_is_finished(recipe: Path, tmp_path: Path) ->
     assert not index["complete"]
     there = len(list(target.glob("*.tar")))
     assert there >= 2
-    code_, said, _ = simulate(recipe, "-o", target, "--workers", "1", "--count", "12")
+    code_, _, said = simulate(recipe, "-o", target, "--workers", "1", "--count", "12")
+    assert code_ == 1 and "more than the 12 asked for" in said
+    code_, said, _ = simulate(recipe, "-o", target, "--workers", "1", "--count", "240")
     assert code_ == 0
     assert "cases were there already" in said
