@@ -26,15 +26,6 @@ class Skeleton:
     femora: tuple[UpperFemur, UpperFemur]  # left, right
     spine: Spine
 
-    def back(self, z: float) -> float:
-        """y of the front of the spine or the sacrum at a height."""
-        line = self.spine.line
-        if z > line[0, 2]:
-            return float(np.interp(z, line[:, 2], line[:, 1])) - float(self.shape.spine.depth.mean()) / 2
-        promontory, coccyx = self.pelvis.endplate + np.array([0, -15, -8]), np.array([0, 74.0, 12.0])
-        t = np.clip((promontory[2] - z) / (promontory[2] - coccyx[2]), 0, 1)
-        return float(promontory[1] + (coccyx[1] - promontory[1]) * t**0.8)
-
 
 @dataclass(frozen=True, eq=False)
 class Envelope:

@@ -43,9 +43,6 @@ class Web:
     whole: bool = False
     room: tuple[Points, Points] | None = None
 
-    def with_balls(self, balls: Points) -> Web:
-        return Web(balls, self.faces, self.cut, self.whole, self.room)
-
     def with_cut(self, cut: Cut) -> Web:
         return Web(self.balls, self.faces, cut, True)
 
