@@ -14,7 +14,7 @@ from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, se3
 from raylign.registration import Direct, DirectConfig, Problem, SearchConfig
-from raylign.registration.direct import build_scales
+from raylign.registration.levels import build_scales
 from raylign.registration.matching import MatchConfig, answered, normal_equations, render
 from raylign.registration.search import Bounds, moved, spread
 from tests.registration import scene
@@ -137,14 +137,16 @@ def test_rays_through_a_cut_face_do_not_count() -> None:
 
 def test_bounds_hold_and_starts_fill_them() -> None:
     axes, start = np.eye(3), np.eye(4)
-    bounds = Bounds(start, axes, np.zeros(3), 10.0, 20.0)
-    twists = spread(64, 10.0, 20.0, axes, seed=1)
-    assert np.array_equal(twists, spread(64, 10.0, 20.0, axes, seed=1)) and not np.array_equal(
-        twists, spread(64, 10.0, 20.0, axes, seed=2)
+    bounds = Bounds(start, axes, np.zeros(3), 10.0, 20.0, 30.0)
+    twists = spread(64, 10.0, (20.0, 20.0, 30.0), axes, seed=1)
+    assert np.array_equal(twists, spread(64, 10.0, (20.0, 20.0, 30.0), axes, seed=1)) and not np.array_equal(
+        twists, spread(64, 10.0, (20.0, 20.0, 30.0), axes, seed=2)
     )
     assert not twists[0].any() and all(bounds.hold(moved(start, t, np.zeros(3))) for t in twists)
     assert np.abs(twists[:, 3:]).max() > 18 and np.degrees(np.abs(twists[:, :3]).max()) > 9
-    assert not bounds.hold(moved(start, np.array([0, 0, 0, 0, 0, 40.0]), np.zeros(3)))
+    assert bounds.hold(moved(start, np.array([0, 0, 0, 0, 0, 40.0]), np.zeros(3)))
+    assert not bounds.hold(moved(start, np.array([0, 0, 0, 0, 40.0, 0]), np.zeros(3)))
+    assert not bounds.hold(moved(start, np.array([0, 0, 0, 0, 0, 55.0]), np.zeros(3)))
     assert not bounds.hold(moved(start, np.array([0.5, 0, 0, 0, 0, 0.0]), np.zeros(3)))
 
 

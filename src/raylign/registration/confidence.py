@@ -13,7 +13,8 @@ from raylign.registration.result import Confidence
 from raylign.registration.search import separation
 
 if TYPE_CHECKING:
-    from raylign.registration.direct import Candidate, Scale
+    from raylign.registration.levels import Scale
+    from raylign.registration.refinement import Candidate
 
 
 @dataclass(frozen=True)

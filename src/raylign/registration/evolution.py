@@ -12,12 +12,14 @@ import torch
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.registration.confidence import gather, judge
-from raylign.registration.direct import Candidate, DirectConfig, Scale, build_scales, covariance_of, evaluate
+from raylign.registration.levels import Scale, build_scales, evaluate
 from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render, samples_on, voxel_rays
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, cut_faces
+from raylign.registration.refinement import Candidate, covariance_of
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
+from raylign.registration.settings import DirectConfig
 from raylign.registration.versions import versions
 
 

@@ -163,7 +163,8 @@ def _jacobian_images(integrals, slopes, lengths, world, source, steps, images): 
 def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scores):  # type: ignore[no-untyped-def]
     """Adds one exposure's normal equations; returns cost, explained energy, fixed energy, pixels, summed residual E.
 
-    ``images`` is [7, H, W] (line integral, then its derivatives), or [1, H, W] where the cost alone is wanted.
+    ``images`` is [1 + K, H, W]: the line integral, then its derivatives by K parameters (six of a pose, none where the cost alone
+    is wanted); ``hessian`` is [K, K], of which the upper half is filled, ``scores`` [blocks, K].
     """
     channels, h, w = images.shape
     has = np.zeros((h, w), np.float32)
@@ -230,9 +231,9 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
         return cost, seen - left, seen, pixels, noise
     box_sum(work, radius, scratch, work)
     # d factor / d pose = (<gF, gJ> - 2 a <gM, gJ>) / <gM, gM>, window by window
-    by_pose = np.empty((6, h, w), np.float32)
+    by_pose = np.empty((channels - 1, h, w), np.float32)
     other = np.empty((h, w), np.float32)
-    for k in range(6):
+    for k in range(channels - 1):
         for r in range(h):
             for c in range(w):
                 jx = grad[2 * k + 2, r, c]
@@ -245,8 +246,8 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
             for c in range(w):
                 by_pose[k, r, c] -= np.float32(2.0) * factor[r, c] * other[r, c]
     columns = (w + block - 1) // block
-    jx6 = np.zeros(6)
-    jy6 = np.zeros(6)
+    jx_all = np.zeros(channels - 1)
+    jy_all = np.zeros(channels - 1)
     for r in range(1, h - 1):
         for c in range(1, w - 1):
             a = factor[r, c]
@@ -259,14 +260,14 @@ def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scor
             y = fixed[1, r, c] - a * gy
             inverse = 1.0 / moving[r, c]
             here = (r // block) * columns + c // block
-            for k in range(6):
+            for k in range(channels - 1):
                 da = by_pose[k, r, c] * inverse
-                jx6[k] = a * grad[2 * k + 2, r, c] + gx * da
-                jy6[k] = a * grad[2 * k + 3, r, c] + gy * da
-                scores[here, k] += weight * (jx6[k] * x + jy6[k] * y)
-            for k in range(6):
-                for m in range(k, 6):
-                    hessian[k, m] += weight * (jx6[k] * jx6[m] + jy6[k] * jy6[m])
+                jx_all[k] = a * grad[2 * k + 2, r, c] + gx * da
+                jy_all[k] = a * grad[2 * k + 3, r, c] + gy * da
+                scores[here, k] += weight * (jx_all[k] * x + jy_all[k] * y)
+            for k in range(channels - 1):
+                for m in range(k, channels - 1):
+                    hessian[k, m] += weight * (jx_all[k] * jx_all[m] + jy_all[k] * jy_all[m])
     return cost, seen - left, seen, pixels, noise
 
 
@@ -360,6 +361,8 @@ def normal_equations(
             moving = np.empty((7, h, w), np.float32)
             world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
             _jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
+        if image.background is not None:
+            moving[0] += image.background
         scores = np.zeros((-(-h // block) * -(-w // block), 6))
         least = max(floor, config.floor * image.energy, 1e-20)
         c, e, s, n, left = _normal_equations(

@@ -70,6 +70,7 @@ class ImageLevel:
     valid: NDArray[np.bool_]  # [H, W]: the pixel itself is valid
     energy: float  # mean squared gradient over pixels with a gradient
     usable: int  # how many pixels have a gradient
+    background: Array32 | None = None  # [H, W] line integrals of what does not move with the model, added to its rendering
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -12,11 +12,12 @@ from torch import Tensor
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
-from raylign.registration.direct import Direct, DirectConfig, SearchConfig
+from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
 from raylign.registration.pipeline import Pipeline
 from raylign.registration.problem import Problem, Registrar, centred
 from raylign.registration.result import Result
+from raylign.registration.settings import DirectConfig, SearchConfig
 
 Progress = Callable[[str, float], None]
 
@@ -28,6 +29,8 @@ METHODS = {
 
 # Around a pose that somebody gave, less is open than around the centre start, which knows nothing of the patient.
 NEAR = SearchConfig(degrees=15.0, mm=15.0)
+# What is searched where nothing is known but that the patient lies in front of the detector.
+WIDE = SearchConfig(degrees=50.0, mm=200.0, depth=300.0)
 
 
 def registrar(

@@ -32,8 +32,8 @@ def moved(matrix: Array64, twist: Array64, centre: Array64) -> Array64:
     return out
 
 
-def spread(count: int, degrees: float, mm: float, axes: Array64, seed: int) -> Array64:
-    """``count`` twists in world axes that fill a box of +-degrees and +-mm about the view's axes; the first is zero.
+def spread(count: int, degrees: float, mm: tuple[float, float, float], axes: Array64, seed: int) -> Array64:
+    """``count`` twists in world axes that fill a box of +-degrees about and +-mm along the view's axes; the first is zero.
 
     A scrambled Sobol sequence: even coverage at any count, the same for the same seed.
     """
@@ -42,7 +42,7 @@ def spread(count: int, degrees: float, mm: float, axes: Array64, seed: int) -> A
     size = 1 << max(0, int(np.ceil(np.log2(max(count, 1)))))
     cube = qmc.Sobol(6, scramble=True, rng=np.random.default_rng(seed)).random(size)[:count] * 2 - 1
     cube[0] = 0
-    twists = cube * np.array([np.radians(degrees)] * 3 + [mm] * 3)
+    twists = cube * np.array([np.radians(degrees)] * 3 + list(mm))
     return np.concatenate([twists[:, :3] @ axes.T, twists[:, 3:] @ axes.T], 1)
 
 
@@ -55,7 +55,7 @@ class Bounds:
     start: the pose it is measured from.
     axes: camera axes as columns.
     centre: the model's centre in world mm at the start, about which rotations are measured.
-    degrees, mm: half widths of the box of starts.
+    degrees, mm, depth: half widths of the box of starts, about each axis, across the beam and along it.
     """
 
     start: Array64
@@ -63,6 +63,7 @@ class Bounds:
     centre: Array64
     degrees: float
     mm: float
+    depth: float
 
     def offset(self, matrix: Array64) -> tuple[Array64, Array64]:
         """Rotation vector in degrees, and shift of the centre in mm, of a pose from the start, along the axes."""
@@ -74,7 +75,8 @@ class Bounds:
     def hold(self, matrix: Array64) -> bool:
         """Whether a pose lies within."""
         turn, shift = self.offset(matrix)
-        return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and np.abs(shift).max() <= 1.5 * self.mm + 5)
+        reach = np.array([self.mm, self.mm, self.depth])
+        return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and (np.abs(shift) <= 1.5 * reach + 5).all())
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:

@@ -1,0 +1,128 @@
+"""Levenberg-Marquardt from one pose at one level, and what it leaves: candidates and their covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from raylign.registration.levels import Scale, centre_under
+from raylign.registration.matching import Normal, answered, normal_equations, render
+from raylign.registration.pyramid import Array64
+from raylign.registration.result import Step
+from raylign.registration.search import Bounds, moved, separation
+from raylign.registration.settings import DirectConfig
+
+# The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
+_UNMODELLED = 3.5
+_LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A refined pose, its system, and how it got there."""
+
+    matrix: Array64
+    normal: Normal
+    steps: tuple[Step, ...] = ()
+    renders: int = 0
+
+
+def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *, threaded: bool) -> Candidate:
+    """Levenberg-Marquardt from one pose at one level.
+
+    The floor ``sigma2`` of the residual variance starts at the mean residual and follows it down, so that the cost is convex
+    where the pose is far off and close to the likelihood where it is near (graduated non-convexity). The rays that the model
+    does not answer for are fixed while a step is judged and looked up again after each step of more than a third of a pixel: a
+    cost over a changing set of pixels is not a cost.
+
+    Above the finest level a weak spring (``config.leash``) ties the pose to where the level began. In a direction that a coarse
+    image does not see (depth, mostly) noise would carry it off, out of reach of the finer levels that do see it.
+    """
+    basis = np.zeros((6, 6))
+    basis[:3, :3] = basis[3:, 3:] = bounds.axes
+    match = replace(config.match, step=config.match.finest_step) if scale.index == 0 else config.match
+    none = np.zeros(len(scale.images))
+
+    def system(rendering, masks, floor):  # type: ignore[no-untyped-def]
+        return normal_equations(scale.model, scale.images, rendering, masks, floor, match)
+
+    usable = max(1, sum(image.usable for image in scale.images))
+    leash = config.leash if scale.index > 0 else 0.0
+    stiffness = usable * leash / np.array([np.radians(_LEASH_DEGREES)] * 3 + [_LEASH_MM] * 3) ** 2
+    tie = replace(bounds, start=start, centre=centre_under(scale, start))
+
+    def pull(pose: Array64) -> Array64:
+        turn, shift = tie.offset(pose)
+        return np.concatenate([np.radians(turn), shift])
+
+    matrix = start
+    masks = answered(scale.model, scale.images, matrix)
+    rendering = render(scale.model, scale.images, matrix, match, threaded=threaded)
+    floor = system(rendering, masks, none).noise
+    now = system(rendering, masks, floor)
+    steps = [Step(scale.index, 0, now.cost, torch.from_numpy(matrix.copy()))]
+    renders, damping = 1, 1e-4
+    radius = scale.model.radius
+    # above the finest level a pose need only be good enough to begin the next
+    tolerance = config.tolerance if scale.index == 0 else 20 * config.tolerance
+    for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
+        accepted = False
+        away = pull(matrix)
+        tension = float(stiffness @ away**2) / usable
+        for _ in range(2 if scale.index == 0 else 5):
+            h = basis.T @ now.hessian @ basis + np.diag(stiffness)
+            g = basis.T @ now.gradient - stiffness * away
+            damped = h + damping * np.diag(np.diag(h)) + 1e-9 * max(np.trace(h), 1e-12) * np.eye(6)
+            twist = basis @ np.linalg.solve(damped, g)
+            if twist @ (basis @ g) / usable < tolerance:
+                break
+            trial_matrix = moved(matrix, twist, now.centre)
+            if not bounds.hold(trial_matrix):
+                damping = max(damping, 1e-4) * 10
+                continue
+            trial_rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
+            trial = system(trial_rendering, masks, floor)
+            renders += 1
+            if trial.cost + float(stiffness @ pull(trial_matrix) ** 2) / usable < now.cost + tension:
+                accepted = True
+                break
+            damping = max(damping, 1e-4) * 10
+        if not accepted:
+            break
+        matrix, rendering = trial_matrix, trial_rendering
+        damping /= 10
+        floor = np.minimum(floor, trial.noise)
+        if np.abs(twist[3:]).max() + radius * np.abs(twist[:3]).max() > 0.3 * scale.model.spacing:
+            masks = answered(scale.model, scale.images, matrix)
+        now = system(rendering, masks, floor)
+        steps.append(Step(scale.index, iteration, now.cost, torch.from_numpy(matrix.copy())))
+    # all candidates are compared at the same floor
+    final = system(rendering, answered(scale.model, scale.images, matrix), none)
+    judged = Normal(final.cost, now.hessian, now.gradient, now.scores, final.explained, final.pixels, final.noise, final.centre)
+    return Candidate(matrix, judged, tuple(steps), renders)
+
+
+def distinct(candidates: Sequence[Candidate], nearer_than: float, radius: float) -> list[Candidate]:
+    """The candidates best first, those within ``nearer_than`` mm of a better one left out."""
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: c.normal.cost):
+        if all(separation(k.matrix, candidate.matrix, k.normal.centre, radius) > nearer_than for k in kept):
+            kept.append(candidate)
+    return kept
+
+
+def covariance_of(normal: Normal) -> Array64:
+    """Covariance of the twist about the centre: ``H^-1 S H^-1`` (Huber-White), S from the scores of image blocks.
+
+    The Gauss-Newton Hessian alone would take neighbouring residuals for independent; they are not (noise is blurred, anatomy
+    that does not match has extent). Blocks as large as the comparison window carry that correlation into S. What remains (the
+    interpolation of the model, beam hardening, the spectrum) moves the optimum itself; ``_UNMODELLED`` allows for it.
+    """
+    h = normal.hessian
+    inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)
+    scores = normal.scores[np.abs(normal.scores).sum(1) > 0]
+    scores = scores - scores.mean(0) if len(scores) else scores
+    return _UNMODELLED * inverse @ (scores.T @ scores) @ inverse

@@ -1,0 +1,69 @@
+"""What the direct method can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from raylign.registration.matching import MatchConfig
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What the start leaves open, and how densely it is searched.
+
+    Parameters
+    ----------
+    degrees, mm: half widths, about each axis of the first view and along it, of the box that the starts fill.
+    depth: the same along the beam, where it is not ``mm``.
+    hypotheses: starts compared at the coarsest level; 1 for the given start alone.
+    refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
+
+    All four numbers are raised, up to threefold, where the model is small: a bone in a large image is easier to mistake, and
+    quicker to render.
+    """
+
+    degrees: float = 20.0
+    mm: float = 35.0
+    hypotheses: int = 128
+    refined: int = 12
+    kept: int = 4
+    finalists: int = 2
+    depth: float | None = None
+
+    @property
+    def along(self) -> float:
+        """Half width along the beam, mm."""
+        return self.mm if self.depth is None else self.depth
+
+    def denser(self, times: int) -> SearchConfig:
+        """The same box, that many times as many starts and candidates."""
+        counts = {n: times * getattr(self, n) for n in ("hypotheses", "refined", "kept", "finalists")}
+        return replace(self, **counts)
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """Settings of the direct method.
+
+    Parameters
+    ----------
+    search: what the start leaves open.
+    match: how images are compared.
+    pixels: length in pixels of the longer side of what the model covers of the image at the finest level, about.
+    coarsest: length in pixels of its shorter side at the coarsest level, at least.
+    iterations: accepted steps per level, at most.
+    tolerance: a level ends when the predicted decrease of the cost (mean log variance ratio a pixel) is below this.
+    leash: cost of a pose 10 mm or 5 degrees from where its level began, above the finest level.
+    trust: probability of success from which a result is called trustworthy.
+    seed: of the spread of starts.
+    """
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    pixels: int = 256
+    coarsest: int = 18
+    iterations: int = 12
+    tolerance: float = 2e-5
+    leash: float = 0.003
+    trust: float = 0.6
+    seed: int = 0
