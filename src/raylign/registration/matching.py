@@ -57,7 +57,8 @@ class Normal:
     ``hessian @ x = gradient`` gives the step, a twist (rad, mm) about ``centre``; ``scores`` are what each image block
     contributes to ``gradient``, from which the covariance is estimated; ``explained`` is the share of the fixed images'
     gradient energy that the model explains where it has something to say; ``pixels`` how many they are;
-    ``noise`` [views] the mean residual E.
+    ``noise`` [views] the mean residual E. By exposure: ``shares`` [views] is the explained share of each one's gradient energy, 0
+    of one in which the model has nothing to say, ``costs`` [views] the part of ``cost`` that is its own.
     """
 
     cost: float
@@ -68,6 +69,8 @@ class Normal:
     pixels: int
     noise: Array64
     centre: Array64
+    shares: Array64
+    costs: Array64
 
 
 @njit(cache=True, nogil=True)
@@ -348,8 +351,8 @@ def normal_equations(
     matrix = rendering.matrix
     centre = (matrix @ level.affine @ np.array([*(level.size - 1) / 2, 1.0]))[:3]
     hessian = np.zeros((6, 6))
-    blocks, noise = [], []
-    cost = explained = seen = 0.0
+    blocks, noise, costs, shares = [], [], [], []
+    explained = seen = 0.0
     pixels = 0
     block = 2 * config.window + 1
     for image, integrals, slopes, valid, floor in zip(images, rendering.integrals, rendering.slopes, masks, sigma2, strict=True):
@@ -368,12 +371,23 @@ def normal_equations(
         c, e, s, n, left = _normal_equations(
             moving, image.gradient, valid, config.window, np.float32(least), block, hessian, scores
         )
-        cost, explained, seen, pixels = cost + c, explained + e, seen + s, pixels + int(n)
+        explained, seen, pixels = explained + e, seen + s, pixels + int(n)
         blocks.append(scores)
         noise.append(left / max(n, 1.0))
+        costs.append(c)
+        shares.append(e / s if s > 0 else 0.0)
     hessian += np.triu(hessian, 1).T
     gathered = np.concatenate(blocks)
     usable = max(1, sum(image.usable for image in images))
     return Normal(
-        cost / usable, hessian, gathered.sum(0), gathered, explained / seen if seen > 0 else 0.0, pixels, np.array(noise), centre
+        cost=sum(costs) / usable,
+        hessian=hessian,
+        gradient=gathered.sum(0),
+        scores=gathered,
+        explained=explained / seen if seen > 0 else 0.0,
+        pixels=pixels,
+        noise=np.array(noise),
+        centre=centre,
+        shares=np.array(shares),
+        costs=np.array(costs) / usable,
     )

@@ -101,7 +101,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
         steps.append(Step(scale.index, iteration, now.cost, torch.from_numpy(matrix.copy())))
     # all candidates are compared at the same floor
     final = system(rendering, answered(scale.model, scale.images, matrix), none)
-    judged = Normal(final.cost, now.hessian, now.gradient, now.scores, final.explained, final.pixels, final.noise, final.centre)
+    judged = replace(final, hessian=now.hessian, gradient=now.gradient, scores=now.scores)
     return Candidate(matrix, judged, tuple(steps), renders)
 
 
