@@ -30,5 +30,6 @@ class Pipeline:
             trajectory=tuple(step for r in results for step in r.trajectory),
             timings={f"{i + 1} {r.method}: {k}": v for i, r in enumerate(results) for k, v in r.timings.items()},
             method="+".join(r.method for r in results),
+            renders=sum(r.renders for r in results),
             settings={f"{i + 1} {r.method}": r.settings for i, r in enumerate(results)},
         )

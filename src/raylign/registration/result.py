@@ -59,6 +59,7 @@ class Result:
     trajectory: accepted iterates, first to last.
     timings: seconds by stage.
     method, seed, versions, settings: what is needed to run it again.
+    renders: poses at which the model was rendered; 0 where nobody counted.
     """
 
     transform: Rigid
@@ -73,6 +74,7 @@ class Result:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    renders: int = 0
 
     @property
     def seconds(self) -> float:
@@ -123,6 +125,7 @@ class Result:
             "score": self.score,
             "seconds": self.seconds,
             "timings": dict(self.timings),
+            "renders": self.renders,
             "trajectory": [
                 {"level": s.level, "iteration": s.iteration, "cost": s.cost, "matrix": s.matrix.tolist()} for s in self.trajectory
             ],
