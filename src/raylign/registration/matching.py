@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from raylign.projection import cpu
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
+Mask = NDArray[np.bool_]
 _FAST = {"contract", "nsz", "arcp", "reassoc"}
 
 
@@ -57,8 +58,8 @@ class Normal:
     ``hessian @ x = gradient`` gives the step, a twist (rad, mm) about ``centre``; ``scores`` are what each image block
     contributes to ``gradient``, from which the covariance is estimated; ``explained`` is the share of the fixed images'
     gradient energy that the model explains where it has something to say; ``pixels`` how many they are;
-    ``noise`` [views] the mean residual E. By exposure: ``shares`` [views] is the explained share of each one's gradient energy, 0
-    of one in which the model has nothing to say, ``costs`` [views] the part of ``cost`` that is its own.
+    ``noise`` [views] the mean residual E. By exposure, ``shares`` [views] is ``explained`` of its own (0 where the model has
+    nothing to say), ``costs`` [views] its part of ``cost``.
     """
 
     cost: float
@@ -307,7 +308,7 @@ def render(
 ) -> Rendering:
     """Line integrals, and with ``jacobian`` the ray Jacobians, of every exposure's valid pixels.
 
-    ``threaded``: spread the rays over all threads; callers that work on many poses side by side give each pose one thread.
+    ``threaded``: over all threads; callers that work on many poses side by side give each pose one thread.
     """
     integrals, slopes = [], []
     for image in images:
@@ -321,7 +322,7 @@ def render(
     return Rendering(matrix, tuple(integrals), tuple(slopes))
 
 
-def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> list[NDArray[np.bool_]]:
+def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> list[Mask]:
     """For each exposure the valid pixels whose ray leaves the model through no face where the patient goes on."""
     masks = []
     for image in images:
@@ -336,13 +337,36 @@ def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> li
     return masks
 
 
+@dataclass(frozen=True, eq=False)
+class ExposureSystem:
+    """What one exposure adds to the normal equations of K parameters: [K, K] and, by image block, [blocks, K].
+
+    ``left`` is the sum of the residual E over pixels; other names as in ``Normal``, sums instead of means.
+    """
+
+    cost: float
+    explained: float
+    seen: float
+    pixels: int
+    left: float
+    hessian: Array64
+    scores: Array64
+
+
+def exposure_system(moving: Array32, image: ImageLevel, valid: Mask, floor: float, config: MatchConfig) -> ExposureSystem:
+    """One exposure against [1 + K, H, W]: line integral and derivatives by K parameters; of none, the cost and six zeros."""
+    h, w = image.shape
+    block, count = 2 * config.window + 1, len(moving) - 1 or 6
+    hessian, scores = np.zeros((count, count)), np.zeros((-(-h // block) * -(-w // block), count))
+    if image.background is not None:
+        moving[0] += image.background
+    least = np.float32(max(floor, config.floor * image.energy, 1e-20))
+    c, e, s, n, left = _normal_equations(moving, image.gradient, valid, config.window, least, block, hessian, scores)
+    return ExposureSystem(c, e, s, int(n), left, hessian + np.triu(hessian, 1).T, scores)
+
+
 def normal_equations(
-    level: ModelLevel,
-    images: list[ImageLevel],
-    rendering: Rendering,
-    masks: list[NDArray[np.bool_]],
-    sigma2: Array64,
-    config: MatchConfig,
+    level: ModelLevel, images: list[ImageLevel], rendering: Rendering, masks: list[Mask], sigma2: Array64, config: MatchConfig
 ) -> Normal:
     """Cost and Gauss-Newton system of a rendering; ``sigma2`` [views] is the floor of the residual variance.
 
@@ -350,44 +374,26 @@ def normal_equations(
     """
     matrix = rendering.matrix
     centre = (matrix @ level.affine @ np.array([*(level.size - 1) / 2, 1.0]))[:3]
-    hessian = np.zeros((6, 6))
-    blocks, noise, costs, shares = [], [], [], []
-    explained = seen = 0.0
-    pixels = 0
-    block = 2 * config.window + 1
+    found = []
     for image, integrals, slopes, valid, floor in zip(images, rendering.integrals, rendering.slopes, masks, sigma2, strict=True):
-        _, voxel_from_world = voxel_rays(level, image, matrix)
-        h, w = image.shape
         if slopes is None:
             moving = (integrals * image.lengths)[None]
         else:
-            moving = np.empty((7, h, w), np.float32)
-            world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
+            moving = np.empty((7, *image.shape), np.float32)
+            world = np.ascontiguousarray(voxel_rays(level, image, matrix)[1][:3, :3].T)
             _jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
-        if image.background is not None:
-            moving[0] += image.background
-        scores = np.zeros((-(-h // block) * -(-w // block), 6))
-        least = max(floor, config.floor * image.energy, 1e-20)
-        c, e, s, n, left = _normal_equations(
-            moving, image.gradient, valid, config.window, np.float32(least), block, hessian, scores
-        )
-        explained, seen, pixels = explained + e, seen + s, pixels + int(n)
-        blocks.append(scores)
-        noise.append(left / max(n, 1.0))
-        costs.append(c)
-        shares.append(e / s if s > 0 else 0.0)
-    hessian += np.triu(hessian, 1).T
-    gathered = np.concatenate(blocks)
-    usable = max(1, sum(image.usable for image in images))
+        found.append(exposure_system(moving, image, valid, floor, config))
+    scores = np.concatenate([f.scores for f in found])
+    seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in images))
     return Normal(
-        cost=sum(costs) / usable,
-        hessian=hessian,
-        gradient=gathered.sum(0),
-        scores=gathered,
-        explained=explained / seen if seen > 0 else 0.0,
-        pixels=pixels,
-        noise=np.array(noise),
+        cost=sum(f.cost for f in found) / usable,
+        hessian=np.sum([f.hessian for f in found], 0),
+        gradient=scores.sum(0),
+        scores=scores,
+        explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
+        pixels=sum(f.pixels for f in found),
+        noise=np.array([f.left / max(f.pixels, 1) for f in found]),
         centre=centre,
-        shares=np.array(shares),
-        costs=np.array(costs) / usable,
+        shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
+        costs=np.array([f.cost for f in found]) / usable,
     )
