@@ -1,7 +1,7 @@
 """What all metrics share: images made ready, gradients and windows that need no invalid pixel, safe quotients.
 
-A moving image has leading axes of its own ([B, H, W], mostly one rendering a pose); fixed image and mask mostly have none. Nothing is
-expanded before it must be: what depends on the fixed image alone is computed once, whatever the batch.
+A moving image has leading axes of its own ([B, H, W], mostly one rendering a pose); fixed image and mask mostly have none.
+Nothing is expanded before it must be: what depends on the fixed image alone is computed once, whatever the batch.
 """
 
 from __future__ import annotations
@@ -85,55 +85,48 @@ def ratio(numerator: Tensor, denominator: Tensor, defined: Tensor | None = None)
     return torch.where(defined, numerator / torch.where(defined, denominator, 1.0), 0.0)
 
 
-def correlation(pair: Pair) -> Float[Tensor, "*B"]:
-    """Pearson's correlation over the pixels that count; 0 where either image is constant or no pixel counts.
+@dataclass(frozen=True, eq=False)
+class Centred:
+    """Two images less their means over the valid pixels, and their norms.
 
-    An image counts as constant when its standard deviation is within rounding of its mean magnitude.
+    Parameters
+    ----------
+    moving, fixed: [..., H, W], zero where invalid.
+    norms: of the moving image and of the fixed one, [...]; 1 where not ``varies``.
+    varies: whether neither is constant to within rounding, [*B].
     """
+
+    moving: Float[Tensor, "*B H W"]
+    fixed: Float[Tensor, "*B H W"]
+    norms: tuple[Float[Tensor, "*B"], Float[Tensor, "*B"]]
+    varies: Bool[Tensor, "*B"]
+
+    def quotient(self, products: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
+        """Summed products over both norms; 0 where an image is constant."""
+        # divided by one after the other: the norms' product could underflow where both images are faint
+        return torch.where(self.varies, products / self.norms[0] / self.norms[1], 0.0)
+
+
+def centred(pair: Pair) -> Centred:
+    """Both images less their means. One is constant if its deviation is within rounding of its root mean square."""
     weight = pair.weight
     count = total(weight)
     rounding = (32 * torch.finfo(weight.dtype).eps) ** 2
 
-    def centred(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def one(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = ratio(total(image), count.expand(torch.broadcast_shapes(count.shape, image.shape[:-2])))
         away = (image - mean[..., None, None]) * weight
         energy = total(away * away)
         return away, energy, energy > rounding * total(image * image)
 
-    moving, energy_m, varies_m = centred(pair.moving)
-    fixed, energy_f, varies_f = centred(pair.fixed)
+    moving, energy_m, varies_m = one(pair.moving)
+    fixed, energy_f, varies_f = one(pair.fixed)
     varies = varies_m & varies_f
-    # roots taken apart: their product does not underflow where both images are faint
-    root_m = torch.where(varies, energy_m, 1.0).sqrt()
-    root_f = torch.where(varies, energy_f, 1.0).sqrt()
-    return torch.where(varies, total(moving * fixed) / root_m / root_f, 0.0)
+    norms = torch.where(varies, energy_m, 1.0).sqrt(), torch.where(varies, energy_f, 1.0).sqrt()
+    return Centred(moving, fixed, norms, varies)
 
 
-def sobel(image: Float[Tensor, "*B H W"]) -> tuple[Float[Tensor, "*B h w"], Float[Tensor, "*B h w"]]:
-    """Derivatives by column and by row per pixel, Sobel's 3x3 kernels over 8; the outermost pixels are lost (h = H - 2)."""
-    rows = image[..., :-2, :] + 2 * image[..., 1:-1, :] + image[..., 2:, :]
-    columns = image[..., :, :-2] + 2 * image[..., :, 1:-1] + image[..., :, 2:]
-    return (rows[..., :, 2:] - rows[..., :, :-2]) / 8, (columns[..., 2:, :] - columns[..., :-2, :]) / 8
-
-
-def within(mask: Bool[Tensor, "*B H W"], radius: int) -> Bool[Tensor, "*B h w"]:
-    """Where a window of ``radius`` holds no invalid pixel, for the pixels whose window lies inside (h = H - 2 radius)."""
-    for axis in (-2, -1):
-        size = mask.shape[axis] - 2 * radius
-        kept = mask.narrow(axis, 0, size)
-        for start in range(1, 2 * radius + 1):
-            kept = kept & mask.narrow(axis, start, size)
-        mask = kept
-    return mask
-
-
-def gradients(pair: Pair) -> tuple[Pair, Pair]:
-    """Sobel derivatives of both images by column and by row, at the pixels whose 3x3 neighbourhood is valid."""
-    h, w = pair.moving.shape[-2:]
-    if h < 3 or w < 3:
-        raise InputError(f"gradients need images of at least 3x3 pixels, got {h}x{w}", field="moving")
-    mask = None if pair.mask is None else within(pair.mask, 1)
-    (mx, my), (fx, fy) = sobel(pair.moving), sobel(pair.fixed)
-    if mask is not None:
-        mx, my, fx, fy = (torch.where(mask, image, 0.0) for image in (mx, my, fx, fy))
-    return Pair(mx, fx, mask), Pair(my, fy, mask)
+def correlation(pair: Pair) -> Float[Tensor, "*B"]:
+    """Pearson's correlation over the pixels that count; 0 where either image is constant or no pixel counts."""
+    both = centred(pair)
+    return both.quotient(total(both.moving * both.fixed))

@@ -1,11 +1,11 @@
-"""Metrics of the intensities themselves: squared differences, correlation."""
+"""Metrics of the intensities over the whole image: squared differences, correlation."""
 
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from raylign.similarity.common import correlation, gradients, paired, ratio, total
+from raylign.similarity.common import correlation, paired, ratio, total
 
 
 def ssd(
@@ -17,9 +17,8 @@ def ssd(
     """
     pair = paired(moving, fixed, mask)
     away = pair.moving - pair.fixed
-    count = total(pair.weight)
     squares = total(away * away)
-    return -ratio(squares, count.expand(squares.shape))
+    return 0 - ratio(squares, total(pair.weight).expand(squares.shape))
 
 
 def ncc(
@@ -30,14 +29,3 @@ def ncc(
     Invariant to gain (positive) and offset of either image.
     """
     return correlation(paired(moving, fixed, mask))
-
-
-def gradient_ncc(
-    moving: Float[Tensor, "*B H W"], fixed: Float[Tensor, "*B H W"], mask: Bool[Tensor, "*B H W"] | None = None
-) -> Float[Tensor, "*B"]:
-    """Mean of the correlations of the two Sobel derivatives (by column, by row), from -1 to 1.
-
-    Grad-NCC of xReg; Gao et al. 2024. Invariant to gain and offset, and nearly so to what varies slowly.
-    """
-    columns, rows = gradients(paired(moving, fixed, mask))
-    return (correlation(columns) + correlation(rows)) / 2

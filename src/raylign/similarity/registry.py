@@ -13,7 +13,20 @@ from typing import Any
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.similarity.intensity import gradient_ncc, ncc, ssd
+from raylign.similarity.differences import gradient_difference, pattern_intensity
+from raylign.similarity.edges import (
+    gradient_correlation,
+    gradient_correlation_plus,
+    gradient_information,
+    gradient_information_plus,
+    gradient_ncc,
+    gradient_orientation,
+    gradient_orientation_plus,
+)
+from raylign.similarity.information import mutual_information, normalised_mutual_information
+from raylign.similarity.intensity import ncc, ssd
+from raylign.similarity.patches import multiscale_ncc, patch_gradient_ncc, patch_ncc
+from raylign.similarity.structure import ssim
 
 Metric = Callable[..., Tensor]
 
@@ -26,7 +39,7 @@ class Similarity:
     ----------
     function: ``f(moving, fixed, mask=None, *, options) -> one number a batch entry``; larger is better.
     words: what it compares, in one line.
-    differentiable: whether its gradient by the moving image exists almost everywhere and says where to go.
+    differentiable: whether it is continuous in the moving image, so that its gradient says where to go. All give a gradient.
     """
 
     function: Metric
@@ -44,7 +57,25 @@ SIMILARITIES: Mapping[str, Similarity] = MappingProxyType(
     {
         "ssd": Similarity(ssd, "negative mean squared difference"),
         "ncc": Similarity(ncc, "correlation of the intensities"),
-        "gradient-ncc": Similarity(gradient_ncc, "mean correlation of the two Sobel derivatives"),
+        "multiscale-ncc": Similarity(multiscale_ncc, "correlation over the whole image and over windows"),
+        "patch-ncc": Similarity(patch_ncc, "correlation of the intensities, window by window"),
+        "gradient-ncc": Similarity(gradient_ncc, "correlation of the smoothed derivatives (xReg's Grad-NCC)"),
+        "patch-gradient-ncc": Similarity(
+            patch_gradient_ncc, "correlation of the smoothed derivatives, window by window (xReg's Patch-Grad-NCC)"
+        ),
+        "mi": Similarity(mutual_information, "mutual information of the intensities"),
+        "nmi": Similarity(normalised_mutual_information, "normalised mutual information of the intensities"),
+        "gc": Similarity(gradient_correlation, "correlation of the derivatives"),
+        "gc+": Similarity(gradient_correlation_plus, "correlation of the derivatives, agreeing ones only"),
+        "gi": Similarity(gradient_information, "the smaller gradient, weighted by the angle between both"),
+        "gi+": Similarity(gradient_information_plus, "the smaller gradient, weighted by the angle, agreeing ones only"),
+        "go": Similarity(gradient_orientation, "the angle between strong gradients", differentiable=False),
+        "go+": Similarity(
+            gradient_orientation_plus, "the angle between strong gradients, agreeing ones only", differentiable=False
+        ),
+        "gradient-difference": Similarity(gradient_difference, "differences of the derivatives, outliers forgiven"),
+        "pattern-intensity": Similarity(pattern_intensity, "patterns left in the difference image, outliers forgiven"),
+        "ssim": Similarity(ssim, "structural similarity"),
     }
 )
 
