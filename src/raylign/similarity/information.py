@@ -43,7 +43,8 @@ def normalised_mutual_information(
 ) -> Float[Tensor, "*B"]:
     """(H(m) + H(f)) / H(m, f), from 1 (independent) to 2 (Studholme et al. 1999); 0 where either image is constant.
 
-    The spline blurs the histogram: an image with itself comes to some 1.5 with the usual 32 bins. Less swayed than mutual information by how much of the images' variety is in view. Otherwise as ``mutual_information``.
+    The spline blurs the histogram: an image with itself comes to some 1.5 with the usual 32 bins. Less swayed than mutual
+    information by how much of the images' variety is in view. Otherwise as ``mutual_information``.
     """
     moving_h, fixed_h, joint_h, defined = _entropies(paired(moving, fixed, mask), bins)
     return ratio(moving_h + fixed_h, joint_h, defined)
