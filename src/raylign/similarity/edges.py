@@ -5,8 +5,8 @@ gives no formula. Two readings are here, as option ``half``:
 
 - ``"agreeing"`` (the default): gradients count where both images' point the same way (derivatives of one sign; angles below
   90 degrees). It depends neither on the axes nor on which end of the grey scale is dense.
-- ``"rising"``, ``"falling"``: derivatives of the other sign are set to zero in both images, after which the plain formula is used.
-  A border counts by which way it faces. In images that grow with attenuation, display values rise where these fall.
+- ``"rising"``, ``"falling"``: derivatives of the other sign are set to zero in both images, after which the plain formula is
+  used. A border counts by which way it faces. In images that grow with attenuation, display values rise where these fall.
 """
 
 from __future__ import annotations

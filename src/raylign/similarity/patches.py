@@ -27,8 +27,8 @@ def patch_ncc(
     """Mean correlation over windows of 2 radius + 1 pixels around every pixel, from -1 to 1.
 
     Windows that hold an invalid pixel, and windows in which the fixed image is constant, do not count; a window in which the
-    moving image is constant counts as 0. Patch-NCC of xReg (Grupp et al. 2018), which weighs a window by its share of valid pixels
-    instead of leaving it out.
+    moving image is constant counts as 0. Patch-NCC of xReg (Grupp et al. 2018), which weighs a window by its share of valid
+    pixels instead of leaving it out.
 
     Parameters
     ----------
