@@ -43,8 +43,8 @@ def restricted(volume: Volume, labels: LabelMap, names: Sequence[str | int]) -> 
         raise InputError("no structure is named", field="labels", remedy="name at least one")
     volume = volume.decoded()
     mask = LabelMap(labels.mask(names).to(torch.uint8), labels.affine, {1: ", ".join(map(str, names))})
-    box = _box(mask, volume)
-    cropped = _cropped(volume, box)
+    box = voxel_box(mask, volume)
+    cropped = cropped_to(volume, box)
     inside = resample_labels(mask, cropped).data != 0
     data = torch.where(inside, _contrast(cropped), 0)
     if not bool((data > 0).any()):
@@ -54,10 +54,10 @@ def restricted(volume: Volume, labels: LabelMap, names: Sequence[str | int]) -> 
             remedy="choose bones, or vessels filled with contrast agent",
         )
     unit = "raw" if volume.unit == "raw" else "1/mm"
-    return replace(cropped, data=data, unit=unit, truncated=_cut(inside, box, volume))  # type: ignore[arg-type]
+    return replace(cropped, data=data, unit=unit, truncated=cut_at(inside, box, volume))  # type: ignore[arg-type]
 
 
-def _box(mask: LabelMap, volume: Volume) -> Box:
+def voxel_box(mask: LabelMap, volume: Volume) -> Box:
     """Voxels of the volume about the labels, a margin of one included, as (slices, rows, columns)."""
     reach = mask.data.nonzero()
     low, high = reach.amin(0).flip(0) - 0.5, reach.amax(0).flip(0) + 0.5  # (column, row, slice), to the voxels' outer faces
@@ -78,7 +78,8 @@ def _box(mask: LabelMap, volume: Volume) -> Box:
     return k, j, i
 
 
-def _cropped(volume: Volume, box: Box) -> Volume:
+def cropped_to(volume: Volume, box: Box) -> Volume:
+    """A box of a volume's voxels, in its place; whether faces are cut is no longer stated."""
     affine = volume.affine.clone()
     first = torch.tensor([s.start for s in reversed(box)], dtype=torch.float64)
     affine[:3, 3] += affine[:3, :3] @ first
@@ -92,7 +93,7 @@ def _contrast(volume: Volume) -> Float[Tensor, "D H W"]:
     return (volume.attenuation().data - water).clamp_min(0)
 
 
-def _cut(inside: Tensor, box: Box, volume: Volume) -> tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]:
+def cut_at(inside: Tensor, box: Box, volume: Volume) -> tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]]:
     """At which faces the structure reaches the end of the scan, unless the scan is known to end there with the patient."""
     known = volume.truncated
     faces = []
