@@ -328,13 +328,18 @@ def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> li
     for image in images:
         rays, _ = voxel_rays(level, image, matrix)
         valid = image.valid.copy()
-        for axis in range(3):
-            for side in range(2):
-                face = level.faces[2 * axis + side]
-                if face.size:
-                    _unanswered(rays, level.size, axis, side * (level.size[axis] - 1), face, valid)
+        clear_unanswered(level, rays, valid)
         masks.append(valid)
     return masks
+
+
+def clear_unanswered(level: ModelLevel, rays: Array64, valid: Mask) -> None:
+    """Clears ``valid`` where one of ``rays`` ([4, 3], voxel coordinates) leaves the model through a face where it was cut."""
+    for axis in range(3):
+        for side in range(2):
+            face = level.faces[2 * axis + side]
+            if face.size:
+                _unanswered(rays, level.size, axis, side * (level.size[axis] - 1), face, valid)
 
 
 @dataclass(frozen=True, eq=False)
