@@ -87,6 +87,7 @@ def test_the_bottom_of_a_bowl(name: str) -> None:
     assert found.cost == pytest.approx(float(sphere(found.x[None])[0]), abs=1e-12)
     assert found.history[-1] == (found.history[-1][0], found.cost)
     costs = [cost for _, cost in found.history]
+    assert costs == pytest.approx(sphere(found.path), abs=1e-12)
     assert costs == sorted(costs, reverse=True)
 
 

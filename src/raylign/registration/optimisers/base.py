@@ -91,6 +91,7 @@ class Outcome:
     x, cost: the point [N] and what it costs.
     evaluations: how many points were evaluated.
     history: (evaluations so far, least cost so far) whenever the least cost fell.
+    path: [K, N] the points at which it fell, one for each entry of the history.
     reason: why it ended, in a word or two.
     """
 
@@ -98,6 +99,7 @@ class Outcome:
     cost: float
     evaluations: int
     history: tuple[tuple[int, float], ...]
+    path: Float[Array64, "K N"]
     reason: str
 
 
@@ -150,6 +152,7 @@ class Tracker:
         self.evaluations = 0
         self.best, self.cost = self.start, np.inf
         self.history: list[tuple[int, float]] = []
+        self.path: list[Array64] = []
 
     def many(self, xs: Float[Array64, "B N"]) -> Float[Array64, " B"]:
         """Costs of B points."""
@@ -188,9 +191,10 @@ class Tracker:
         if cost < self.cost:
             self.best, self.cost = x.copy(), cost
             self.history.append((self.evaluations, cost))
+            self.path.append(self.best)
         if self.task.tell is not None:
             self.task.tell(self.evaluations, self.cost)
 
     def outcome(self, reason: str) -> Outcome:
         """What was found."""
-        return Outcome(self.best, self.cost, self.evaluations, tuple(self.history), reason)
+        return Outcome(self.best, self.cost, self.evaluations, tuple(self.history), np.array(self.path), reason)
