@@ -12,9 +12,11 @@ from torch import Tensor
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
+from raylign.registration.classical import Classical
 from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
 from raylign.registration.pipeline import Pipeline
+from raylign.registration.presets import PRESETS, preset
 from raylign.registration.problem import Problem, Registrar, centred
 from raylign.registration.result import Result
 from raylign.registration.settings import DirectConfig, SearchConfig
@@ -25,6 +27,7 @@ METHODS = {
     "direct": "many starts, then Gauss-Newton on locally normalised gradients, coarse to fine",
     "cmaes": "CMA-ES on the same comparison, no derivatives",
     "cmaes+direct": "CMA-ES, then Gauss-Newton from where it ended",
+    **PRESETS,
 }
 
 # Around a pose that somebody gave, less is open than around the centre start, which knows nothing of the patient.
@@ -44,7 +47,7 @@ def registrar(
     """
     search = SearchConfig() if search is None else search
     direct = DirectConfig(search=search, seed=seed)
-    evolution = EvolutionConfig(degrees=search.degrees, mm=search.mm, seed=seed)
+    evolution = EvolutionConfig(degrees=search.degrees, mm=search.mm, depth=search.depth, seed=seed)
     if method == "direct":
         return Direct(direct, progress)
     if method == "cmaes":
@@ -52,6 +55,8 @@ def registrar(
     if method == "cmaes+direct":
         local = replace(direct, search=SearchConfig(degrees=2.0, mm=4.0, hypotheses=16))
         return Pipeline((Evolution(evolution, progress), Direct(local, progress)))
+    if method in PRESETS:
+        return Classical(preset(method, search, seed), progress)
     raise InputError(f"there is no method {method!r}", field="method", remedy=f"use one of {', '.join(METHODS)}")
 
 
