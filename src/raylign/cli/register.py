@@ -30,6 +30,21 @@ class Method(enum.StrEnum):
     DIRECT = "direct"
     CMAES = "cmaes"
     CMAES_DIRECT = "cmaes+direct"
+    XREG = "xreg"
+    XREG_WIDE = "xreg-wide"
+    GO = "go"
+    GO_PLUS = "go+"
+    GC = "gc"
+    GC_PLUS = "gc+"
+    GI = "gi"
+    GI_PLUS = "gi+"
+    NCC = "ncc"
+    MI = "mi"
+    GRADIENT_NCC = "gradient-ncc"
+    PATCH_GRADIENT_NCC = "patch-gradient-ncc"
+    NCC_ADAM = "ncc-adam"
+    GRADIENT_NCC_ADAM = "gradient-ncc-adam"
+    MI_ADAM = "mi-adam"
 
 
 class Unit(enum.StrEnum):
