@@ -8,7 +8,8 @@ columns, along rows (square to them) and along the beam, source ``s`` and first 
 
 q being the isocentre: the source moves along the detector's normal, the principal point moves on the detector, the gantry turns.
 
-Derivatives come from the ray integrals that the pose's come from. A ray from s to x = s + d has the image ``l int V(s + t d) dt``.
+Derivatives come from the ray integrals that the pose's come from. The ray from s to x = s + d has the image
+``l int V(s + t d) dt``.
 With the S0 and S1 of the projector, and ``S0 . d = 0``, ``S1 . d = -I`` along the ray, the part of dI/dd along it and the
 change of the length l cancel, and what remains is
 

@@ -27,7 +27,7 @@ from raylign.errors import InputError
 from raylign.geometry import Rigid, View
 from raylign.registration.calibration import PARAMETERS, UNITS, adjusted, motions, moved_images, seen_as
 from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
-from raylign.registration.matching import ExposureSystem, MatchConfig, answered, exposure_system, render, voxel_rays
+from raylign.registration.matching import ExposureSystem, MatchConfig, Rendering, answered, exposure_system, render, voxel_rays
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import _UNMODELLED
@@ -147,6 +147,18 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
+class _Shown:
+    """What a state looks like: the level with the adjusted views, and its rendering."""
+
+    scale: Scale
+    state: _State
+    rendering: Rendering
+
+    def masks(self) -> list[NDArray[np.bool_]]:
+        return answered(self.scale.model, self.scale.images, self.state.matrix)
+
+
+@dataclass(frozen=True, eq=False)
 class _System:
     """Cost (sum over pixels) and normal equations of the twist and of the open offsets, in that order."""
 
@@ -193,14 +205,15 @@ class _Level:
         pairs = zip(self.scale.images, state.offsets, strict=True)
         return replace(self.scale, images=[seen_as(image, given, self.bounds.isocentre) for image, given in pairs])
 
-    def masks(self, state: _State) -> list[NDArray[np.bool_]]:
+    def shown(self, state: _State) -> _Shown:
+        """The rendering by the adjusted views, with the derivatives."""
         here = self.at(state)
-        return answered(here.model, here.images, state.matrix)
+        return _Shown(here, state, render(here.model, here.images, state.matrix, self.match))
 
-    def system(self, state: _State, masks: list[NDArray[np.bool_]], floors: Array64) -> _System:
-        here = self.at(state)
+    def system(self, shown: _Shown, masks: list[NDArray[np.bool_]], floors: Array64) -> _System:
+        """The normal equations of a rendering."""
+        here, state = shown.scale, shown.state
         centre = centre_under(here, state.matrix)
-        rendering = render(here.model, here.images, state.matrix, self.match)
         places = np.full(self.open.shape, -1)
         places[self.open] = 6 + np.arange(self.open.sum())
         total = 6 + int(self.open.sum())
@@ -212,8 +225,8 @@ class _Level:
             moves = motions(self.scale.images[i].view, state.offsets[i], self.bounds.isocentre, centre)[chosen]
             world = np.ascontiguousarray(voxel_rays(here.model, image, state.matrix)[1][:3, :3].T)
             moving = np.empty((1 + len(moves), *image.shape), np.float32)
-            slopes = rendering.slopes[i]
-            moved_images(rendering.integrals[i], slopes, image.lengths, world, image.steps, moves.astype(np.float32), moving)
+            integrals, slopes = shown.rendering.integrals[i], shown.rendering.slopes[i]
+            moved_images(integrals, slopes, image.lengths, world, image.steps, moves.astype(np.float32), moving)
             one = exposure_system(moving, image, masks[i], floors[i], self.match)
             hessian[np.ix_(columns, columns)] += one.hessian
             wide = np.zeros((len(one.scores), total))
@@ -246,11 +259,12 @@ def _bounded(system: Array64, right: Array64, low: Array64, high: Array64) -> Ar
 
 def _refine(level: _Level, state: _State, config: GeometryConfig) -> tuple[_State, _System, tuple[Step, ...]]:
     """Levenberg-Marquardt on the posterior at one level; floors and rays as in ``refinement.refine``."""
-    masks = level.masks(state)
+    shown = level.shown(state)
+    masks = shown.masks()
     usable = max(1, sum(image.usable for image in level.scale.images))
-    now = level.system(state, masks, np.zeros(len(level.scale.images)))
+    now = level.system(shown, masks, np.zeros(len(masks)))
     floors, damping = now.noise, 1e-6
-    now = level.system(state, masks, floors)
+    now = level.system(shown, masks, floors)
     steps = []
     precision, widths = level.precision, level.widths[level.open]
     for iteration in range(1, config.iterations + 1):
@@ -266,7 +280,8 @@ def _refine(level: _Level, state: _State, config: GeometryConfig) -> tuple[_Stat
             if gain < config.tolerance:
                 break
             further = level.stepped(state, step, now.centre)
-            trial = level.system(further, masks, floors)
+            trial_shown = level.shown(further)
+            trial = level.system(trial_shown, masks, floors)
             after = np.concatenate([np.zeros(6), further.offsets[level.open]])
             if tau * (trial.cost - now.cost) + (precision @ after**2 - precision @ theta**2) / 2 < 0:
                 accepted = True
@@ -274,10 +289,10 @@ def _refine(level: _Level, state: _State, config: GeometryConfig) -> tuple[_Stat
             damping = max(damping, 1e-5) * 30
         if not accepted:
             break
-        state, damping = further, damping / 10
+        state, shown, damping = further, trial_shown, damping / 10
         floors = np.minimum(floors, trial.noise)
-        masks = level.masks(state)
-        now = level.system(state, masks, floors)
+        masks = shown.masks()
+        now = level.system(shown, masks, floors)
         steps.append(Step(level.scale.index, iteration, now.cost / usable, torch.from_numpy(state.matrix.copy())))
     return state, now, tuple(steps)
 
