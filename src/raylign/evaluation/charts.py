@@ -145,7 +145,7 @@ class Ellipse:
     truth: tuple[float, float] | None = None
 
 
-def ellipse_reach(covariance: Float[Tensor, "3 3"], truth: Sequence[float] | None = None) -> float:
+def ellipse_reach(covariance: Float[Tensor, "n n"], truth: Sequence[float] | None = None) -> float:
     """Half the width, in mm, of plots that hold the 95 % ellipses of a covariance and the truth, rounded up to 1, 2 or 5."""
     largest = 2.45 * float(torch.linalg.eigvalsh(covariance)[-1].clamp_min(0).sqrt())
     needed = max(largest, *(abs(float(x)) for x in truth or (0.0,)), 1e-4) * 1.1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raylign.evaluation import charts, metrics
 from raylign.evaluation.content import Exposure, ReportContent, Truth
+from raylign.evaluation.ellipsoid import Ellipsoid, ellipsoid_chart, in_words
 from raylign.evaluation.markup import Markup, code, number, pairs, section, table, text
 from raylign.evaluation.uncertainty import ViewUncertainty, mahalanobis, seen_from
 from raylign.geometry import se3
@@ -195,22 +196,40 @@ def _seen(content: ReportContent, exposure: Exposure, seen: ViewUncertainty) -> 
         axes = metrics.view_axes(exposure.view, result.centre)
         x, y, z = (axes @ (content.truth.pose.apply(centre)[0] - result.centre)).tolist()
         truth = (x, y, z)
-    reach = charts.ellipse_reach(seen.covariance, truth)
     c = seen.covariance
     face = None if truth is None else (truth[0], truth[1])
     side = None if truth is None else (truth[2], truth[1])
-    plots = (
-        charts.Ellipse("Error ellipses in the image plane", c[:2, :2], "horizontal", "vertical", reach, face),
-        charts.Ellipse(
-            "Error ellipses from the side, depth to the right", c[[2, 1]][:, [2, 1]], "depth", "vertical", reach, side
-        ),
-    )
+    # each at a scale of its own: what one view sees across the beam is a hundredth of what it sees along it
+    flat, deep = charts.ellipse_reach(c[:2, :2], face), charts.ellipse_reach(c, truth)
+    space = charts.ellipse_reach(c / 5, truth)
     figures = "".join(
-        _captioned(charts.ellipse_chart(p), title)
-        for p, title in zip(plots, ("In the image plane", "From the side"), strict=True)
+        _captioned(picture, title, f"to {number(reach, 2).rstrip('0').rstrip('.')} mm")
+        for picture, title, reach in (
+            (
+                charts.ellipse_chart(
+                    charts.Ellipse("Error ellipses in the image plane", c[:2, :2], "horizontal", "vertical", flat, face)
+                ),
+                "In the image plane",
+                flat,
+            ),
+            (
+                charts.ellipse_chart(
+                    charts.Ellipse(
+                        "Error ellipses from the side, depth to the right", c[[2, 1]][:, [2, 1]], "depth", "vertical", deep, side
+                    )
+                ),
+                "From the side",
+                deep,
+            ),
+            (ellipsoid_chart(Ellipsoid("Error ellipsoid along the three axes of the view", c, space, truth)), "In space", space),
+        )
     )
-    key = "Filled: one standard deviation. Outline: 95 %." + (" Cross: the truth." if truth else "")
-    return Markup(f'<div class="seen">{out}<div class="ellipses">{figures}<p class="key">{key}</p></div></div>')
+    key = (
+        "Flat pictures: filled, one standard deviation; outline, 95 %. In space: the ellipsoid of one standard deviation, its "
+        "principal ellipses, and dashed its shadows on the three planes." + (" Cross: the truth." if truth else "")
+    )
+    words = f"<p>{text(in_words(seen))}</p>"
+    return Markup(f'{words}<div class="seen">{out}<div class="ellipses">{figures}<p class="key">{key}</p></div></div>')
 
 
 def truth(content: ReportContent, known: Truth) -> Markup:

@@ -22,11 +22,13 @@ class ViewUncertainty:
     translation: mm along image horizontal, image vertical and depth (the ray through the model's centre).
     rotation: degrees about the same three axes.
     covariance: 3x3 of the translation in these axes, mm^2.
+    turning: 3x3 of the rotation in these axes, degrees^2.
     """
 
     translation: tuple[float, float, float]
     rotation: tuple[float, float, float]
     covariance: Float[Tensor, "3 3"]
+    turning: Float[Tensor, "3 3"]
 
     @property
     def in_plane(self) -> float:
@@ -46,8 +48,9 @@ def seen_from(result: Result, view: View) -> ViewUncertainty:
     axes = view_axes(view, result.centre)
     covariance = torch.as_tensor(result.covariance, dtype=torch.float64)
     turn, move = (axes @ covariance[k : k + 3, k : k + 3] @ axes.T for k in (0, 3))
-    rotation, translation = (c.diagonal().clamp_min(0).sqrt().tolist() for c in (torch.rad2deg(torch.rad2deg(turn)), move))
-    return ViewUncertainty(tuple(translation), tuple(rotation), move)
+    turn = torch.rad2deg(torch.rad2deg(turn))
+    rotation, translation = (c.diagonal().clamp_min(0).sqrt().tolist() for c in (turn, move))
+    return ViewUncertainty(tuple(translation), tuple(rotation), move, turn)
 
 
 def twist_about_centre(result: Result, pose: Rigid) -> Float[Tensor, "6"]:
