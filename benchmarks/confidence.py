@@ -1,116 +1,115 @@
-"""Fits and checks the probability of success: attempts that succeed and fail, and a logistic regression on their evidence.
+"""The probability of success: registrations that succeed and that fail, and a logistic regression on their evidence.
 
-``python benchmarks/confidence.py [--data FOLDER] [--attempts 240] [--seed 1] [-o attempts.jsonl]``
+``python benchmarks/confidence.py --attempts 2000 -o attempts.jsonl [--shard 1/2] [--once] [--data FOLDER]`` appends a JSON line
+an attempt and goes on where it stopped; shards may run side by side, each into a file of its own. ``--fit attempts.jsonl ...``
+prints the weights and how they do on people whom they were not fitted to; ``--write`` puts them into ``registration/trust.py``;
+``--report DIR`` draws the ROC and the reliability.
 
-Each attempt draws an exposure of known pose, a start up to 37 degrees and 75 mm per axis from the truth, one of the two ways to
-read cut faces, and in one attempt of seven the CT of another patient, which must fail. An attempt is one search, as ``Direct``
-makes them, without the second one that a distrusted result sets off. Success is an mTRE under 10 mm. The regression is judged on
-the exposures that it was not fitted to, leaving out one at a time.
+What is attempted is in ``confidence_cases.py``. Success is an mTRE under 10 mm in the frame of every exposure; with another
+person's, a mirrored or a flipped model there is no success. With ``--once`` an attempt is a single search; without, all that
+``Direct`` does, second looks included. A wrong sign of a single view's angles turns patient and camera together, so that no image
+can show it: such an attempt is right if the pose in the camera's frame is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from scipy.optimize import minimize
-from scipy.stats import mannwhitneyu
+from cases import mahalanobis
+from confidence_cases import BLOCK, Attempt, attempt, describe
+from confidence_fit import judged, print_judgement, table_of_weights
 
-import raylign
 from raylign.cli.warm import warm_kernels
-from raylign.data import Volume
 from raylign.errors import InputError
-from raylign.evaluation.metrics import mtre
-from raylign.geometry import Rigid
-from raylign.registration import Direct, DirectConfig, Problem, centred
-from raylign.registration.confidence import Evidence, features
-from raylign.registration.search import moved
-
-CTS = {
-    "lidc0001": "lidc0001_chest",
-    "vhf_pelvis": "vhf_pelvis_ct.nii.gz",
-    "totalseg_pelvis": "totalseg_pelvis_3mm_ct.nii.gz",
-}
-WHOLE = ((False, False),) * 3
+from raylign.evaluation.metrics import mrpd, mtre, pose_error
+from raylign.registration import Direct, DirectConfig
 
 
-def attempts(data: Path, count: int, seed: int) -> list[dict]:
-    """``count`` searches with their evidence and whether they succeeded."""
-    rng = np.random.default_rng(seed)
-    models = {name: raylign.read_volume(data / "ct" / file) for name, file in CTS.items()}
-    cases = []
-    for folder in sorted((data / "cases").glob("*/*")):
-        truth = json.loads((folder / "truth.json").read_text())
-        cases += [(folder, truth, name, case) for name, case in sorted(truth["cases"].items())]
-    done: list[dict] = []
-    while len(done) < count:
-        folder, truth, name, case = cases[rng.integers(len(cases))]
-        right = folder.parent.name
-        stranger = rng.random() < 1 / 7
-        who = right if not stranger else [m for m in models if m != right][rng.integers(len(models) - 1)]
-        model: Volume = replace(models[who], truncated=WHOLE) if rng.random() < 0.25 else models[who]
-        gold = np.array(case["pose_world_from_ct"])
-        start = centred(model)
-        if not stranger and rng.random() < 0.7:
-            reach = 2.5 * rng.random()
-            twist = np.concatenate([rng.uniform(-1, 1, 3) * np.radians(15), rng.uniform(-1, 1, 3) * 30]) * reach
-            start = Rigid(torch.from_numpy(moved(gold, twist, gold[:3, :3] @ model.centre.numpy() + gold[:3, 3])))
-        xrays = tuple(raylign.read_xray(folder / f) for f in case["files"])
-        config = DirectConfig(seed=int(rng.integers(1000)))
-        try:
-            result = Direct(config).search_once(Problem(model, xrays, start))
-        except InputError:  # the start puts the model outside the image
-            continue
-        targets = torch.tensor(truth["targets_ct"], dtype=torch.float64)
-        error = None if stranger else float(mtre(result.transform, Rigid(torch.from_numpy(gold)), targets))
-        case_name = f"{right}/{folder.name}/{name}"
-        done.append({"case": case_name, "model": who, "mtre": error, "evidence": dict(result.confidence.evidence)})
-    return done
+def outcome(made: Attempt, seed: int, once: bool) -> dict[str, Any]:
+    """Register, and say how it ended."""
+    registrar = Direct(DirectConfig(seed=seed))
+    begun = time.process_time()
+    try:
+        result = (registrar.search_once if once else registrar.register)(made.problem)
+    except InputError as error:
+        return {"refused": str(error)}
+    seconds = time.process_time() - begun
+    views = [x.view for x in made.problem.xrays]
+    first = made.poses[0] if made.poses else None
+    return {
+        "mtre": max((float(mtre(result.transform, p, made.targets)) for p in made.poses), default=None),
+        "mrpd": max(
+            (float(mrpd(result.transform, p, made.targets, [v])) for p, v in zip(made.poses, views, strict=False)), default=None
+        ),
+        "depth": None if first is None else pose_error(result.transform, first, made.targets, views[0]).depth,
+        "mahalanobis": None if first is None else mahalanobis(result, first),
+        "evidence": {k: float(v) for k, v in result.confidence.evidence.items()},
+        "probability": result.confidence.probability,
+        "trusted": result.confidence.trusted,
+        "seconds": seconds,
+    }
 
 
-def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Logistic regression with a weak ridge (one observation's worth)."""
-
-    def loss(w: np.ndarray) -> float:
-        z = x @ w
-        return float(np.sum(np.logaddexp(0, z) - y * z) + np.sum(w[1:] ** 2))
-
-    return minimize(loss, np.zeros(x.shape[1])).x
+def campaign(chosen: argparse.Namespace) -> None:
+    """Attempts that the file does not hold yet, one line each."""
+    done = {json.loads(line)["id"] for line in chosen.out.read_text().splitlines()} if chosen.out.exists() else set()
+    shard, shards = (int(n) for n in chosen.shard.split("/"))
+    data = chosen.data if (chosen.data / "cases").is_dir() else None
+    warm_kernels()
+    with chosen.out.open("a") as out:
+        for index in range(chosen.attempts):
+            if (index // BLOCK) % shards != shard - 1 or index in done:
+                continue
+            made = attempt(index, chosen.seed, data)
+            start = [float(mtre(made.problem.start, p, made.targets)) for p in made.poses]
+            row = {
+                "id": index,
+                **{name: getattr(made, name) for name in ("kind", "subject", "model", "anatomy")},
+                "views": len(made.problem.xrays),
+                "start": max(start, default=None),
+                **outcome(made, index, chosen.once),
+            }
+            out.write(json.dumps(row) + "\n")
+            out.flush()
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
-    arguments.add_argument("--attempts", type=int, default=240)
+    arguments.add_argument("--attempts", type=int, default=2000)
+    arguments.add_argument("-o", "--out", type=Path, default=Path("attempts.jsonl"))
+    arguments.add_argument("--shard", default="1/1", help="which part of how many: 1/2 and 2/2 share the work")
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("-o", "--out", type=Path, default=None)
+    arguments.add_argument("--once", action="store_true", help="one search an attempt, no second look")
+    arguments.add_argument("--fit", type=Path, nargs="+", help="files of attempts")
+    arguments.add_argument("--threshold", type=float, default=DirectConfig().trust)
+    arguments.add_argument("--write", action="store_true", help="put the weights into the package")
+    arguments.add_argument("--report", type=Path, help="folder for roc.png and reliability.png")
+    arguments.add_argument("--json", action="store_true")
     chosen = arguments.parse_args()
-    warm_kernels()
-    rows = attempts(chosen.data, chosen.attempts, chosen.seed)
-    if chosen.out is not None:
-        chosen.out.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    x = np.array([(1.0, *features(Evidence(**r["evidence"]))) for r in rows])
-    good = np.array([r["mtre"] is not None and r["mtre"] < 10 for r in rows])
-    names = np.array([r["case"] for r in rows])
-    p = np.zeros(len(rows))
-    for name in sorted(set(names)):
-        left = names == name
-        p[left] = 1 / (1 + np.exp(-x[left] @ fit(x[~left], good[~left])))
-    area = mannwhitneyu(p[good], p[~good]).statistic / (good.sum() * (~good).sum())
-    trust = DirectConfig().trust
-    print(f"{len(rows)} attempts, {good.sum()} successful, {len(set(names))} exposures, seed {chosen.seed}")
-    print("weights (intercept, explained, rival, wobble):", np.round(fit(x, good), 2).tolist())
-    print(f"on exposures left out: area under the ROC {area:.3f}, Brier score {np.mean((p - good) ** 2):.3f}")
-    print(f"at the threshold {trust}: {int((p[~good] >= trust).sum())} of {int((~good).sum())} failures trusted, "
-          f"{int((p[good] < trust).sum())} of {int(good.sum())} successes not trusted")  # fmt: skip
-    for low in np.arange(0, 1, 0.2):
-        inside = (p >= low) & (p < low + 0.2 + 1e-9)
-        if inside.any():
-            print(f"  stated {low:.1f} to {low + 0.2:.1f}: {inside.sum()} attempts, {100 * good[inside].mean():.0f} % successful")
+    if not chosen.fit:
+        print("a block of attempts:", ", ".join(f"{n} {kind}" for kind, n in describe().items()))
+        campaign(chosen)
+        return
+    rows = [json.loads(line) for file in chosen.fit for line in file.read_text().splitlines()]
+    found = judged(rows, chosen.threshold)
+    if chosen.json:
+        print(json.dumps(asdict(found), indent=1, default=np.ndarray.tolist))
+    else:
+        print_judgement(found)
+    if chosen.write:
+        target = Path(__file__).resolve().parents[1] / "src" / "raylign" / "registration" / "trust.py"
+        target.write_text(table_of_weights(found))
+    if chosen.report:
+        from confidence_fit import draw
+
+        draw(found, chosen.report)
 
 
 if __name__ == "__main__":

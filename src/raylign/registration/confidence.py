@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raylign.registration import trust
+from raylign.registration.evidence import pattern
+from raylign.registration.matching import MatchConfig
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Confidence
 from raylign.registration.search import separation
@@ -30,6 +33,8 @@ class Evidence:
     depth: one standard deviation of the model's centre along the first view's beam, mm.
     wobble: one standard deviation of the model's surface across the beam, mm: of its shift and of what its rotation moves.
     held: whether the pose lies well inside the bounds of the search.
+    agreement, weakest, opposed, contrast: how the images agree with the model, window by window, in the exposure in which it is
+        worst: see ``evidence.Pattern``.
     """
 
     explained: float
@@ -38,6 +43,10 @@ class Evidence:
     depth: float
     wobble: float
     held: bool
+    agreement: float
+    weakest: float
+    opposed: float
+    contrast: float
 
 
 def rivalry(candidates: Sequence[Candidate], farther_than: float = 5.0) -> float:
@@ -62,23 +71,27 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
         depth=float(translation[2]),
         wobble=float(np.hypot(translation[:2].max(), scale.model.radius * rotation.max())),
         held=held,
+        **asdict(pattern(scale, best.matrix, MatchConfig())),
     )
 
 
-# Logistic regression of success (mTRE under 10 mm) by ``benchmarks/confidence.py``; its figures: docs/methods/direct.md.
-_INTERCEPT, _EXPLAINED, _RIVAL, _WOBBLE = 5.17, 1.15, -1.92, -2.64
-
-
-def features(evidence: Evidence) -> tuple[float, float, float]:
-    """What the logistic regression sees: explained, rival, and the logarithm of the wobble in units of 0.02 mm."""
-    return evidence.explained, evidence.rival, float(np.log(max(evidence.wobble, 1e-4) / 0.02))
+def features(evidence: Evidence) -> dict[str, float]:
+    """What the logistic regression sees, by name; ``trust.WEIGHTS`` has a weight for each."""
+    return {
+        "agreement": evidence.agreement,
+        "weakest": evidence.weakest,
+        "opposed": evidence.opposed,
+        "contrast": evidence.contrast,
+        "explained": evidence.explained,
+        "rival": evidence.rival,
+        "wobble": float(np.log(np.clip(evidence.wobble, 0.01, 10) / 0.1)),
+    }
 
 
 def judge(evidence: Evidence, threshold: float) -> Confidence:
     """A probability of success from the evidence, and the sentences that explain a low one."""
-    explained, rival, wobble = features(evidence)
-    z = _INTERCEPT + _EXPLAINED * explained + _RIVAL * rival + _WOBBLE * wobble
-    probability = float(1 / (1 + np.exp(-z)))
+    z = trust.INTERCEPT + sum(trust.WEIGHTS[name] * value for name, value in features(evidence).items())
+    probability = float(1 / (1 + np.exp(-np.clip(z, -30, 30))))
     trusted = probability >= threshold
     return Confidence(probability, trusted, () if trusted else _reasons(evidence), asdict(evidence))
 
@@ -86,6 +99,13 @@ def judge(evidence: Evidence, threshold: float) -> Confidence:
 def _reasons(e: Evidence) -> tuple[str, ...]:
     """What lowers the probability, in plain words, the weightiest first."""
     found = [
+        (
+            2 * (0.7 - e.agreement),
+            f"image and model agree poorly (local correlation {e.agreement:.2f}, a right pose has 0.8 and more): "
+            "another patient, a wrong side or a wrong geometry look like this",
+        ),
+        (0.5 - e.weakest, f"in a part of the field image and model hardly agree (local correlation {e.weakest:.2f})"),
+        (2 * (e.opposed - 0.15), f"the image contradicts {100 * e.opposed:.0f} % of what the model shows"),
         (e.rival - 0.6, f"another pose explains the images {100 * e.rival:.0f} % as well"),
         (0.35 - e.explained, f"the model explains only {100 * e.explained:.0f} % of the image structure where it projects"),
         (0.3 * np.log(max(e.wobble, 1e-4) / 0.1), f"the images determine the model's surface to {e.wobble:.2g} mm only"),

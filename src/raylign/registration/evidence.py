@@ -1,0 +1,129 @@
+"""The pattern of a match: where an exposure agrees with the model and where it contradicts it.
+
+The cost of a registration forgives what does not fit, and must: metal and moved tissue are in every exposure. Whether the pose
+is right shows in what is left when nothing is forgiven: the local correlation of the two gradient images, window by window and
+signed. It is taken on images reduced to about 80 pixels across, in which quantum noise is averaged away and anatomy that does not
+fit is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylign.registration.levels import Scale
+from raylign.registration.matching import MatchConfig, answered, render
+from raylign.registration.pyramid import Array64, ImageLevel
+
+_ACROSS = 80  # pixels across at which it is measured, about
+_PARTS = 4  # the field is looked at in 4 x 4 parts
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How one exposure, or the worst of several, agrees with the model.
+
+    Parameters
+    ----------
+    agreement: mean local correlation of the two gradients, -1 to 1, weighted by what the model has to say (its local energy, no
+        window counting more than twice the mean).
+    weakest: the same in the part of the field (of 4 x 4) that is worse than four fifths of them.
+    opposed: share of what the model has to say with which the image does not agree, the correlation being under 0.2.
+    contrast: spread of the local contrast factors where they agree: half the natural logarithm between the 16th and the 84th
+        percentile. One CT and one beam need nearly one factor; a stranger needs many.
+    """
+
+    agreement: float
+    weakest: float
+    opposed: float
+    contrast: float
+
+
+_NOTHING = Pattern(0.0, 0.0, 1.0, 3.0)  # nothing to compare: no agreement, and the widest contrast that is told apart
+
+
+def pattern(scale: Scale, matrix: Array64, config: MatchConfig, *, threaded: bool = True) -> Pattern:
+    """The pattern of the match at one level of the pyramid, each number that of the exposure in which it is worst."""
+    rendering = render(scale.model, scale.images, matrix, config, jacobian=False, threaded=threaded)
+    masks = answered(scale.model, scale.images, matrix)
+    found = [
+        _pattern(*reduced(image, integrals, mask), config.window)
+        for image, integrals, mask in zip(scale.images, rendering.integrals, masks, strict=True)
+    ]
+    worst = {
+        name: (max if name in ("opposed", "contrast") else min)(getattr(p, name) for p in found) for name in _NOTHING.__dict__
+    }
+    return Pattern(**worst)
+
+
+def reduced(image: ImageLevel, integrals: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Array64, Array64, Array64]:
+    """Both gradients [2, h, w] averaged over blocks of pixels, and the share [h, w] of each block that can be compared."""
+    moving = integrals * image.lengths
+    if image.background is not None:
+        moving = moving + image.background
+    gradient = np.zeros_like(image.gradient)
+    gradient[0, :, 1:-1] = (moving[:, 2:] - moving[:, :-2]) / 2
+    gradient[1, 1:-1] = (moving[2:] - moving[:-2]) / 2
+    has = np.zeros(mask.shape)
+    has[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    factor = max(1, round(np.sqrt(max(image.usable, 1)) / _ACROSS))
+    h, w = (n // factor for n in mask.shape)
+
+    def means(a: NDArray[np.float32] | Array64) -> Array64:
+        cut = a[..., : h * factor, : w * factor].astype(np.float64)
+        return np.asarray(cut.reshape(*a.shape[:-2], h, factor, w, factor).mean((-3, -1)))
+
+    return means(image.gradient * has), means(gradient * has), means(has)
+
+
+def _pattern(fixed: Array64, moving: Array64, share: Array64, radius: int) -> Pattern:
+    """The pattern of one exposure from its gradients, zero where they cannot be compared."""
+    correlation, energy, factor, there = local_match(fixed, moving, share, radius)
+    speaks = there & (energy > 0.1 * energy[there].mean() if there.any() else there)
+    if speaks.sum() < 16:
+        return _NOTHING
+    weight = np.where(speaks, np.minimum(energy, 2 * energy[there].mean()), 0)
+    total = weight.sum()
+    parts = []
+    for rows in np.array_split(np.arange(weight.shape[0]), _PARTS):
+        for columns in np.array_split(np.arange(weight.shape[1]), _PARTS):
+            part = np.ix_(rows, columns)
+            if weight[part].sum() > 0.02 * total:
+                parts.append((weight[part] * correlation[part]).sum() / weight[part].sum())
+    same = speaks & (correlation > 0.2)
+    low, high = np.quantile(np.log(factor[same]), (0.16, 0.84)) if same.sum() >= 16 else (0.0, 6.0)
+    return Pattern(
+        agreement=float((weight * correlation).sum() / total),
+        weakest=float(np.quantile(parts, 0.2)) if parts else 0.0,
+        opposed=float(weight[correlation < 0.2].sum() / total),
+        contrast=float(min((high - low) / 2, 3.0)),
+    )
+
+
+def local_match(
+    fixed: Array64, moving: Array64, share: Array64, radius: int
+) -> tuple[Array64, Array64, Array64, NDArray[np.bool_]]:
+    """In a window of ``radius`` pixels about each one: correlation of two gradient images, the second's mean square, the factor.
+
+    Parameters
+    ----------
+    fixed, moving: [2, h, w] gradients, zero where they cannot be compared.
+    share: [h, w] part of each pixel that can be.
+
+    Returns
+    -------
+    ``<gF, gM> / sqrt(<gF, gF> <gM, gM>)``, ``<gM, gM> / n``, ``<gF, gM> / <gM, gM>``, and where there is anything: four [h, w].
+    """
+    from scipy.ndimage import uniform_filter
+
+    def mean(image: Array64) -> Array64:
+        return np.asarray(uniform_filter(image, 2 * radius + 1, mode="constant"))
+
+    both, squares, energy = (mean((a * b).sum(0)) for a, b in ((fixed, moving), (fixed, fixed), (moving, moving)))
+    n = mean(share)
+    there = (share > 0.5) & (energy > 1e-12 * max(float(energy.max()), 1e-30)) & (squares > 0)
+    correlation = np.where(there, both / np.sqrt(np.where(there, squares * energy, 1)), 0)
+    factor = np.where(there, both / np.where(there, energy, 1), 0)
+    return correlation, np.where(there, energy / np.maximum(n, 1e-9), 0), factor, there
