@@ -181,9 +181,8 @@ def print_table(table: dict[str, Any]) -> None:
     print("medians / 95th percentiles, mm; turn in degrees; M^2: 5.3 where the covariance is right; % inside: its 95 % region")
     for r in table["rows"]:
         print(f"\n{r['phantom']}, {r['views']} view(s), n = {r['n']}; offsets at their bound: {r['at_bound']}")
-        print(
-            f"{'':9s} {'mTRE':>12s} {'mRPD':>12s} {'turn':>12s} {'detector':>12s} {'M^2':>9s} {'inside':>6s} {'sd deg, mm':>12s} {'s':>5s}"
-        )
+        heads = "".join(f" {name:>12s}" for name in ("mTRE", "mRPD", "turn", "detector"))
+        print(f"{'':9s}{heads} {'M^2':>9s} {'inside':>6s} {'sd deg, mm':>12s} {'s':>5s}")
         for k, when in enumerate(("before", "after")):
             numbers = " ".join("{:5.2f} /{:5.2f}".format(*r[f"{key}_{when}"]) for key in ("mtre", "mrpd", "turn", "detector"))
             inside = f"{r[f'mahalanobis_{when}']:9.1f} {100 * r[f'inside_95_{when}']:5.0f}%"
@@ -202,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--poses", type=int, default=4, help="of each phantom")
     parser.add_argument("--headers", type=int, default=4, help="wrong headers for each pose")
-    parser.add_argument("--law", default="uniform", choices=("uniform", "normal"), help="of the headers' errors")
+    parser.add_argument("--law", default="uniform", choices=("uniform", "normal"), help="of wrong headers")
     parser.add_argument("--sid", type=float, default=15.0, help="bound of the source distance, mm")
     parser.add_argument("--principal", type=float, default=5.0, help="bound of the principal point, mm")
     parser.add_argument("--angle", type=float, default=2.0, help="bound of the angles, degrees")
