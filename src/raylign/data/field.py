@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +18,7 @@ _GRID = 176  # pixels along the longer side on which the collimator is looked fo
 _RANGE = 4.0  # the span that display values and logarithms are given, as if they were natural logarithms of counts
 _LOWEST = 9.0  # natural logarithm below the brightest, under which counts are nothing but noise
 _STEP = 0.35  # least median drop of the logarithm from the field into the shadow
+_FALLING = 0.03  # logarithm a pixel by which the blurred edge falls faster than the field does before it
 _REACH = 16  # grid-independent pixels over which the blurred edge is followed
 
 
@@ -136,22 +139,74 @@ def collimated(level: np.ndarray) -> np.ndarray | None:
         return None
     shares = (0.08, 0.16, 0.25, 0.35, 0.46, 0.58, 0.7, 0.85)
     lit = [_lit_polygon(small, dark + share * (usual - dark), factor) for share in shares]
+    lit = [p for p in lit if p is not None and _edge_score(level, p, factor, strict=True)]
     # Where dense tissue meets the edge, or scatter fills the shadow, no one threshold parts them; the edge still does.
-    edges = [p for p in _along_edges(level, small, factor) if len(p.offsets) > 1 and _in_shadow(level, p, factor)]
-    best = _sharpest(level, [p for p in lit if p is not None], factor)
-    scored = [(_edge_score(level, p, factor, strict=False) or 0.0, p) for p in ([best] if best is not None else []) + edges]
+    edges = [p for p in _along_edges(level, small, factor) if _in_shadow(level, p, factor) and _plausible(level, p, factor)]
+    scored = [(_edge_score(level, p, factor, strict=False) or 0.0, p) for p in [*lit, *edges]]
     top = max((score for score, _ in scored), default=0.0)
     if top <= 0:
         return None
-    # Of borders about as sharp, the one that leaves the least: the others miss a blade or a corner.
-    polygon = min((p for score, p in scored if score >= 0.6 * top), key=lambda p: int(p.fill((h, w)).sum()))
+    # Of borders about as sharp, the one that leaves the least, as the others miss a blade or a corner; but every cut that it
+    # makes must be a step into a shadow.
+    sharp = sorted((p for score, p in scored if score >= 0.6 * top), key=lambda p: -int(p.fill((h, w)).sum()))
+    polygon = sharp[0]
+    for other in sharp[1:]:
+        if _cuts_a_shadow(level, other, polygon, factor):
+            polygon = other
     return polygon.shrunk(_blur_margin(level, polygon)).fill((h, w))
 
 
-def _sharpest(level: np.ndarray, polygons: list[Polygon], factor: int, strict: bool = True) -> Polygon | None:
-    scores = [_edge_score(level, polygon, factor, strict) for polygon in polygons]
-    best = max(range(len(scores)), key=lambda k: scores[k] or 0.0, default=None)
-    return polygons[best] if best is not None and scores[best] else None
+def _plausible(level: np.ndarray, polygon: Polygon, factor: int) -> bool:
+    """A straight edge alone is easily the patient's: it must be a deep step all along, with a dark shadow behind it."""
+    if len(polygon.offsets) > 1:
+        return True
+    everything = Polygon(polygon.normals, polygon.offsets + 1e6)
+    return _edge_score(level, polygon, factor, strict=True) is not None and _cuts_a_shadow(level, polygon, everything, factor)
+
+
+def _cuts_a_shadow(level: np.ndarray, smaller: Polygon, larger: Polygon, factor: int) -> bool:
+    """Whether what ``smaller`` leaves out of ``larger`` lies in the shadow of a blade.
+
+    The border that is only the smaller one's is a step; the border that is only the larger one's is none, for on both sides of
+    it there would be shadow; and hardly anything beyond is as bright as the field. The edge of the diaphragm or the spine is no
+    such border: dense tissue that a real blade's edge ends is lit.
+    """
+    kept = smaller.fill(level.shape)[::factor, ::factor]
+    thin = level[::factor, ::factor]
+    beyond = larger.fill(level.shape)[::factor, ::factor] & ~kept
+    if beyond.sum() < 0.004 * thin.size:
+        return True
+    if not kept.any() or np.percentile(thin[beyond], 90) > np.median(thin[kept]):
+        return False
+    own = _step_within(level, smaller, larger, factor)
+    if own is None:
+        return True
+    drop, slope = own
+    middle = float(np.median(drop))
+    if middle < 0.6 * _STEP or middle < 2 * float(np.median(slope)) or (drop > 0.15 * _STEP).mean() < 0.85:
+        return False
+    return not _ends_outside(level, smaller, larger, factor, middle)
+
+
+def _step_within(level: np.ndarray, polygon: Polygon, other: Polygon, factor: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Drops and slopes along the part of a border that runs well inside another polygon."""
+    found = _drops(level, polygon, factor)
+    if found is None:
+        return None
+    inside = (found.points @ other.normals.T <= other.offsets - 3.0 * factor - 3).all(1)
+    return (found.drop[inside], found.slope[inside]) if inside.sum() >= 8 else None
+
+
+def _ends_outside(level: np.ndarray, smaller: Polygon, larger: Polygon, factor: int, step: float) -> bool:
+    """Whether the larger border drops sharply too where it runs outside the smaller polygon."""
+    found = _drops(level, larger, factor)
+    if found is None:
+        return False
+    outside = (found.points @ smaller.normals.T > smaller.offsets + 3.0 * factor + 3).any(1)
+    if outside.sum() < 8:
+        return False
+    drop, slope = found.drop[outside], found.slope[outside]
+    return float(np.median(drop)) > max(0.3 * _STEP, 0.3 * step) and float(np.median(drop)) > 2 * float(np.median(slope))
 
 
 def _along_edges(level: np.ndarray, small: np.ndarray, factor: int) -> list[Polygon]:
@@ -161,25 +216,30 @@ def _along_edges(level: np.ndarray, small: np.ndarray, factor: int) -> list[Poly
         drops = _drops(level, blades, factor)
         if drops is None or len(blades.offsets) == 1:
             break
-        drop, _, side = drops
-        share = np.array([_share(drop[side == k], drop) for k in range(len(blades.offsets))])
+        share = np.array([_share(drops.drop[drops.side == k], drops.drop) for k in range(len(blades.offsets))])
         worst = int(share.argmin())
         if share[worst] >= 0.85:
-            break
-        keep = np.arange(len(share)) != worst
-        blades = Polygon(blades.normals[keep], blades.offsets[keep])
+            false = [k for k in range(len(share)) if not _cuts_a_shadow(level, blades, _without(blades, k), factor)]
+            if not false:
+                break
+            worst = min(false, key=lambda k: float(np.median(drops.drop[drops.side == k])) if (drops.side == k).any() else 0.0)
+        blades = _without(blades, worst)
     if circle is None or blades is None:
         return [p for p in (circle, blades) if p is not None]
     found, together = [circle, blades], both(circle, blades)
     drops = _drops(level, together, factor)
     if drops is not None:
-        drop, _, side = drops
-        blade = side >= len(circle.offsets)
+        drop, blade = drops.drop, drops.side >= len(circle.offsets)
         cut = together.fill(level.shape).sum() / max(int(circle.fill(level.shape).sum()), 1)
         # an edge in the picture is no second shadow, and a chord of the circle's own edge is no blade
         if blade.any() and np.median(drop[blade]) > 0.4 * np.median(drop) and cut < 0.92:
             found.append(together)
     return found
+
+
+def _without(polygon: Polygon, side: int) -> Polygon:
+    keep = np.arange(len(polygon.offsets)) != side
+    return Polygon(polygon.normals[keep], polygon.offsets[keep])
 
 
 def _share(of_side: np.ndarray, of_all: np.ndarray) -> float:
@@ -239,8 +299,27 @@ def _lit_polygon(small: np.ndarray, threshold: float, factor: int) -> Polygon | 
     return Polygon(normals, offsets)
 
 
-def _profiles(level: np.ndarray, polygon: Polygon, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """[points, distances] levels along the outward normals of the polygon's border, and the side that each point is on."""
+@dataclass(frozen=True, eq=False)
+class _Border:
+    """Points (column, row) of a polygon's border in the picture, the side that each is on, and levels across: [points, n]."""
+
+    points: np.ndarray
+    side: np.ndarray
+    levels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Drops:
+    """For points along a border: the drop over it, the slope beside it, where they are, and on which side of the polygon."""
+
+    drop: np.ndarray
+    slope: np.ndarray
+    points: np.ndarray
+    side: np.ndarray
+
+
+def _profiles(level: np.ndarray, polygon: Polygon, distances: np.ndarray) -> _Border | None:
+    """Levels along the outward normals of the polygon's border; ``None`` where hardly any of it is in the picture."""
     h, w = level.shape
     centre = np.array([w / 2, h / 2])
     theta = np.linspace(0, 2 * np.pi, 361)[:-1]
@@ -254,20 +333,21 @@ def _profiles(level: np.ndarray, polygon: Polygon, distances: np.ndarray) -> tup
     if inside.sum() < 12:
         return None
     at = np.rint(at[inside]).astype(int)
-    return level[at[..., 1], at[..., 0]], side[inside]
+    return _Border(points[inside], side[inside], level[at[..., 1], at[..., 0]])
 
 
-def _drops(level: np.ndarray, polygon: Polygon, factor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """For points along the border: the drop over it, the slope beside it, and the polygon's side they lie on."""
+def _drops(level: np.ndarray, polygon: Polygon, factor: int) -> _Drops | None:
+    """The drops over a polygon's border; ``None`` where hardly any of it is in the picture."""
     near, far = 1.5 * factor + 1.5, 4.5 * factor + 4.5
     found = _profiles(
         level, polygon, np.array([-far, factor - far, -near - factor, -near, near, near + factor, far, far + factor])
     )
     if found is None:
         return None
-    p, side = found
+    p = found.levels
     inner_far, inner, outer, outer_far = ((p[:, k] + p[:, k + 1]) / 2 for k in (0, 2, 4, 6))
-    return inner - outer, np.maximum(np.abs(inner_far - inner), np.abs(outer - outer_far)), side
+    slope = np.maximum(np.abs(inner_far - inner), np.abs(outer - outer_far))
+    return _Drops(inner - outer, slope, found.points, found.side)
 
 
 def _edge_score(level: np.ndarray, polygon: Polygon, factor: int, strict: bool) -> float | None:
@@ -278,7 +358,7 @@ def _edge_score(level: np.ndarray, polygon: Polygon, factor: int, strict: bool) 
     found = _drops(level, polygon, factor)
     if found is None:
         return None
-    drop, slope, _ = found
+    drop, slope = found.drop, found.slope
     # A collimator's edge is a step: level on both sides. The body's outline goes on falling.
     least, ratio, share = (_STEP, 2.5, 0.8) if strict else (0.6 * _STEP, 2.0, 0.9)
     middle = float(np.median(drop))
@@ -293,11 +373,9 @@ def _blur_margin(level: np.ndarray, polygon: Polygon) -> float:
     found = _profiles(level, polygon, distances)
     if found is None:
         return 4.0
-    profile = np.median(found[0], 0)
-    # the level inside, carried on to the edge: where the profile leaves it by a twentieth (or, as tissue bends too, by a
-    # fiftieth of a deep drop) the blur begins
-    bend = max(0.05, 0.02 * float(np.median(profile[:4]) - np.median(profile[-4:])))
-    slope, start = np.polyfit(distances[:6], profile[:6], 1)
-    reached = profile < start + slope * distances - bend
-    first = int(reached.argmax()) if reached.any() else _REACH
+    profile = np.median(found.levels, 0)
+    # Scatter thins out towards the edge over many pixels; the edge's own blur is where the level falls faster than that.
+    falling = -np.gradient(profile)
+    blurred = falling > max(float(np.median(falling[:6])), 0.0) + _FALLING
+    first = int(blurred.argmax()) if blurred.any() else _REACH
     return float(np.clip(-distances[first], 0, _REACH - 2)) + 2.0
