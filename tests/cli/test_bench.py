@@ -99,7 +99,7 @@ def test_a_file_is_no_folder(raylign: Callable[..., Any], tmp_path: Path) -> Non
 
 
 def test_another_subject_is_wrong_usage(raylign: Callable[..., Any]) -> None:
-    assert raylign("bench", "registration").exit_code == 2
+    assert raylign("bench", "reading").exit_code == 2
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

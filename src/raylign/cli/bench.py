@@ -1,4 +1,4 @@
-"""``raylign bench``: the projector measured beside other packages."""
+"""``raylign bench``: the projector beside other packages, and registrars side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,10 +17,12 @@ from raylign.cli.console import DONE, command, load, progress
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
+    from raylign.bench import registration
     from raylign.bench.cases import Plan
 
 _PEERS = "nanodrr,diffdrr,rtk,plastimatch"
 _MODELS = ("trilinear", "joseph", "siddon")
+_PROJECTOR, _REGISTRATION = "Projector", "Registration"
 _SIZES, _BATCHES, _WHATS = "128,200,512,1024", "1,8,64", "forward,forward+pose,forward+volume,double-backward"
 
 
@@ -28,6 +30,15 @@ class Subject(StrEnum):
     """What can be measured."""
 
     projector = "projector"
+    registration = "registration"
+
+
+def _projector(help: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=_PROJECTOR)
+
+
+def _registration(help: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=help, metavar=metavar, rich_help_panel=_REGISTRATION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,45 +46,55 @@ class BenchFlags:
     """Options of ``raylign bench``."""
 
     subject: Annotated[Subject, typer.Argument(help="What is measured.", show_default=False)]
-    peers: Annotated[str, typer.Option(help="Packages beside raylign, or none.", metavar="NAMES")] = _PEERS
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of the table.")] = False
+    peers: Annotated[str, _projector("Packages beside raylign, or none.", "NAMES")] = _PEERS
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for projector.json and projector.png; also measures how cost grows."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for projector.json and projector.png; also measures how cost grows.",
+            rich_help_panel=_PROJECTOR,
+        ),
     ] = None
-    sizes: Annotated[str, typer.Option(help="Pixels along an edge of the square images.", metavar="N,...")] = _SIZES
-    batches: Annotated[str, typer.Option(help="Images rendered in one call.", metavar="N,...")] = _BATCHES
-    what: Annotated[str, typer.Option(help="What is computed.", metavar="NAMES")] = _WHATS
-    volume: Annotated[int, typer.Option(help="Voxels along an edge of the cube of 256 mm.", metavar="N")] = 256
+    sizes: Annotated[str, _projector("Pixels along an edge of the square images.", "N,...")] = _SIZES
+    batches: Annotated[str, _projector("Images rendered in one call.", "N,...")] = _BATCHES
+    what: Annotated[str, _projector("What is computed.", "NAMES")] = _WHATS
+    volume: Annotated[int, _projector("Voxels along an edge of the cube of 256 mm.", "N")] = 256
     error: Annotated[
-        float | None, typer.Option(help="Relative RMS error that every setting must reach [that of RTK's Joseph projector].")
+        float | None, _projector("Relative RMS error that every setting must reach [that of RTK's Joseph projector].")
     ] = None
-    model: Annotated[str, typer.Option(help="raylign's: trilinear, joseph, siddon or the cheapest.", metavar="NAME")] = "cheapest"
-    seconds: Annotated[float, typer.Option(help="A row of which one call takes longer is left out.", metavar="S")] = 12.0
-    device: Annotated[str, typer.Option(help="cpu or cuda; RTK and plastimatch stay on the CPU.")] = "cpu"
+    model: Annotated[str, _projector("raylign's: trilinear, joseph, siddon or the cheapest.", "NAME")] = "cheapest"
+    seconds: Annotated[float, _projector("A row of which one call takes longer is left out.", "S")] = 12.0
+    device: Annotated[str, _projector("cpu or cuda; RTK and plastimatch stay on the CPU.")] = "cpu"
     peer_python: Annotated[
-        Path | None, typer.Option(help="Interpreter of another environment, in which peers are looked for first.")
+        Path | None, _projector("Interpreter of another environment, in which peers are looked for first.")
     ] = None
+    methods: Annotated[str, _registration("Methods side by side, as raylign register names them.", "NAMES")] = "direct,cmaes,xreg"
+    cases: Annotated[int, _registration("Exposures that every method registers.", "N")] = 12
+    start: Annotated[
+        str,
+        _registration(
+            "Where they start: center, search, near, 0-60mm (mTRE), 30,15 (mm, degrees) or a named distribution.", "START"
+        ),
+    ] = "center"
+    data: Annotated[Path | None, _registration("Folder with ct and cases, in place of made patients.", "DIR")] = None
+    seed: Annotated[int, _registration("Of patients, exposures, starts and methods.", "N")] = 0
 
 
 @command(BenchFlags)
 def bench(flags: BenchFlags) -> int:
-    """Measure the projector beside other packages: same volume, same geometry, each at its cheapest setting of equal error."""
+    """Measure the projector beside other packages at equal error, or registration methods on equal cases and starts."""
+    if flags.subject is Subject.registration:
+        return _compare_registrars(flags)
     plan = _plan(flags)
     load("raylign.bench.measure", "raylign.bench.report")
     from raylign.bench import measure, report
     from raylign.bench.process import Failed
 
     with progress() as tell:
-        bar = sys.stderr.isatty()
-
-        def say(stage: str, share: float) -> None:
-            tell(stage, share)
-            if not bar:
-                print(f"raylign bench: {100 * share:3.0f} % {stage}", file=sys.stderr, flush=True)
-
         try:
-            outcome = measure.compare(plan, say, scaling=flags.output is not None)
+            outcome = measure.compare(plan, _saying(tell), scaling=flags.output is not None)
         except Failed as error:
             raise InputError(f"raylign's own projector could not be measured ({error})", field="bench") from None
     if flags.output is not None:
@@ -86,6 +107,47 @@ def bench(flags: BenchFlags) -> int:
 
         report.show(outcome, plan, Console(width=max(120, shutil.get_terminal_size().columns), soft_wrap=True))
     return DONE
+
+
+def _saying(tell: Any) -> Any:
+    """Progress as a bar on a terminal, as lines elsewhere."""
+    bar = sys.stderr.isatty()
+
+    def say(stage: str, share: float) -> None:
+        tell(stage, share)
+        if not bar:
+            print(f"raylign bench: {100 * share:3.0f} % {stage}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _compare_registrars(flags: BenchFlags) -> int:
+    """``raylign bench registration``."""
+    load("raylign.registration", "raylign.bench.registration", "raylign.bench.report")
+    from raylign.bench import registration, report
+    from raylign.cli.warm import warm_kernels
+
+    plan = _registration_plan(flags)
+    with progress() as tell:
+        say = _saying(tell)
+        say("loading the kernels", 0.0)
+        warm_kernels()
+        attempts = registration.compare(plan, say)
+    if flags.as_json:
+        print(json.dumps(registration.as_dict(attempts, plan, report.machine("cpu"))))
+    else:
+        print("\n".join(registration.table(attempts, plan)))
+    return DONE
+
+
+def _registration_plan(flags: BenchFlags) -> registration.Plan:
+    from raylign.bench.registration import Plan
+    from raylign.bench.registration_cases import Start
+
+    if flags.data is not None and not flags.data.is_dir():
+        raise InputError("is no folder", file=flags.data, field="--data", remedy="name the folder that holds ct and cases")
+    methods = tuple(dict.fromkeys(word.strip() for word in flags.methods.split(",") if word.strip()))
+    return Plan(methods, flags.cases, Start(flags.start), flags.seed, flags.data)
 
 
 def _plan(flags: BenchFlags) -> Plan:
