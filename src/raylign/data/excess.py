@@ -28,7 +28,7 @@ class SplitConfig:
     Parameters
     ----------
     rim_mm: the hole is wider than the label by this much, or by a voxel where voxels are larger: a label ends where half of a
-        voxel is bone, and what a moved bone leaves behind there would show as a ghost. It does not enter other labels.
+        voxel is bone, and what a moved bone leaves behind there would show as a ghost. It does not enter other bones or vessels.
     around_mm: of the surroundings from which the hole is filled.
     """
 
@@ -82,9 +82,10 @@ def split(volume: Volume, labels: LabelMap, names: Sequence[str | int], config: 
     spacing = volume.spacing[::-1]
     away = torch.from_numpy(distance_transform_edt((~inside).numpy(), sampling=spacing))
     hole = away <= max(config.rim_mm, 1.01 * max(spacing))
-    hole &= inside | (placed.data == 0)
+    dense = _dense(part)
+    hole &= inside | ~_bony(placed, dense)
     values = part.data.detach().to(torch.float32)
-    known = ~hole & ~_dense(part)
+    known = ~hole & ~dense
     if not bool(known.any()):
         known = ~hole
     if not bool(known.any()):
@@ -130,6 +131,13 @@ def _dense(volume: Volume) -> Bool[Tensor, "D H W"]:
         return torch.zeros(volume.data.shape, dtype=torch.bool)
     water, _ = volume.attenuation_coefficients()
     return volume.attenuation().data > (1 + _DENSE) * water
+
+
+def _bony(labels: LabelMap, dense: Bool[Tensor, "D H W"]) -> Bool[Tensor, "D H W"]:
+    """Voxels of labels that are dense for the most part."""
+    numbers, index = labels.data.unique(return_inverse=True)
+    share = torch.bincount(index.flatten(), dense.flatten().double()) / torch.bincount(index.flatten())
+    return ((share > 0.5) & (numbers != 0))[index]
 
 
 def _membrane(values: Float[Tensor, "D H W"], known: Bool[Tensor, "D H W"], spacing: tuple[float, ...]) -> Float[Tensor, "D H W"]:

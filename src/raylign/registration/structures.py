@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from raylign.data import LabelMap, Volume, XRay, restricted
@@ -17,16 +18,16 @@ from raylign.data.excess import split
 from raylign.errors import InputError
 from raylign.geometry import Rigid, se3
 from raylign.projection import cpu
-from raylign.registration.confidence import gather, judge, rivalry
 from raylign.registration.direct import Direct
 from raylign.registration.levels import Scale, evaluate
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, cut_faces
 from raylign.registration.refinement import Candidate, covariance_of, distinct, refine
-from raylign.registration.result import Confidence, Result, Step
+from raylign.registration.result import Result, Step
 from raylign.registration.search import Bounds, camera_axes, moved, spread
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.structure_levels import structure_scales
+from raylign.registration.structure_trust import empty_cost, gather_structure, judge_structure, model_covariance, rival_of
 from raylign.registration.versions import versions
 
 Rest = Literal["modelled", "masked", "none"]
@@ -218,8 +219,13 @@ class Structures:
     config: StructureConfig = field(default_factory=StructureConfig)
     progress: Callable[[str, float], None] | None = None
 
-    def register(self, problem: StructureProblem) -> StructureResult:
+    def register(self, problem: StructureProblem, whole: Result | None = None) -> StructureResult:
         """The pose of the structure, that of the whole CT, and the motion between them.
+
+        Parameters
+        ----------
+        whole: the whole CT's registration to the same exposures where it is known already, from a structure registered before,
+            say.
 
         Raises
         ------
@@ -228,25 +234,24 @@ class Structures:
         """
         if self.config.rest == "none":
             return self._alone(problem)
-        whole = Direct(self.config.whole, self._share("whole CT: ", 0.0, 0.6)).register(problem.whole)
+        if whole is None:
+            whole = Direct(self.config.whole, self._share("whole CT: ", 0.0, 0.6)).register(problem.whole)
         begun = time.perf_counter()
         faces = whole.settings.get("cut_faces", cut_faces(problem.volume))  # as the whole CT was read in the end
         parts = split(replace(problem.volume, truncated=faces), problem.labels, problem.names)
         config = replace(self.config.whole, search=self.config.search, trust=self.config.trust)
-        modelled = self.config.rest == "modelled"
-        scales = structure_scales(
-            parts.structure, parts.rest if modelled else None, problem.xrays, whole.transform.matrix.numpy(), config
-        )
-        found = descend(scales, Problem(parts.structure, problem.xrays, whole.transform), config)
+        rest = parts.rest if self.config.rest == "modelled" else None
+        scales = structure_scales(parts.structure, rest, problem.xrays, whole.transform.matrix.numpy(), config)
         model = Problem(parts.structure, problem.xrays, whole.transform)
-        confidence = _judged(found, scales, whole, config.trust)
+        found = descend(scales, model, config)
+        evidence = gather_structure(scales[0], found.best, found.covariance, found.bounds, found.rival, config.match)
         structure = Result(
-            transform=Rigid(torch.from_numpy(found.best.matrix)),
+            transform=Rigid(torch.from_numpy(found.likely)),
             start=whole.transform,
             covariance=torch.from_numpy(found.covariance),
-            centre=torch.from_numpy(found.best.normal.centre),
-            score=found.best.normal.explained,
-            confidence=confidence,
+            centre=torch.from_numpy(found.centre),
+            score=evidence.gain,
+            confidence=judge_structure(evidence, whole, config.trust),
             trajectory=found.history,
             timings={"whole": whole.seconds, "structure": time.perf_counter() - begun},
             method=f"direct+structure ({self.config.rest})",
@@ -268,13 +273,25 @@ class Structures:
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """What a search from coarse to fine ended in."""
+    """What a search from coarse to fine ended in.
+
+    Parameters
+    ----------
+    best: where the images alone lead.
+    likely: that pose drawn towards the start where the images hardly determine it (``drawn_in``); ``covariance`` [6, 6] is its
+        own, of a twist (rad, mm) about ``centre`` [3], world mm.
+    rival: see ``StructureEvidence``.
+    history: accepted steps.
+    bounds: of the search.
+    """
 
     best: Candidate
+    likely: Array64
+    covariance: Array64
+    centre: Array64
     rival: float
     history: tuple[Step, ...]
     bounds: Bounds
-    covariance: Array64
 
 
 def descend(scales: Sequence[Scale], problem: Problem, config: DirectConfig) -> Descent:
@@ -284,12 +301,13 @@ def descend(scales: Sequence[Scale], problem: Problem, config: DirectConfig) -> 
     start = problem.start.matrix.numpy()
     centre = evaluate(top, start, config.match).centre
     bounds = Bounds(start, axes, centre, search.degrees, search.mm, search.along)
-    twists = spread(2 * search.hypotheses, search.degrees, (search.mm, search.mm, search.along), axes, config.seed)
+    twists = spread(search.hypotheses, search.degrees, (search.mm, search.mm, search.along), axes, config.seed)
     pool = cpu.pool(cpu.threads())
     seeds = [moved(start, twist, centre) for twist in twists]
-    counts = [2 * search.refined, 2 * search.kept, 2 * search.finalists]
+    counts = [search.refined, search.kept, search.finalists]
     costs = list(pool.map(lambda m: evaluate(top, m, config.match).cost, seeds))
-    seeds = [seeds[i] for i in np.argsort(costs, kind="stable")]
+    # the place that the CT has it in is always among those refined
+    seeds = [start, *(seeds[i] for i in np.argsort(costs, kind="stable") if i > 0)]
     rival = 0.0
     history: tuple[Step, ...] = ()
     candidates: list[Candidate] = []
@@ -301,22 +319,33 @@ def descend(scales: Sequence[Scale], problem: Problem, config: DirectConfig) -> 
             candidates = [refine(scale, seeds[0], bounds, config, threaded=True)]
         candidates = distinct(candidates, 0.75 * scale.model.spacing, top.model.radius)
         if len(seeds) > 1:
-            rival = rivalry(candidates)
+            rival = rival_of(candidates, empty_cost(scale, config.match), axes[:, 2] if len(problem.xrays) == 1 else None)
         seeds = [c.matrix for c in candidates]
         history += candidates[0].steps
-    return Descent(candidates[0], rival, history, bounds, covariance_of(candidates[0].normal))
+    best = candidates[0]
+    covariance = covariance_of(best.normal) + model_covariance(scales[0], best.matrix, best.normal.centre)
+    likely, left = drawn_in(best.matrix, covariance, replace(bounds, centre=best.normal.centre))
+    middle = likely @ np.linalg.inv(best.matrix) @ np.append(best.normal.centre, 1)
+    return Descent(best, likely, left, middle[:3], rival, history, bounds)
 
 
-def _judged(found: Descent, scales: Sequence[Scale], whole: Result, trust: float) -> Confidence:
-    """The structure's confidence: its own evidence, no more than that of the whole CT that it was sought about."""
-    bounds = found.bounds
-    held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(found.best.matrix)
-    own = judge(gather(found.best, found.covariance, scales[0], bounds.axes, found.rival, held), trust)
-    if whole.confidence.trusted:
-        return own
-    why = "; ".join(whole.confidence.reasons)
-    reasons = (f"the pose of the whole CT, about which the structure was sought, is not to be trusted: {why}", *own.reasons)
-    return Confidence(min(own.probability, whole.confidence.probability), False, reasons, own.evidence)
+def drawn_in(matrix: Array64, covariance: Array64, bounds: Bounds) -> tuple[Array64, Array64]:
+    """A pose weighed against where the search began: the more, the less the images determine it; and its covariance.
+
+    That the structure lies within half of what the search leaves open, about each axis and along it, is taken for a normal
+    distribution of that standard deviation about the start; so is the pose, with ``covariance`` of a twist about
+    ``bounds.centre``, the structure's middle at the pose. The product of the two is normal again. It matters along the beam of a
+    single view.
+    """
+    size = np.array([np.radians(bounds.degrees)] * 3 + [bounds.mm, bounds.mm, bounds.depth]) / 2
+    basis = np.zeros((6, 6))
+    basis[:3, :3] = basis[3:, 3:] = bounds.axes
+    relative = bounds.start @ np.linalg.inv(matrix)  # the twist from the pose back to the start, about the middle at the pose
+    shift = (relative @ np.append(bounds.centre, 1))[:3] - bounds.centre
+    back = np.concatenate([Rotation.from_matrix(relative[:3, :3]).as_rotvec(), shift])
+    prior = basis @ np.diag(size**2) @ basis.T
+    share = covariance @ np.linalg.inv(covariance + prior)
+    return moved(matrix, share @ back, bounds.centre), covariance - share @ covariance
 
 
 def motion_between(whole: Result, structure: Result) -> Motion:

@@ -1,0 +1,201 @@
+"""How well a structure's pose is determined before the rest of the patient, and whether it is to be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylign.registration.levels import Scale
+from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render
+from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
+from raylign.registration.refinement import Candidate
+from raylign.registration.result import Confidence, Result
+from raylign.registration.search import Bounds, separation
+
+# What a model made of voxels is off by: its edges by this share of a voxel, as if at so many places independently. From exposures
+# of known motion (docs/methods/structures.md).
+_EDGE, _PLACES = 0.25, 6.0
+
+
+@dataclass(frozen=True)
+class StructureEvidence:
+    """What speaks for and against a structure's pose.
+
+    Parameters
+    ----------
+    gain: share of what the rest alone leaves unexplained, in the structure's own shadow, that the structure explains.
+    unmoved: the same with the structure where the CT has it.
+    rival: the gain of cost of the best other pose that the search ended in, as a share of the winner's; 0 where all ended here.
+    visible: share of the structure's shadow that can be compared: within the field, not behind what the CT does not hold.
+    across: one standard deviation of the structure's surface across the beams, mm.
+    depth: one standard deviation of its middle along the first view's beam, mm.
+    held: whether the pose lies well inside the bounds of the search.
+    """
+
+    gain: float
+    unmoved: float
+    rival: float
+    visible: float
+    across: float
+    depth: float
+    held: bool
+
+
+def empty_cost(scale: Scale, config: MatchConfig) -> float:
+    """The cost of the rest alone, at the floor at which candidates are compared."""
+    none = Rendering(np.eye(4), tuple(np.zeros(i.shape, np.float32) for i in scale.images), (None,) * len(scale.images))
+    masks = [i.valid for i in scale.images]
+    return normal_equations(scale.model, scale.images, none, masks, np.zeros(len(scale.images)), config).cost
+
+
+def rival_of(candidates: Sequence[Candidate], empty: float, beam: Array64 | None, farther_than: float = 5.0) -> float:
+    """What the best candidate more than ``farther_than`` mm from the first gains over the rest alone, as a share of its gain.
+
+    ``beam`` [3]: of a single view, along which no difference counts; candidates best first.
+    """
+    best = candidates[0]
+    gained = empty - best.normal.cost
+    if gained <= 0:
+        return 1.0
+    for other in candidates[1:]:
+        matrix = other.matrix
+        if beam is not None:
+            matrix = matrix.copy()
+            matrix[:3, 3] -= beam * (beam @ (other.normal.centre - best.normal.centre))
+        if separation(best.matrix, matrix, best.normal.centre, 20.0) > farther_than:
+            return float(np.clip((empty - other.normal.cost) / gained, 0, 1))
+    return 0.0
+
+
+def surface_of(model: ModelLevel, count: int = 300) -> Array64:
+    """[n, 3] mm, in the model's frame: points on the surface of what it holds, evenly chosen."""
+    from scipy.ndimage import binary_erosion
+
+    inside = model.data > 0.25 * model.data.max()
+    index = np.argwhere(inside & ~binary_erosion(inside))[:, ::-1]
+    index = index[:: max(1, len(index) // count)]
+    return index @ model.affine[:3, :3].T + model.affine[:3, 3]
+
+
+def model_covariance(scale: Scale, matrix: Array64, centre: Array64) -> Array64:
+    """[6, 6] of a twist (rad, mm) about ``centre``: how far edges that are off by a part of a voxel carry the pose.
+
+    The edges' error lies across the beam. It moves the pose as independent errors at a few places on the surface would: little
+    across the beam, much along it, where a single view has nothing but magnification.
+    """
+    points = surface_of(scale.model) @ matrix[:3, :3].T + matrix[:3, 3]
+    arms = points - centre
+    lever = np.zeros((len(points), 3, 6))
+    lever[:, :, 3:] = np.eye(3)
+    for axis in range(3):
+        lever[:, :, axis] = np.cross(np.eye(3)[axis], arms)
+    information = np.zeros((6, 6))
+    for image in scale.images:
+        rays = points - image.source
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        across = lever - rays[:, :, None] * np.einsum("ni,nij->nj", rays, lever)[:, None]
+        information += np.einsum("nij,nik->jk", across, across)
+    error = _EDGE * scale.model.spacing
+    return np.asarray(error**2 * len(points) / _PLACES * np.linalg.pinv(information, hermitian=True))
+
+
+def gather_structure(
+    scale: Scale, found: Candidate, covariance: Array64, bounds: Bounds, rival: float, config: MatchConfig
+) -> StructureEvidence:
+    """The evidence for a candidate at the finest level."""
+    match = replace(config, step=config.finest_step)
+    shadows = [_shadow(scale.model, image, found.matrix, match) for image in scale.images]
+    masks = [a & _near(s, config.window) for a, s in zip(answered(scale.model, scale.images, found.matrix), shadows, strict=True)]
+    left = [_left(scale, matrix, masks, match) for matrix in (None, found.matrix, bounds.start)]
+    held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(found.matrix)
+    points = surface_of(scale.model) @ found.matrix[:3, :3].T + found.matrix[:3, 3]
+    across = [_across(points, found.normal.centre, covariance, image.source) for image in scale.images]
+    beam = bounds.axes[:, 2]
+    return StructureEvidence(
+        gain=1 - left[1] / max(left[0], 1e-30),
+        unmoved=1 - left[2] / max(left[0], 1e-30),
+        rival=rival,
+        visible=_visible(scale, shadows),
+        across=max(across),
+        depth=float(np.sqrt(max(beam @ covariance[3:, 3:] @ beam, 0.0))),
+        held=held,
+    )
+
+
+def _shadow(model: ModelLevel, image: ImageLevel, matrix: Array64, config: MatchConfig) -> NDArray[np.bool_]:
+    everywhere = replace(image, valid=np.ones_like(image.valid))
+    return np.asarray(render(model, [everywhere], matrix, config, jacobian=False).integrals[0] != 0)
+
+
+def _near(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    from scipy.ndimage import maximum_filter
+
+    return np.asarray(maximum_filter(mask, 2 * pixels + 1))
+
+
+def _visible(scale: Scale, shadows: Sequence[NDArray[np.bool_]]) -> float:
+    """Of the view that shows most."""
+    return max(float((s & i.valid).sum() / max(1, s.sum())) for s, i in zip(shadows, scale.images, strict=True))
+
+
+def _left(scale: Scale, matrix: Array64 | None, masks: list[NDArray[np.bool_]], match: MatchConfig) -> float:
+    """Mean residual variance over the masks, of the structure at a pose before the rest, or of the rest alone."""
+    if matrix is None:
+        none = tuple(np.zeros(i.shape, np.float32) for i in scale.images)
+        rendering = Rendering(np.eye(4), none, (None,) * len(scale.images))
+    else:
+        rendering = render(scale.model, scale.images, matrix, match, jacobian=False)
+    normal = normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), match)
+    if normal.pixels == 0:
+        return 0.0
+    energies = np.array([image.energy for image in scale.images])
+    return float((normal.noise / np.maximum(energies, 1e-30)).mean())
+
+
+def _across(points: Array64, centre: Array64, covariance: Array64, source: Array64) -> float:
+    """Root mean square over the surface of the standard deviation across the beam from ``source``, mm."""
+    total = 0.0
+    for point in points[::10]:
+        arm, ray = point - centre, (point - source) / np.linalg.norm(point - source)
+        lever = np.concatenate([np.stack([np.cross(e, arm) for e in np.eye(3)], 1), np.eye(3)], 1)
+        lever = lever - np.outer(ray, ray @ lever)
+        total += float(np.trace(lever @ covariance @ lever.T)) / 2
+    return float(np.sqrt(max(total, 0.0) / len(points[::10])))
+
+
+_INTERCEPT, _GAIN, _RIVAL, _ACROSS = -1.0, 8.0, -3.0, -2.0
+
+
+def judge_structure(evidence: StructureEvidence, whole: Result, trust: float) -> Confidence:
+    """A probability that the structure lies within 2 mm across the beams, no larger than that of the whole CT's pose.
+
+    A logistic function of the gain, of the best rival and of the standard deviation across the beams.
+    """
+    e = evidence
+    z = _INTERCEPT + _GAIN * e.gain + _RIVAL * e.rival + _ACROSS * e.across
+    z -= 2.0 * (not e.held) + 4.0 * max(0.0, 0.5 - e.visible)
+    own = float(1 / (1 + np.exp(-np.clip(z, -30, 30))))
+    probability = min(own, whole.confidence.probability)
+    trusted = own >= trust and whole.confidence.trusted
+    return Confidence(probability, trusted, () if trusted else _reasons(e, whole, own >= trust), asdict(e))
+
+
+def _reasons(e: StructureEvidence, whole: Result, fine: bool) -> tuple[str, ...]:
+    """What lowers the probability, in plain words, the weightiest first."""
+    first: tuple[str, ...] = ()
+    if not whole.confidence.trusted:
+        why = "; ".join(whole.confidence.reasons)
+        first = (f"the pose of the whole CT, about which the structure was sought, is not to be trusted: {why}",)
+    found = [
+        (2 * (0.5 - e.visible), f"only {100 * e.visible:.0f} % of the structure's shadow can be compared"),
+        (0.6 - e.gain, f"the structure explains {100 * max(e.gain, 0):.0f} % of what the rest of the CT leaves in its place"),
+        (e.rival - 0.7, f"another place explains the images {100 * e.rival:.0f} % as well"),
+        (0.5 * (not e.held), "the pose lies at the edge of what was searched: widen the search"),
+        (0.2 * (e.across - 1.0), f"the images determine the structure to {e.across:.1f} mm across the beam only"),
+    ]
+    ordered = sorted(found, key=lambda f: -f[0])
+    own = tuple(words for weight, words in ordered if weight > 0) or (() if fine else (ordered[0][1],))
+    return first + own
