@@ -244,7 +244,9 @@ def _without(polygon: Polygon, side: int) -> Polygon:
 
 def _share(of_side: np.ndarray, of_all: np.ndarray) -> float:
     """How much of a side drops at all; nothing where the others drop far more."""
-    if not of_side.size or np.median(of_side) < 0.3 * np.median(of_all):
+    if not of_side.size:  # behind another blade, and not judged while that one stands
+        return 1.0
+    if np.median(of_side) < 0.3 * np.median(of_all):
         return 0.0
     return float((of_side > 0.15 * _STEP).mean())
 
