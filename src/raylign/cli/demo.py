@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raylign.cli.about import about_inputs, distrust
 from raylign.cli.console import DONE, NOT_TRUSTED, command, complain, load, progress
 from raylign.cli.outputs import REPORT, About, staged, write_outputs
-from raylign.cli.register import about_inputs, distrust
 from raylign.cli.warm import warm_kernels
 from raylign.errors import InputError
 

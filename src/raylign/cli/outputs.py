@@ -29,12 +29,16 @@ RESULT, POSE, OVERLAY, REPORT = "result.json", "pose.tfm", "overlay.png", "repor
 
 @dataclass(frozen=True)
 class About:
-    """What the outputs tell beside the result: the command, the inputs in numbers and in words, the truth where it is known."""
+    """What the outputs tell beside the result: the command, the inputs in numbers and in words, the truth where it is known.
+
+    ``more`` are further parts of ``result.json`` by their keys.
+    """
 
     command: str
     inputs: Mapping[str, Any]
     words: Mapping[str, str] = field(default_factory=dict)
     truth: Truth | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -126,7 +130,7 @@ def _unwritable(target: Path, error: OSError) -> InputError:
 
 def result_dict(result: Result, about: About) -> dict[str, Any]:
     """The content of ``result.json``: the result, what went in and the command; numbers that are not finite become null."""
-    return finite({**result.to_dict(), "inputs": about.inputs, "command": about.command})
+    return finite({**result.to_dict(), **about.more, "inputs": about.inputs, "command": about.command})
 
 
 def finite(value: Any) -> Any:

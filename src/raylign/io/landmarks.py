@@ -30,7 +30,7 @@ def read_landmarks(path: str | Path) -> Landmarks:
     """Landmarks of a file, [N, 3] in patient LPS mm or [N, 2] (column, row) pixels for a CSV of columns and rows.
 
     - ``.fcsv``: the header must state ``CoordinateSystem`` (LPS or 1, RAS or 0).
-    - ``.mrk.json``, ``.json``: Slicer markups; ``coordinateSystem`` LPS (its default) or RAS; positions that are not defined
+    - ``.mrk.json``, ``.json``: Slicer markups; ``coordinateSystem`` must say LPS or RAS; positions that are not defined
       are left out.
     - ``.csv``: ``name,x,y,z`` in mm, with or without a header line; LPS unless a column ``frame`` says RAS. With a header
       ``name,column,row`` the points are pixels.
@@ -95,8 +95,8 @@ def _landmarks(names: Sequence[str], points: Sequence[Sequence[float]], ras: Seq
     return Landmarks(tuple(names), tensor)
 
 
-def _is_ras(frame: str | None, field: str) -> bool:
-    text = (frame or "").strip().upper()
+def _is_ras(frame: object, field: str) -> bool:
+    text = str("" if frame is None else frame).strip().upper()
     if text in ("LPS", "1"):
         return False
     if text in ("RAS", "0"):
@@ -110,7 +110,7 @@ def _markups(values: dict[str, Any]) -> Landmarks:
         raise InputError("no list of markups", field="markups", remedy="export the points from Slicer as .mrk.json")
     names, points, ras = [], [], []
     for markup in lists:
-        in_ras = _is_ras(str(markup.get("coordinateSystem", "LPS")), "coordinateSystem")
+        in_ras = _is_ras(markup.get("coordinateSystem"), "coordinateSystem")
         if markup.get("coordinateUnits", "mm") != "mm":
             raise InputError(f"the unit is {markup['coordinateUnits']!r}", field="coordinateUnits", remedy="export in mm")
         for i, point in enumerate(markup.get("controlPoints", [])):

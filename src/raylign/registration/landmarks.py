@@ -19,7 +19,8 @@ from raylign.registration.pnp import Array64, Marks, Mode, PnPConfig, apart, fla
 from raylign.registration.search import camera_axes
 from raylign.registration.settings import SearchConfig
 
-_ODDS = 2 * np.log(20)  # by which a pose's score beats another's, for the other to be out of the question
+# by which a pose's score beats another's, for the other to be out of the question: where all marks agree, and where some do not
+_ODDS, _ODDS_WITHOUT = 2 * np.log(20), 2 * np.log(200)
 _OPEN_DEGREES = 12.0  # standard deviation of the turn about some axis from which landmarks leave the pose open
 _FALSE_ALARMS = 0.1
 _LEAST_AREA = 1e4  # mm^2 of the detector
@@ -56,8 +57,8 @@ class LandmarkPose:
     marks: every mark, in the order of views and names.
     rms: root mean square reprojection error of the marks that agree, px.
     covariance: 6x6 of the twist ``x`` (rotation in radians, translation in mm, world axes) in
-        ``T = translate(centre) exp(x) translate(-centre) T_estimate``, as in ``Result``. Where two near poses explain the marks about
-        as well, it covers both.
+        ``T = translate(centre) exp(x) translate(-centre) T_estimate``, as in ``Result``. Where two near poses explain the marks
+        about as well, it covers both.
     centre: of the landmarks, world mm.
     notes: plain sentences on what is odd.
     """
@@ -157,8 +158,8 @@ def pnp(
 ) -> LandmarkPose:
     """The pose under which points project onto their observations, robustly: wrong observations are left out and told.
 
-    The most probable pose under the prior about ``start`` (see ``PnPConfig``): where points are few, it decides. The method is told in
-    ``raylign.registration.pnp``.
+    The most probable pose under the prior about ``start`` (see ``PnPConfig``): where points are few, it decides. The method is
+    told in ``raylign.registration.pnp``.
 
     Parameters
     ----------
@@ -186,7 +187,8 @@ def pnp(
     if not agreed:
         raise _inconsistent(marks, found, begin, config, called)
     best = agreed[0]
-    rivals = [m for m in agreed if m.score - best.score < _ODDS]
+    odds = _ODDS if best.agree.all() else _ODDS_WITHOUT
+    rivals = [m for m in agreed if m.score - best.score < odds]
     for other in rivals[1:]:
         degrees, mm = apart(best, other)
         if degrees > _NEAR[0] or mm > 4 * _NEAR[1]:
@@ -208,15 +210,12 @@ def pnp(
 
 def reprojection(
     pose: Rigid, points: Landmarks, marked: Sequence[Landmarks | None], views: Sequence[View]
-) -> dict[str, list[float]]:
-    """Errors in px of marks under any pose: for each landmark that is marked, one a view on which it is (in their order)."""
-    errors: dict[str, list[float]] = {}
+) -> list[dict[str, float]]:
+    """Distance in px of each mark from where a pose puts its landmark: by name, for each view."""
+    errors = []
     for found, view in zip(marked, views, strict=True):
-        if found is None:
-            continue
-        for name, pixel in zip(found.names, found.points, strict=True):
-            seen = view.project(pose.apply(points[name][None]))[0]
-            errors.setdefault(name, []).append(float((seen - pixel).norm()))
+        seen = {} if found is None else {n: view.project(pose.apply(points[n][None]))[0] - found[n] for n in found.names}
+        errors.append({name: float(away.norm()) for name, away in seen.items()})
     return errors
 
 
@@ -244,9 +243,9 @@ def _check(points: Array64, observations: Sequence[Array64], views: Sequence[Vie
 def _enough(mode: Mode, marks: Marks) -> bool:
     """Whether the marks that agree are more than chance would let agree.
 
-    All of them, or at least four landmarks and more than half of the marks, with a number of false alarms (Moisan and Stival 2004)
-    below 0.1: choices of k agreeing marks of n and of the three that propose the pose, times the probability that the others fall
-    as near as they did, were they anywhere among the marks of their view.
+    All of them, or at least four landmarks and more than half of the marks, with a number of false alarms (Moisan and Stival
+    2004) below 0.1: choices of k agreeing marks of n and of the three that propose the pose, times the probability that the
+    others fall as near as they did, were they anywhere among the marks of their view.
     """
     if mode.agree.all():
         return True

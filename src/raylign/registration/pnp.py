@@ -38,7 +38,7 @@ class PnPConfig:
     degrees: largest turn from the start. Half of it is the standard deviation of the Gaussian prior of the turn. From 180 on any
         turn is allowed and none preferred, as for a calibrated camera, whose world knows nothing of the patient.
     mm: standard deviation of the Gaussian prior of the landmarks' centre about where the start puts it, each axis.
-    noise_mm: standard deviation of a mark along each axis of the detector, mm: what the click, and the point in the model, are off.
+    noise_mm: standard deviation of a mark along each axis of the detector, mm: of the click and of the point in the model.
     inlier: standard deviations up to which a mark agrees with a pose.
     triples: of landmarks that propose poses, at most; all there are, where they are fewer.
     seed: of the choice of triples and of the spread of rotations.
@@ -96,9 +96,9 @@ class Poses:
     rotation: Array64
     shift: Array64
 
-    def take(self, index: object) -> Poses:
+    def take(self, index: slice) -> Poses:
         """Some of them."""
-        return Poses(self.rotation[index], self.shift[index])  # type: ignore[index]
+        return Poses(self.rotation[index], self.shift[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +151,7 @@ def prior_of(start: Array64, centre: Array64, config: PnPConfig) -> Prior:
 
 
 def modes(marks: Marks, prior: Prior, config: PnPConfig) -> list[Mode]:
-    """The distinct poses that explain marks of at least three landmarks, best first; none where nothing lies before a detector."""
+    """The distinct poses that explain marks of three landmarks or more, best first; none where nothing lies before a detector."""
     rng = np.random.default_rng(config.seed)
     starts = _rotations(prior, config.degrees >= 180, rng)
     triples = _triples(marks, min(config.triples, max(20, _HYPOTHESES // len(starts))), rng)
@@ -231,9 +231,9 @@ class Refinement:
 
 def reprojected(poses: Poses, marks: Marks, subset: NDArray[np.int64] | None = None) -> tuple[Array64, Array64, Array64]:
     """Errors [B, m, 2] in mm on the detector, their derivatives [B, m, 2, 6] by the twist, share of the way [B, m]."""
-    pick: object = slice(None) if subset is None else subset
-    cameras, pixels, metric = marks.cameras[pick], marks.pixels[pick], marks.metric[pick]  # type: ignore[index]
-    points = marks.points[pick]  # type: ignore[index]
+    pick = slice(None) if subset is None else subset
+    cameras, pixels, metric = marks.cameras[pick], marks.pixels[pick], marks.metric[pick]
+    points = marks.points[pick]
     turned = points @ np.swapaxes(poses.rotation, 1, 2) if subset is None else np.einsum("bij,bmj->bmi", poses.rotation, points)
     world = turned + poses.shift[:, None]
     image = (cameras[..., :3] @ world[..., None])[..., 0] + cameras[..., 3]

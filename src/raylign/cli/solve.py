@@ -1,0 +1,205 @@
+"""How ``raylign register`` registers: the volume, or a structure in it, and then perhaps the geometry of the views."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from raylign.cli.console import Tell
+from raylign.cli.starts import Start
+from raylign.errors import InputError
+
+if TYPE_CHECKING:
+    import enum
+
+    from raylign.data import LabelMap, Volume, XRay
+    from raylign.registration import Problem, Registrar, Result
+
+_GEOMETRY = (
+    ("geometry_sid", "sid_mm", 500.0),
+    ("geometry_principal", "principal_mm", 500.0),
+    ("geometry_angle", "angle_degrees", 30.0),
+)
+
+
+class SolveFlags(Protocol):
+    """The options that say how to register."""
+
+    @property
+    def method(self) -> enum.StrEnum: ...
+    @property
+    def labels(self) -> str | None: ...
+    @property
+    def rest(self) -> enum.StrEnum: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def trust(self) -> float: ...
+    @property
+    def geometry_sid(self) -> float | None: ...
+    @property
+    def geometry_principal(self) -> float | None: ...
+    @property
+    def geometry_angle(self) -> float | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What ``--labels`` names."""
+
+    path: str
+    labels: LabelMap
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A registration that is done.
+
+    Parameters
+    ----------
+    problem: what a report draws; its views are the refined ones where geometry was refined.
+    result: to write, and to trust or not.
+    more: further parts of ``result.json``.
+    words: for the report's inputs.
+    said: for the terminal.
+    """
+
+    problem: Problem
+    result: Result
+    more: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+
+def check_solve(flags: SolveFlags, xrays: int) -> None:
+    """Refuse what can be refused before anything is loaded."""
+    if not 0 <= flags.trust <= 1:
+        raise InputError(f"{flags.trust} is no probability", field="--trust", remedy="give 0 to 1")
+    for name, _, most in _GEOMETRY:
+        value = getattr(flags, name)
+        if value is not None and not 0 <= value <= most:
+            raise InputError(f"{value:g} is out of range", field=_option(name), remedy=f"give 0 to {most:g}; 0 is not refined")
+    if flags.geometry_angle and xrays == 1:
+        raise InputError(
+            "with one X-ray a turn of the C-arm looks like one of the patient",
+            field="--geometry-angle",
+            remedy="give it with two",
+        )
+    surrounded = flags.labels is not None and flags.rest != "none"
+    if surrounded and flags.method != "direct":
+        raise InputError(
+            f"{flags.method.value} cannot take the rest of the patient into account",
+            field="--method",
+            remedy="use --method direct, or --rest none",
+        )
+    if surrounded and _bounds(flags):
+        raise InputError(
+            "not refined together with a structure and the rest of the patient",
+            field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
+            remedy="refine it with the whole CT, without --labels, or use --rest none",
+        )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _bounds(flags: SolveFlags) -> dict[str, float]:
+    """What is open about the geometry; empty where nothing is."""
+    given = {key: float(getattr(flags, name) or 0) for name, key, _ in _GEOMETRY}
+    return given if any(given.values()) else {}
+
+
+def read_structure(text: str) -> Structure:
+    """The label map and the names of ``LABELMAP:NAME,...``.
+
+    Raises
+    ------
+    InputError: no name, a label map that cannot be read.
+    """
+    from raylign.io import read_labels
+
+    path, colon, names = text.rpartition(":")
+    chosen = tuple(name.strip() for name in names.split(",") if name.strip())
+    if not colon or not path or not chosen:
+        raise InputError(f"{text!r} names no structure", field="--labels", remedy="give LABELMAP:NAME,NAME")
+    return Structure(path, read_labels(path), chosen)
+
+
+def solve(flags: SolveFlags, volume: Volume, xrays: tuple[XRay, ...], start: Start, tell: Tell) -> Solved:
+    """Register as the options say.
+
+    Raises
+    ------
+    InputError: as of the registration; the label map's file where it is at fault.
+    """
+    from raylign.data import restricted
+    from raylign.registration import Problem, registrar
+
+    structure = None if flags.labels is None else read_structure(flags.labels)
+    if structure is not None and flags.rest != "none":
+        return _structure(flags, volume, xrays, start, structure, tell)
+    model, words = volume, {}
+    if structure is not None:
+        try:
+            model = restricted(volume, structure.labels, structure.names)
+        except InputError as error:
+            raise error.at(structure.path) from None
+        words = {"Structures": f"{flags.labels}, alone"}
+    chosen = _trusting(registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell), flags.trust)
+    problem = Problem(model, xrays, start.pose)
+    solved = Solved(problem, chosen.register(problem), words=words)
+    return _with_geometry(solved, _bounds(flags), tell) if _bounds(flags) else solved
+
+
+def _trusting(chosen: Any, trust: float) -> Registrar:
+    """The registrar with another threshold of trust; of a pipeline the last stage judges."""
+    from raylign.registration import Pipeline
+
+    if isinstance(chosen, Pipeline):
+        return Pipeline((*chosen.stages[:-1], _trusting(chosen.stages[-1], trust)))
+    if hasattr(chosen.config, "trust"):
+        return replace(chosen, config=replace(chosen.config, trust=trust))
+    return chosen
+
+
+def _structure(
+    flags: SolveFlags, volume: Volume, xrays: tuple[XRay, ...], start: Start, structure: Structure, tell: Tell
+) -> Solved:
+    """The whole volume first, then the structure among the rest of it."""
+    from raylign.registration import DirectConfig
+    from raylign.registration.structures import StructureConfig, StructureProblem, Structures
+
+    whole = DirectConfig(search=start.search, trust=flags.trust, seed=flags.seed)
+    chosen = Structures(StructureConfig(rest=flags.rest.value, whole=whole, trust=flags.trust), tell)  # type: ignore[arg-type]
+    try:
+        found = chosen.register(StructureProblem(volume, structure.labels, structure.names, xrays, start.pose))
+    except InputError as error:
+        raise error.at(structure.path) if error.field == "labels" else error from None
+    words = {"Structures": f"{flags.labels}, the rest {flags.rest.value}", "Moved": found.words}
+    return Solved(found.problem, found.structure, {"structure": found.to_dict()}, words, (found.words,))
+
+
+def _with_geometry(solved: Solved, bounds: dict[str, float], tell: Tell) -> Solved:
+    """The same with pose and views refined together."""
+    from raylign.registration.calibration import PARAMETERS, UNITS
+    from raylign.registration.geometry import GeometryBounds, refine_geometry
+
+    tell("geometry", 0.95)
+    found = refine_geometry(
+        solved.problem, solved.result, GeometryBounds(bounds["sid_mm"], bounds["principal_mm"], bounds["angle_degrees"])
+    )
+    xrays = tuple(replace(x, view=v) for x, v in zip(solved.problem.xrays, found.views, strict=True))
+    lines = []
+    for xray, offsets, sds, ends in zip(xrays, found.offsets.tolist(), found.sd.tolist(), found.at_bound.tolist(), strict=True):
+        parts = [
+            f"{name.replace('_', ' ')} {offset:+.2f} +- {sd:.2f} {unit}{' (at its bound)' if end else ''}"
+            for name, unit, offset, sd, end in zip(PARAMETERS, UNITS, offsets, sds, ends, strict=True)
+            if sd > 0
+        ]
+        if parts:
+            lines.append(f"geometry of {xray.name}: {', '.join(parts)}")
+    words = {**solved.words, **({"Geometry": "; ".join(lines)} if lines else {})}
+    more = {**solved.more, "geometry": found.to_dict()}
+    return Solved(replace(solved.problem, xrays=xrays), found.result, more, words, (*solved.said, *lines))
