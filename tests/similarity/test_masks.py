@@ -51,7 +51,8 @@ def test_what_is_masked_changes_nothing(name: str, options: dict[str, str], dtyp
     assert bool(slope.isfinite().all()) and float(slope.abs().max()) > 0
     other_moving, other_fixed = moving.detach().clone(), fixed.clone()
     other_moving[:, ~mask], other_fixed[~mask] = torch.nan, 1e30
-    assert torch.equal(metric(other_moving, other_fixed, mask), value.detach())
+    assert torch.equal(metric(other_moving, other_fixed, mask), metric(moving.detach(), fixed, mask))
+    assert torch.equal(metric(other_moving.requires_grad_(), other_fixed, mask), value)
 
 
 @pytest.mark.parametrize("name", NAMES)

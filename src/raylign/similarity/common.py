@@ -45,10 +45,11 @@ class Pair:
         return torch.broadcast_shapes(*shapes)
 
 
-def paired(moving: Float[Tensor, "*B H W"], fixed: Float[Tensor, "*B H W"], mask: Bool[Tensor, "*B H W"] | None = None) -> Pair:
-    """The images made ready: shapes checked, one dtype, invalid pixels zero.
+def checked(moving: Float[Tensor, "*B H W"], fixed: Float[Tensor, "*B H W"], mask: Bool[Tensor, "*B H W"] | None = None) -> Pair:
+    """The images in one dtype and on the moving image's device, as they are.
 
-    Half precision is computed in single precision. Raises InputError where shapes do not fit or images are not floating point.
+    Half precision is computed in single precision. Raises InputError where shapes do not fit, images are not floating point or a
+    mask is not boolean.
     """
     for name, image in (("moving", moving), ("fixed", fixed)):
         if image.ndim < 2 or not image.is_floating_point():
@@ -64,14 +65,18 @@ def paired(moving: Float[Tensor, "*B H W"], fixed: Float[Tensor, "*B H W"], mask
     except RuntimeError:
         told = ", ".join(f"{name} {tuple(other.shape)}" for name, other in shapes)
         raise InputError(f"leading axes do not broadcast: moving {tuple(moving.shape)}, {told}", field="moving") from None
+    if mask is not None and mask.dtype != torch.bool:
+        raise InputError(f"a mask is boolean, got {mask.dtype}", field="mask", remedy="pass mask > 0")
     dtype = torch.float64 if moving.dtype == torch.float64 else torch.float32
-    moving, fixed = moving.to(dtype), fixed.to(moving.device, dtype)
-    if mask is not None:
-        if mask.dtype != torch.bool:
-            raise InputError(f"a mask is boolean, got {mask.dtype}", field="mask", remedy="pass mask > 0")
-        mask = mask.to(moving.device)
-        moving, fixed = torch.where(mask, moving, 0.0), torch.where(mask, fixed, 0.0)
-    return Pair(moving, fixed, mask)
+    return Pair(moving.to(dtype), fixed.to(moving.device, dtype), None if mask is None else mask.to(moving.device))
+
+
+def paired(moving: Float[Tensor, "*B H W"], fixed: Float[Tensor, "*B H W"], mask: Bool[Tensor, "*B H W"] | None = None) -> Pair:
+    """The images made ready: as ``checked`` does, and zero where invalid."""
+    pair = checked(moving, fixed, mask)
+    if pair.mask is None:
+        return pair
+    return Pair(torch.where(pair.mask, pair.moving, 0.0), torch.where(pair.mask, pair.fixed, 0.0), pair.mask)
 
 
 def total(image: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:

@@ -71,12 +71,15 @@ def gaussian(image: Float[Tensor, "*B H W"], sigma: float, radius: int) -> Float
 
 def within(mask: Bool[Tensor, "*B H W"], radius: int) -> Bool[Tensor, "*B h w"]:
     """Where a window of ``radius`` holds no invalid pixel, for the pixels whose window lies inside (h = H - 2 radius)."""
+    width = 2 * radius + 1
     for axis in (-2, -1):
         size = mask.shape[axis] - 2 * radius
-        kept = mask.narrow(axis, 0, size)
-        for start in range(1, 2 * radius + 1):
-            kept = kept & mask.narrow(axis, start, size)
-        mask = kept
+        run = 1
+        while 2 * run <= width:  # a run of twice the length from two of them
+            left = mask.shape[axis] - run
+            mask = mask.narrow(axis, 0, left) & mask.narrow(axis, run, left)
+            run *= 2
+        mask = mask.narrow(axis, 0, size) & mask.narrow(axis, width - run, size)
     return mask
 
 
@@ -92,14 +95,19 @@ def fits(pair: Pair, width: int, what: str) -> None:
         raise InputError(f"{what} need {width}x{width} pixels, the image has {h}x{w}", field="moving")
 
 
+def check_smoothing(width: int) -> None:
+    """Raises InputError for the width of a smoothing kernel that has no middle."""
+    if width < 1 or width % 2 == 0:
+        raise InputError(f"a smoothing kernel has an odd width, got {width}", field="smoothing", remedy="1 for none")
+
+
 def gradients(pair: Pair, smoothing: int = 1) -> tuple[Pair, Pair]:
     """Sobel derivatives of both images by column and by row, where every pixel that they need is valid, zero elsewhere.
 
     ``smoothing``: odd width of the binomial kernel that smooths both first; 1 for none. The outermost (smoothing + 1) / 2 pixels
     are lost.
     """
-    if smoothing < 1 or smoothing % 2 == 0:
-        raise InputError(f"a smoothing kernel has an odd width, got {smoothing}", field="smoothing", remedy="1 for none")
+    check_smoothing(smoothing)
     fits(pair, smoothing + 2, "smoothed derivatives" if smoothing > 1 else "derivatives")
     mask = None if pair.mask is None else within(pair.mask, (smoothing + 1) // 2)
     (mx, my), (fx, fy) = sobel(binomial(pair.moving, smoothing)), sobel(binomial(pair.fixed, smoothing))

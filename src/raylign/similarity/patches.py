@@ -1,17 +1,22 @@
-"""Correlations window by window: blind to whatever gain and offset change slowly across the image."""
+"""Correlations window by window: blind to whatever gain and offset change slowly across the image.
+
+Windows that hold an invalid pixel never count, so that what stands in such pixels of the images does not matter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.similarity.common import Pair, correlation, paired, ratio, total
-from raylign.similarity.filters import box_sum, cut, fits, gradients, within
+from raylign.similarity.common import Pair, checked, correlation, paired, ratio, total
+from raylign.similarity.filters import binomial, box_sum, check_smoothing, cut, fits, sobel, within
 
 Weights = Literal["uniform", "variance"]
 
@@ -35,8 +40,10 @@ def patch_ncc(
     radius: pixels.
     weights: all windows alike, or by the fixed image's variance in them.
     """
-    pair = paired(moving, fixed, mask)
-    return _over_windows(pair, radius, _variance(pair, radius, weights))
+
+    pair = _ready(moving, fixed, mask)
+    windows = _windows(pair, radius, 0, weights)
+    return _over_windows(_centred(pair.moving, pair.mask), _centred(pair.fixed, None), windows)
 
 
 def patch_gradient_ncc(
@@ -59,12 +66,14 @@ def patch_gradient_ncc(
     smoothing: odd width of the binomial kernel that smooths both images first; 1 for none.
     weights: all windows alike, or by the variance in them of the fixed image (not of its derivatives).
     """
-    pair = paired(moving, fixed, mask)
-    columns, rows = gradients(pair, smoothing)
-    lost = (smoothing + 1) // 2
-    kept = Pair(columns.moving, cut(pair.fixed, lost), columns.mask)
-    by = _variance(kept, radius, weights)
-    return (_over_windows(columns, radius, by) + _over_windows(rows, radius, by)) / 2
+
+    check_smoothing(smoothing)
+    pair = _ready(moving, fixed, mask)
+    windows = _windows(pair, radius, (smoothing + 1) // 2, weights)
+    moving_x, moving_y = sobel(binomial(pair.moving, smoothing))
+    fixed_x, fixed_y = sobel(binomial(pair.fixed, smoothing))
+    columns = _over_windows(Centred(moving_x), Centred(fixed_x), windows)
+    return (columns + _over_windows(Centred(moving_y), Centred(fixed_y), windows)) / 2
 
 
 def multiscale_ncc(
@@ -82,62 +91,129 @@ def multiscale_ncc(
     ----------
     radii: one scale each: a window's radius in pixels, or None for the whole image.
     """
+
     if not radii:
         raise InputError("no scale is given", field="radii", remedy="name at least one radius, or None for the whole image")
-    pair = paired(moving, fixed, mask)
-    scales = [correlation(pair) if radius is None else _over_windows(pair, radius, None) for radius in radii]
+    scales = [
+        correlation(paired(moving, fixed, mask)) if radius is None else patch_ncc(moving, fixed, mask, radius=radius)
+        for radius in radii
+    ]
     return torch.stack(scales).mean(0)
 
 
-def _variance(pair: Pair, radius: int, weights: Weights) -> Tensor | None:
-    """Weights of the windows [..., h, w], or None where all weigh the same."""
-    if weights not in ("uniform", "variance"):
-        raise InputError(f"windows weigh 'uniform' or by 'variance', got {weights!r}", field="weights")
-    if weights == "uniform":
-        return None
-    _windows_fit(pair, radius)
-    _, energy, _ = _moments(_centred(pair.fixed, pair.weight), pair.fixed, radius)
-    return energy.clamp(min=0)
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Which windows count, and how much.
+
+    Parameters
+    ----------
+    radius: pixels.
+    weight: [..., h, w], 0 where a window holds an invalid pixel.
+    """
+
+    radius: int
+    weight: Float[Tensor, "*B h w"]
 
 
-def _windows_fit(pair: Pair, radius: int) -> None:
+@dataclass(frozen=True, eq=False)
+class Centred:
+    """An image about zero.
+
+    Parameters
+    ----------
+    image: [..., H, W].
+    size: mean square of what its values were before, to which their rounding is in proportion, [...]; None where they are exact
+        about zero already, as differences of neighbours are.
+    """
+
+    image: Float[Tensor, "*B H W"]
+    size: Float[Tensor, "*B"] | None = None
+
+    def floor(self, pixels: int) -> Float[Tensor, "*B"]:
+        """Energy that rounding alone gives a window of so many pixels, [...]."""
+        if self.size is None:
+            return self.image.new_zeros(self.image.shape[:-2])
+        return pixels * (32 * torch.finfo(self.image.dtype).eps) ** 2 * self.size
+
+
+def _ready(moving: Tensor, fixed: Tensor, mask: Tensor | None) -> Pair:
+    """The images made ready. A fixed image of its own for each mask is not needed: windows with invalid pixels do not count."""
+    pair = checked(moving, fixed, mask)
+    if pair.mask is None:
+        return pair
+    anywhere = pair.mask.flatten(0, -3).any(0) if pair.mask.ndim > 2 and pair.fixed.ndim == 2 else pair.mask
+    return Pair(torch.where(pair.mask, pair.moving, 0.0), torch.where(anywhere, pair.fixed, 0.0), pair.mask)
+
+
+def _centred(image: Tensor, mask: Tensor | None) -> Centred:
+    """The image less its mean, which no window's correlation notices and rounding does."""
+    with torch.no_grad():
+        pixels = image.shape[-2] * image.shape[-1] if mask is None else total(mask.to(image.dtype)).clamp(min=1)
+        mean, size = total(image) / pixels, total(image * image) / pixels
+    return Centred(image - mean[..., None, None], size)
+
+
+def _windows(pair: Pair, radius: int, lost: int, weights: Weights) -> Windows:
+    """The windows of an image that has lost ``lost`` pixels at its border."""
     if radius < 1:
         raise InputError(f"a window's radius is at least 1 pixel, got {radius}", field="radius")
-    fits(pair, 2 * radius + 1, f"windows of radius {radius}")
+    if weights not in ("uniform", "variance"):
+        raise InputError(f"windows weigh 'uniform' or by 'variance', got {weights!r}", field="weights")
+    fits(pair, 2 * (lost + radius) + 1, f"windows of radius {radius}{' of derivatives' if lost else ''}")
+    h, w = (n - 2 * (lost + radius) for n in pair.moving.shape[-2:])
+    if pair.mask is None:
+        weight = pair.moving.new_ones(h, w)
+    else:
+        weight = within(pair.mask, lost + radius).to(pair.moving.dtype)
+    if weights == "variance":
+        weight = weight * _moments(_centred(cut(pair.fixed, lost), None), radius)[1].clamp(min=0)
+    return Windows(radius, weight)
 
 
-def _centred(image: Tensor, weight: Tensor) -> Tensor:
-    """The image less its mean, which no window's correlation notices and rounding does; invalid pixels stay 0."""
+def _moments(centred: Centred, radius: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums and centred energies of an image's windows, and where it varies by more than rounding."""
+    pixels = (2 * radius + 1) ** 2
+    sums, squares = box_sum(centred.image, radius), box_sum(centred.image * centred.image, radius)
+    energy = squares - sums * sums / pixels
     with torch.no_grad():
-        count = total(weight)
-        mean = ratio(total(image), count.expand(torch.broadcast_shapes(count.shape, image.shape[:-2])))[..., None, None]
-    return (image - mean) * weight
-
-
-def _moments(image: Tensor, given: Tensor, radius: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums and centred energies of a centred image's windows, and where it varies by more than the rounding of both."""
-    sums, squares = box_sum(image, radius), box_sum(image * image, radius)
-    size = (2 * radius + 1) ** 2
-    energy = squares - sums * sums / size
-    eps = torch.finfo(image.dtype).eps
-    with torch.no_grad():
-        noise = size * (32 * eps) ** 2 * (given * given).mean((-2, -1))[..., None, None]
-        varies = energy > torch.maximum(100 * eps * squares, noise)
+        rounding = 100 * torch.finfo(energy.dtype).eps * squares
+        varies = energy > torch.maximum(rounding, centred.floor(pixels)[..., None, None])
     return sums, energy, varies
 
 
-def _over_windows(pair: Pair, radius: int, weights: Tensor | None) -> Float[Tensor, "*B"]:
+def _over_windows(moving: Centred, fixed: Centred, windows: Windows) -> Float[Tensor, "*B"]:
     """Weighted mean of the windows' correlations."""
-    _windows_fit(pair, radius)
-    size = (2 * radius + 1) ** 2
-    moving, fixed = _centred(pair.moving, pair.weight), _centred(pair.fixed, pair.weight)
-    sums_m, energy_m, varies_m = _moments(moving, pair.moving, radius)
-    sums_f, energy_f, varies_f = _moments(fixed, pair.fixed, radius)
-    counts = varies_f if pair.mask is None else varies_f & within(pair.mask, radius)
-    by = counts.to(moving.dtype) if weights is None else weights * counts
-    # the fixed image's share of the quotient, once for the whole batch
-    share = by / torch.where(counts, energy_f, 1.0).sqrt()
-    both = box_sum(moving * fixed, radius) - sums_m * (sums_f / size)
-    each = both * share * torch.where(varies_m, energy_m, 1.0).rsqrt()
-    summed = total(torch.where(varies_m, each, 0.0))
-    return ratio(summed, total(by).expand(summed.shape))
+    pixels = (2 * windows.radius + 1) ** 2
+    sums_f, energy_f, varies_f = _moments(fixed, windows.radius)
+    # the fixed image's part of the quotient, once for the whole batch
+    weight = windows.weight * varies_f
+    share = weight * torch.where(varies_f, energy_f, 1.0).rsqrt()
+    if _kernel_serves(moving.image, fixed.image, share):
+        summed = _by_kernel(moving, fixed, sums_f / pixels, share, windows.radius)
+    else:
+        sums_m, energy_m, varies_m = _moments(moving, windows.radius)
+        both = box_sum(moving.image * fixed.image, windows.radius) - sums_m * (sums_f / pixels)
+        each = both * share * torch.where(varies_m, energy_m, 1.0).rsqrt()
+        summed = total(torch.where(varies_m, each, 0.0))
+    return ratio(summed, total(weight).expand(summed.shape))
+
+
+def _kernel_serves(moving: Tensor, fixed: Tensor, share: Tensor) -> bool:
+    """Whether the case is the common one: many images, one fixed image, single precision on the CPU, no gradient wanted."""
+    plain = fixed.ndim == 2 and moving.dtype == torch.float32 and moving.device.type == "cpu"
+    wanted = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
+    return plain and not wanted and share.shape[:-2] in ((), moving.shape[:-2])
+
+
+def _by_kernel(moving: Centred, fixed: Centred, means: Tensor, share: Tensor, radius: int) -> Tensor:
+    from raylign.similarity.windows_cpu import summed_correlations
+
+    leading = moving.image.shape[:-2]
+
+    def array(image: Tensor) -> np.ndarray:
+        return image.detach().contiguous().numpy()
+
+    floor = moving.floor((2 * radius + 1) ** 2).reshape(-1).double()
+    images, shares = moving.image.reshape(-1, *moving.image.shape[-2:]), share.reshape(-1, *share.shape[-2:])
+    sums = summed_correlations(array(images), array(fixed.image), array(means), array(shares), array(floor), radius)
+    return torch.from_numpy(sums).to(torch.float32).reshape(leading)
