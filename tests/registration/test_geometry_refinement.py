@@ -72,10 +72,10 @@ def test_image_derivatives_equal_finite_differences_of_the_reference_projector()
     body += np.exp(-((x - 26.0) ** 2 / 12 + (y - 15.0) ** 2 / 16 + (z - 20.0) ** 2 / 14)) * 0.05
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     affine[:3, 3] = -60, -60, -50
-    view = View.from_carm(primary=20, secondary=-8, sid=1000, sod=700, pixel_spacing=12.0, shape=(14, 16))
+    view = View.from_carm(primary=20, secondary=-8, sid=1000, sod=700, pixel_spacing=16.0, shape=(10, 12))
     centre = np.array([4.0, -3.0, 6.0])
     volume = torch.from_numpy(body)
-    samples = 800
+    samples = 1600
 
     def image(step: np.ndarray) -> np.ndarray:
         pose = torch.from_numpy(moved(np.eye(4), step[:6], centre) @ affine)
