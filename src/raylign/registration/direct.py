@@ -12,27 +12,86 @@ import torch
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.registration.confidence import gather, judge, rivalry
-from raylign.registration.levels import build_scales, evaluate
+from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
+from raylign.registration.locate import Place, locate, uncut
 from raylign.registration.problem import Problem
-from raylign.registration.pyramid import cut_faces
+from raylign.registration.pyramid import Array64, box_corners, content, cut_faces
 from raylign.registration.refinement import Candidate, covariance_of, distinct, refine
 from raylign.registration.result import Result, Step
-from raylign.registration.search import Bounds, camera_axes, moved, spread
+from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
 from raylign.registration.versions import versions
 
 Progress = Callable[[str, float], None]
 
-_CHEST = 1.2e5  # voxels of a chest CT at the coarsest level: the measure of a small model
-_MOST = 400  # starts, however small the model
+_SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
+_NEAR = 60.0  # mm
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One way to read a model's faces: its levels, finest first, and the poses that are followed under it."""
+
+    scales: list[Scale]
+    matrices: list[Array64]
+    candidates: tuple[Candidate, ...] = ()
+
+    def refined(self, level: int, count: int, bounds: Bounds, config: DirectConfig) -> Reading:
+        """The best ``count`` poses brought to their optimum at a level, those that met left out."""
+        scale, seeds = self.scales[level], self.matrices[:count]
+        if len(seeds) > 1:
+            pool = cpu.pool(cpu.threads())
+            found = list(pool.map(lambda m: refine(scale, m, bounds, config, threaded=False), seeds))
+        else:
+            found = [refine(scale, m, bounds, config, threaded=True) for m in seeds]
+        found = distinct(found, 0.75 * scale.model.spacing, scale.model.radius)
+        return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found))
+
+
+def ends_at_its_faces(ruled: Reading, whole: Reading, level: int, config: DirectConfig) -> bool:
+    """Whether the exposures show the model alone (a phantom, a specimen, a simulation) rather than a body that goes on.
+
+    No file says so. At the pose that explains the images best under the reading that nothing was cut, pixels beyond the cut faces
+    are explained about as well as all others if that is true, and hardly at all if it is not.
+    """
+    best = whole.candidates[0]
+    if best.normal.cost >= ruled.candidates[0].normal.cost:
+        return False
+    inner = evaluate(ruled.scales[level], best.matrix, config.match)
+    outer = evaluate(whole.scales[level], best.matrix, config.match)
+    more = outer.pixels - inner.pixels
+    if more <= 0:
+        return False
+    usable = max(1, sum(image.usable for image in whole.scales[level].images))
+    beyond = (outer.cost - inner.cost) * usable / more
+    # where the cut leaves next to nothing to compare with, the pixels beyond it stand for themselves
+    measure = inner.cost * usable / inner.pixels if inner.pixels > 0.2 * usable else whole.candidates[0].normal.cost
+    return beyond < _SHARE * measure
+
+
+def in_depth(reading: Reading, config: DirectConfig, ratio: float = 1.15) -> Reading:
+    """Every pose moved along the first beam to where all exposures together are explained best: one view hardly sees depth."""
+    scale = reading.scales[-1]
+    factors = np.exp(np.linspace(-np.log(ratio), np.log(ratio), 9))
+
+    def best(matrix: Array64) -> Array64:
+        ray = centre_under(scale, matrix) - scale.images[0].source
+        trials = []
+        for factor in factors:
+            trial = matrix.copy()
+            trial[:3, 3] += (factor - 1) * ray
+            trials.append(trial)
+        return min(trials, key=lambda m: evaluate(scale, m, config.match).cost)
+
+    return replace(reading, matrices=list(cpu.pool(cpu.threads()).map(best, reading.matrices)))
 
 
 @dataclass(frozen=True)
 class Direct:
     """The direct method as a Registrar.
 
-    From ``config.search.hypotheses`` starts spread about the given one, the best are refined level by level and thinned out; the
-    last one is refined at full resolution. Deterministic: same input, same seed, same result, whatever the number of threads.
+    Places are found in the whole box at once (``locate``), the best are refined level by level and thinned out, and the last
+    one is refined at full resolution. Deterministic: same input, same seed, same result, whatever the number of threads.
     """
 
     config: DirectConfig = field(default_factory=DirectConfig)
@@ -41,72 +100,72 @@ class Direct:
     def register(self, problem: Problem) -> Result:
         """The pose under which the model explains the exposures, with its covariance and the confidence in it.
 
-        Whether an exposure shows the patient beyond the model's cut faces (the rule) or the model alone (a phantom, a specimen, a
-        simulation) is not written in any file. Where the rule gives a result that is not to be trusted and faces were cut, the
-        other reading is tried; then both again from four times as many starts. The first trusted result is returned, or the most
-        probable one.
+        A result that is not to be trusted is sought once more, from a grid four times as dense and as many candidates, and on
+        the next exposure where there are several. The more probable of the two is returned.
         """
-        problems = [problem]
-        if problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model)):
-            whole = replace(problem.model, truncated=((False, False),) * 3)
-            problems.append(replace(problem, model=whole))
-        search, results = self.config.search, []
-        thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
-        for config in (self.config, thorough) if search.hypotheses > 1 else (self.config,):
-            for reading in problems:
-                results.append(replace(self, config=config).search_once(reading))
-                if results[-1].confidence.trusted:
-                    break
-            if results[-1].confidence.trusted:
-                break
+        results = [self.search_once(problem)]
+        search = self.config.search
+        if not results[0].confidence.trusted and search.hypotheses > 1:
+            thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
+            xrays = problem.xrays[1:] + problem.xrays[:1]
+            results.append(replace(self, config=thorough).search_once(replace(problem, xrays=xrays)))
         best = max(results, key=lambda r: r.confidence.probability)
-        return replace(best, seed=self.config.seed, timings={k: sum(r.timings[k] for r in results) for k in best.timings})
+        return replace(
+            best,
+            seed=self.config.seed,
+            timings={k: sum(r.timings[k] for r in results) for k in best.timings},
+            renders=sum(r.renders for r in results),
+        )
 
     def search_once(self, problem: Problem) -> Result:
         """One search, taken as it comes out: ``register`` without its second look."""
         config, search = self.config, self.config.search
         clock = [time.perf_counter()]
-        scales = build_scales(problem, config)
-        clock.append(time.perf_counter())
-        self._tell("pyramids", 0.1)
         axes = camera_axes(problem.xrays[0].view)
         start = problem.start.matrix.numpy()
-        top = scales[-1]
-        centre = evaluate(top, start, config.match).centre
+        middle = box_corners(problem.model, *content(problem.model)).mean(0)
+        centre = start[:3, :3] @ middle + start[:3, 3]
         bounds = Bounds(start, axes, centre, search.degrees, search.mm, search.along)
-        more = float(np.clip(np.sqrt(_CHEST / top.model.grid.data.size), 1, max(1.0, _MOST / search.hypotheses)))
-        counts = [round(more * n) for n in (search.refined, search.kept, search.finalists)]
-        hypotheses = round(more * search.hypotheses) if search.hypotheses > 1 else 1
-        twists = spread(hypotheses, search.degrees, (search.mm, search.mm, search.along), axes, config.seed)
-        starts = [moved(start, twist, centre) for twist in twists]
-        pool = cpu.pool(cpu.threads())
-        if len(starts) > counts[0]:
-            costs = list(pool.map(lambda m: evaluate(top, m, config.match).cost, starts))
-            starts = [starts[i] for i in np.argsort(costs, kind="stable")[: counts[0]]]
-        self._tell("search", 0.3)
-        radius = top.model.radius
-        candidates: list[Candidate] = []
-        seeds = starts
-        rival = 0.0
+        both = problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model))
+        if search.hypotheses > 1:
+            places = locate(problem, bounds, search.grid, search.refined, both=both)
+        else:
+            places = [Place(start, 0.0, reading) for reading in range(1 + both)]
+        self._tell("search", 0.2)
+        clock.append(time.perf_counter())
+        near = max(search.mm, search.along) <= _NEAR  # the images are cut to where the model can be
+        anchor = problem.start if near else Rigid(torch.from_numpy(places[0].matrix))
+        scales = build_scales(replace(problem, start=anchor), config)
+        self._tell("pyramids", 0.3)
+        clock.append(time.perf_counter())
+        readings = [
+            Reading(levels, matrices)
+            for number, levels in enumerate([scales, [replace(s, model=uncut(s.model)) for s in scales]])
+            if (matrices := [p.matrix for p in places if p.reading == number])
+        ]
+        if len(problem.xrays) > 1:
+            readings = [in_depth(r, config) for r in readings]
+        rival, renders = 0.0, len(places)
         history: tuple[Step, ...] = ()
-        stages = {len(scales) - 1 - i: n for i, n in enumerate(counts)}
-        for scale in reversed(scales):
-            seeds = seeds[: stages.get(scale.index, 1)]
-            if len(seeds) > 1:
-                candidates = list(pool.map(lambda m, s=scale: refine(s, m, bounds, config, threaded=False), seeds))
-            else:
-                candidates = [refine(scale, m, bounds, config, threaded=True) for m in seeds]
-            candidates = distinct(candidates, 0.75 * scale.model.spacing, radius)
-            if len(seeds) > 1:
-                rival = rivalry(candidates)
-            seeds = [c.matrix for c in candidates]
-            history += candidates[0].steps
-            self._tell(f"level {scale.index}", 0.3 + 0.7 * (len(scales) - scale.index) / len(scales))
-        best = candidates[0]
+        last = len(scales) - 1
+        counts = {last: search.refined, last - 1: search.kept, last - 2: search.finalists}
+        for level in range(last, -1, -1):
+            count = counts.get(level, 1)
+            readings = [r.refined(level, count, bounds, config) for r in readings]
+            if len(readings) > 1 and (level <= last - 1):
+                readings = readings[1:] if ends_at_its_faces(readings[0], readings[1], level, config) else readings[:1]
+            if count > 1 or level == last:
+                rival = rivalry(readings[0].candidates)
+            history += readings[0].candidates[0].steps
+            renders += sum(c.renders for r in readings for c in r.candidates)
+            self._tell(f"level {level}", 0.3 + 0.7 * (len(scales) - level) / len(scales))
+        if len(readings) > 1 and ends_at_its_faces(readings[0], readings[1], 0, config):
+            readings = readings[1:]
+        best = readings[0].candidates[0]
         clock.append(time.perf_counter())
         covariance = covariance_of(best.normal)
         held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(best.matrix)
-        evidence = gather(best, covariance, scales[0], axes, rival, held)
+        evidence = gather(best, covariance, readings[0].scales[0], axes, rival, held)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),
             start=problem.start,
@@ -115,11 +174,16 @@ class Direct:
             score=best.normal.explained,
             confidence=judge(evidence, config.trust),
             trajectory=history,
-            timings={"pyramids": clock[1] - clock[0], "registration": clock[2] - clock[1]},
+            timings={
+                "search": clock[1] - clock[0],
+                "pyramids": clock[2] - clock[1],
+                "refinement": clock[3] - clock[2],
+            },
             method="direct",
             seed=config.seed,
             versions=versions(),
             settings={**asdict(config), "cut_faces": cut_faces(problem.model)},
+            renders=renders,
         )
 
     def _tell(self, stage: str, share: float) -> None:

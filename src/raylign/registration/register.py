@@ -33,7 +33,7 @@ METHODS = {
 # Around a pose that somebody gave, less is open than around the centre start, which knows nothing of the patient.
 NEAR = SearchConfig(degrees=15.0, mm=15.0)
 # What is searched where nothing is known but that the patient lies in front of the detector.
-WIDE = SearchConfig(degrees=50.0, mm=200.0, depth=300.0)
+WIDE = SearchConfig(degrees=50.0, mm=200.0, depth=300.0, hypotheses=750, refined=24, kept=8, finalists=3)
 
 
 def registrar(

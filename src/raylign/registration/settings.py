@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from raylign.registration.matching import MatchConfig
+
+_SOD = 700.0  # mm from the source to the patient, about: what a range of depths is compared with
+
+
+@dataclass(frozen=True)
+class LocateConfig:
+    """How densely a box is looked through.
+
+    Parameters
+    ----------
+    degrees: largest distance of neighbouring turns about each axis.
+    ratio: largest ratio of neighbouring depths.
+    pixels: the model's shorter side on the image, in pixels.
+    window: radius of the window that gradients are normalised in, pixels.
+    floor: share of the mean gradient energy that is added to a window's before it divides.
+    """
+
+    degrees: float = 20.0
+    ratio: float = 1.2
+    pixels: int = 22
+    window: int = 3
+    floor: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -15,16 +38,14 @@ class SearchConfig:
     ----------
     degrees, mm: half widths, about each axis of the first view and along it, of the box that the starts fill.
     depth: the same along the beam, where it is not ``mm``.
-    hypotheses: starts compared at the coarsest level; 1 for the given start alone.
+    hypotheses: turns of the model that are rendered and compared with the exposure at all places across the beam, at least; 1
+        for the given start alone.
     refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
-
-    All four numbers are raised, up to threefold, where the model is small: a bone in a large image is easier to mistake, and
-    quicker to render.
     """
 
     degrees: float = 20.0
     mm: float = 35.0
-    hypotheses: int = 128
+    hypotheses: int = 125
     refined: int = 12
     kept: int = 4
     finalists: int = 2
@@ -34,6 +55,14 @@ class SearchConfig:
     def along(self) -> float:
         """Half width along the beam, mm."""
         return self.mm if self.depth is None else self.depth
+
+    @property
+    def grid(self) -> LocateConfig:
+        """How the box is looked through."""
+        coarse = LocateConfig()
+        depths = math.ceil(2 * self.along / (_SOD * math.log(coarse.ratio)))
+        side = max(1, math.ceil((self.hypotheses / max(depths, 1)) ** (1 / 3) - 1e-9))
+        return replace(coarse, degrees=min(coarse.degrees, 2 * self.degrees / side) or coarse.degrees)
 
     def denser(self, times: int) -> SearchConfig:
         """The same box, that many times as many starts and candidates."""

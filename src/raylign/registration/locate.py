@@ -1,0 +1,326 @@
+"""Where in a wide box the model may be: every place across the beam at once, by correlation, for a grid of turns and depths.
+
+A shift across the beam moves the picture of a model, to first order, without changing it. One rendering of a turn at a depth
+therefore answers for all such shifts: its gradients, brought to one strength everywhere (else a wire outweighs a spine), are
+correlated with those of the exposure by fast Fourier transforms. With ``f`` and ``m`` the locally normalised gradients and ``h``
+the valid pixels,
+
+    score(s) = <f, m(. - s)> / sqrt( <f, f> <h, m(. - s)^2> ),
+
+the root of the share of the exposure's gradient energy that one gain explains: a small overlap cannot score high. What a shift
+does change, the direction from which the model is seen, is undone by turning the model about the source by as much as the ray
+through its centre turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from raylign.data import XRay
+from raylign.projection import cpu
+from raylign.registration.matching import box_sum, clear_unanswered, samples_on, voxel_rays
+from raylign.registration.problem import Problem
+from raylign.registration.pyramid import (
+    Array32,
+    Array64,
+    Footprint,
+    ImageLevel,
+    ModelLevel,
+    box_corners,
+    content,
+    image_level,
+    model_pyramid,
+    plain_level,
+)
+from raylign.registration.search import Bounds, camera_axes, separation
+from raylign.registration.settings import LocateConfig
+
+_FAST = {"contract", "nsz", "arcp", "reassoc"}
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A hypothesis: a pose, how well it scores (0 to 1), and under which reading of the model's faces."""
+
+    matrix: Array64
+    score: float
+    reading: int
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def _normalised(gradient, has, radius, floor, energy):  # type: ignore[no-untyped-def]
+    """Brings gradients [2, H, W] to one strength, in place; ``energy`` of zero: their own mean is the measure."""
+    h, w = has.shape
+    squares = np.empty((h, w), np.float32)
+    total = 0.0
+    count = 0.0
+    for r in range(h):
+        for c in range(w):
+            squares[r, c] = gradient[0, r, c] ** 2 + gradient[1, r, c] ** 2
+            if squares[r, c] > 0.0:
+                total += squares[r, c]
+                count += 1.0
+    if count == 0.0:
+        return
+    mean = energy if energy > 0.0 else total / count
+    scratch = np.empty((h, w), np.float32)
+    sums = np.empty((h, w), np.float32)
+    number = np.empty((h, w), np.float32)
+    box_sum(squares, radius, scratch, sums)
+    box_sum(has, radius, scratch, number)
+    for r in range(h):
+        for c in range(w):
+            if has[r, c] > 0.0:
+                share = np.float32(1.0 / np.sqrt(max(sums[r, c], np.float32(0.0)) / number[r, c] + floor * mean))
+                gradient[0, r, c] *= share
+                gradient[1, r, c] *= share
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def _template(integrals, lengths, valid, radius, floor, top, left, out):  # type: ignore[no-untyped-def]
+    """Normalised gradients of a rendering and their squares into ``out`` [3, ., .] from row ``top``, column ``left``."""
+    h, w = integrals.shape
+    gradient = np.zeros((2, h, w), np.float32)
+    has = np.zeros((h, w), np.float32)
+    for r in range(1, h - 1):
+        for c in range(1, w - 1):
+            if valid[r, c] and valid[r, c - 1] and valid[r, c + 1] and valid[r - 1, c] and valid[r + 1, c]:
+                has[r, c] = 1.0
+                half = np.float32(0.5) * lengths[r, c]
+                gradient[0, r, c] = half * (integrals[r, c + 1] - integrals[r, c - 1])
+                gradient[1, r, c] = half * (integrals[r + 1, c] - integrals[r - 1, c])
+    _normalised(gradient, has, radius, floor, 0.0)
+    for r in range(h):
+        for c in range(w):
+            x = gradient[0, r, c]
+            y = gradient[1, r, c]
+            out[0, top + r, left + c] = x
+            out[1, top + r, left + c] = y
+            out[2, top + r, left + c] = x * x + y * y
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def _peak(products, energies, rows, columns, energy):  # type: ignore[no-untyped-def]
+    """Highest score among the first ``rows`` x ``columns`` shifts, and where."""
+    most = np.float32(0.0)
+    for y in range(rows):
+        for x in range(columns):
+            most = max(most, energies[y, x])
+    best = np.float32(0.0)
+    at_y = 0
+    at_x = 0
+    for y in range(rows):
+        for x in range(columns):
+            if products[y, x] > 0.0 and energies[y, x] > 1e-3 * most:
+                value = products[y, x] / np.sqrt(energies[y, x] * energy)
+                if value > best:
+                    best = value
+                    at_y = y
+                    at_x = x
+    return best, at_y, at_x
+
+
+def uncut(level: ModelLevel) -> ModelLevel:
+    """The same level, read as a model that ends where its grid ends."""
+    return replace(level, faces=(np.zeros((0, 0), np.bool_),) * 6)
+
+
+@dataclass(frozen=True, eq=False)
+class _Field:
+    """An exposure as the search sees it: coarse, its gradients normalised, with the vectors of its pixel grid."""
+
+    image: ImageLevel
+    features: Array32  # [3, H, W]: normalised gradients, validity
+    energy: float
+    source: Array64
+    normal: Array64
+    origin: Array64
+    across: Array64  # [2, 3]: row step, column step
+
+    def ray(self, pixel: Array64) -> Array64:
+        """Vector from the source to a pixel (row, column)."""
+        return np.asarray(self.origin + pixel @ self.across - self.source)
+
+    def point(self, pixel: Array64, depth: float) -> Array64:
+        """The point at a depth (mm along the detector's normal) on the ray of a pixel."""
+        ray = self.ray(pixel)
+        return np.asarray(self.source + ray * (depth / (ray @ self.normal)))
+
+    def pixel(self, points: Array64) -> Array64:
+        """(row, column) of points [N, 3], world mm."""
+        columns_rows = self.image.view.project(torch.from_numpy(points)).numpy()
+        return np.asarray(columns_rows[:, ::-1])
+
+
+def _field(xray: XRay, factor: int, config: LocateConfig) -> _Field:
+    h, w = xray.view.shape
+    image = image_level(xray, Footprint(slice(0, h), slice(0, w), max(h, w), min(h, w), 0.0), factor)
+    gradient = image.gradient.copy()
+    inner = image.valid.astype(np.float32)
+    _normalised(gradient, inner, config.window, np.float32(config.floor), image.energy)
+    view = image.view
+    source, normal, origin = (np.asarray(v.detach().numpy()) for v in (view.source, view.normal, view.origin))
+    across = np.stack([np.asarray(v.detach().numpy()) for v in (view.row_step, view.column_step)])
+    features = np.concatenate([gradient, inner[None]])
+    energy = float((gradient.astype(np.float64) ** 2).sum())
+    return _Field(image, features, max(energy, 1e-12), source, normal, origin, across)
+
+
+@dataclass(frozen=True, eq=False)
+class _Depth:
+    """All places at one depth: where the middle of the shifts puts the model's centre, and how far they reach either way."""
+
+    depth: float
+    centre: Array64  # (row, column) of the image
+    reach: tuple[int, int]
+    size: tuple[int, int]  # of the transforms
+    spectrum: NDArray[np.complex64]
+
+
+def _depths(field: _Field, bounds: Bounds, ratio: float, half: float) -> list[_Depth]:
+    """Depths of a box; ``half``: half the model's extent, mm."""
+    from scipy import fft
+
+    h, w = field.image.shape
+    sid = float(field.image.view.sid)
+    at = float((bounds.centre - field.source) @ field.normal)
+    low = min(max(at - bounds.depth, half, 0.2 * sid), sid)
+    high = max(min(at + bounds.depth, sid), low)
+    count = max(1, math.ceil(math.log(high / low) / math.log(ratio) - 1e-9))
+    edges = np.exp(np.linspace(math.log(low), math.log(high), 2 * count + 1))
+    pitch = np.linalg.norm(field.across, axis=1)
+    found = []
+    for depth in edges[1::2]:
+        scale = sid / depth / pitch  # pixels a mm at the model
+        # where the start's centre would be at this depth, and the box about it
+        middle = bounds.centre + (depth - at) * bounds.axes[:, 2] * np.sign(bounds.axes[:, 2] @ field.normal)
+        centre = field.pixel(middle[None])[0]
+        shape = np.array([h, w])
+        least = np.maximum(centre - bounds.mm * scale, -half * scale)
+        most = np.minimum(centre + bounds.mm * scale, shape - 1 + half * scale)
+        if (most < least).any():  # the box at this depth lies outside the image
+            continue
+        reach = np.ceil((most - least) / 2).astype(int)
+        size = (fft.next_fast_len(int(h + 2 * reach[0]), True), fft.next_fast_len(int(w + 2 * reach[1]), True))
+        spectrum = np.conj(fft.rfft2(field.features, size))
+        found.append(_Depth(float(depth), (least + most) / 2, (int(reach[0]), int(reach[1])), size, spectrum))
+    return found
+
+
+def turns(degrees: float, step: float, axes: Array64) -> list[Array64]:
+    """Rotations about camera axes, a grid over +-degrees about each, neighbours at most ``step`` apart; none for no degrees."""
+    count = max(1, math.ceil(2 * degrees / step - 1e-9))
+    angles = np.radians((np.arange(count) + 0.5) / count * 2 - 1) * degrees
+    return [Rotation.from_rotvec(axes @ np.array(t)).as_matrix() for t in itertools.product(angles, angles, angles)]
+
+
+def _scores(
+    field: _Field, readings: Sequence[ModelLevel], turned: Array64, at: _Depth, config: LocateConfig, corners: Array64
+) -> list[Place]:
+    """The best shift of one turn at one depth, for each reading."""
+    from scipy import fft
+
+    model = readings[0]
+    middle = (model.affine @ np.array([*(model.size - 1) / 2, 1.0]))[:3]
+    matrix = np.eye(4)
+    matrix[:3, :3] = turned
+    matrix[:3, 3] = field.point(at.centre, at.depth) - turned @ middle
+    h, w = field.image.shape
+    pixels = field.pixel(corners @ turned.T + matrix[:3, 3])
+    limit = np.array([h + 2 * at.reach[0], w + 2 * at.reach[1]])
+    first = np.clip(np.floor(pixels.min(0)).astype(int) - 2 + at.reach, 0, limit)
+    last = np.clip(np.ceil(pixels.max(0)).astype(int) + 3 + at.reach, 0, limit)
+    if (last - first < 4).any():
+        return []
+    # the part of the widened pixel grid that the model covers
+    view, offset = field.image.view, torch.from_numpy((first - at.reach).astype(float))
+    origin = view.origin + offset[0] * view.row_step + offset[1] * view.column_step
+    shape = (int(last[0] - first[0]), int(last[1] - first[1]))
+    window = plain_level(replace(view, origin=origin, shape=shape), np.ones(shape, np.bool_))
+    rays, _ = voxel_rays(model, window, matrix)
+    samples = np.array([samples_on(window, 1.5 * model.spacing)])
+    integrals = cpu.forward(model.grid, rays[None], shape, samples, window.valid[None], threaded=False)[0][0]
+    places = []
+    for number, reading in enumerate(readings):
+        valid = window.valid.copy()
+        clear_unanswered(reading, rays, valid)
+        template = np.zeros((3, *at.size), np.float32)
+        _template(
+            integrals, window.lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template
+        )
+        spectrum = fft.rfft2(template)
+        products = fft.irfft2(
+            np.stack([at.spectrum[0] * spectrum[0] + at.spectrum[1] * spectrum[1], at.spectrum[2] * spectrum[2]]), at.size
+        )
+        rows, columns = 2 * at.reach[0] + 1, 2 * at.reach[1] + 1
+        score, y, x = _peak(products[0], products[1], rows, columns, np.float32(field.energy))
+        if score > 0:
+            shift = np.array([at.reach[0] - y, at.reach[1] - x], float)
+            places.append(Place(_shifted(field, matrix, at, shift, middle), float(score), number))
+    return places
+
+
+def _shifted(field: _Field, matrix: Array64, at: _Depth, shift: Array64, middle: Array64) -> Array64:
+    """A pose moved across the image by ``shift`` (rows, columns) so that its picture stays the same."""
+    a, b = field.ray(at.centre), field.ray(at.centre + shift)
+    axis = np.cross(a, b)
+    sine = float(np.linalg.norm(axis))
+    turn = np.eye(3)
+    if sine > 0:
+        turn = Rotation.from_rotvec(axis / sine * math.atan2(sine, float(a @ b))).as_matrix()
+    moved = matrix.copy()
+    moved[:3, :3] = turn @ matrix[:3, :3]
+    moved[:3, 3] = field.point(at.centre + shift, at.depth) - moved[:3, :3] @ middle
+    return moved
+
+
+def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *, both: bool) -> list[Place]:
+    """The most promising places of a model within bounds, on the first exposure, best first, no two alike.
+
+    Parameters
+    ----------
+    keep: places of each reading at most.
+    both: whether to read the model as one that ends at its faces too (reading 1), beside the rule of ``pyramid.cut_faces`` (0).
+    """
+    xray, volume = problem.xrays[0], problem.model
+    box = content(volume)
+    corners = box_corners(volume, *box)
+    half = float(np.linalg.norm(corners[0] - corners[-1])) / 2
+    middle = corners.mean(0)
+    extent = float(np.sort(np.linalg.norm(corners[[1, 2, 4]] - corners[0], axis=1))[1])
+    view = xray.view
+    sid, pitch = float(view.sid), max(view.pixel_spacing)
+    at = float(np.clip((bounds.centre - view.source.numpy()) @ view.normal.numpy(), 0.3 * sid, sid))
+    covered = min(extent * sid / at / pitch, *view.shape)
+    factor = max(1, round(max(covered / config.pixels, max(view.shape) / 128)))
+    field = _field(xray, factor, config)
+    depths = _depths(field, bounds, config.ratio, half)
+    level = model_pyramid(volume, box, [1.5 * pitch * factor * at / sid])[0]
+    levels = [level, uncut(level)] if both else [level]
+    axes = camera_axes(view)
+    rotations = [r @ bounds.start[:3, :3] for r in turns(bounds.degrees, config.degrees, axes)]
+    jobs = list(itertools.product(rotations, depths))
+    pool = cpu.pool(cpu.threads())
+    found = list(pool.map(lambda job: _scores(field, levels, job[0], job[1], config, corners), jobs))
+    places = sorted((p for ps in found for p in ps if bounds.hold(p.matrix)), key=lambda p: -p.score)
+    kept: list[Place] = []
+    radius = levels[0].radius
+    for reading in range(len(levels)):
+        mine: list[Place] = []
+        for place in (p for p in places if p.reading == reading):
+            if len(mine) == keep:
+                break
+            centre = place.matrix[:3, :3] @ middle + place.matrix[:3, 3]
+            if all(separation(place.matrix, other.matrix, centre, radius) > 0.15 * half for other in mine):
+                mine.append(place)
+        kept += mine
+    return sorted(kept, key=lambda p: -p.score)
