@@ -200,8 +200,7 @@ def test_start_pose(raylign: Command, scene: Scene, tmp_path: Path, matrix: np.n
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--init", "search"], ("--init search", "center")),
-        (["--init", "landmarks.json"], ("--init landmarks.json", "center")),
+        (["--init", "landmarks.json"], ("landmarks.json", "no such file")),
         (["--init", "nothing.json"], ("nothing.json", "no such file")),
         (["--starts", "0"], ("--starts",)),
         (["--seed", "-1"], ("--seed",)),

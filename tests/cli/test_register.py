@@ -121,6 +121,8 @@ def test_labels_restrict_the_model(raylign: Command, scene: Scene, tmp_path: Pat
         scene.xray,
         "--labels",
         f"{tmp_path / 'bones.nii.gz'}:Skeleton",
+        "--rest",
+        "none",
         "--out",
         tmp_path / "out",
         "--json",
