@@ -34,6 +34,7 @@ from raylign.registration.matching import MatchConfig, render, voxel_rays
 from raylign.registration.pyramid import content, model_pyramid, plain_level
 
 _Array = NDArray[np.float64]
+_WHOLE = ((False, False),) * 3
 _TIGHT = 1e-6  # relative residual at which the noise's covariance counts as inverted
 
 
@@ -168,7 +169,8 @@ def pose_jacobian(
     (integrals, jacobian, centre): no unit; per radian and per mm of the twist (rotation, translation, world axes) about the
     centre, world mm: dI/dv = -S0, dI/dw = -((s - c) x S0 + d x S1), float32.
     """
-    fine = model_pyramid(volume, content(volume), [0.0])[0]
+    size = np.array(volume.data.shape[::-1])
+    fine = model_pyramid(replace(volume, truncated=_WHOLE), (np.zeros(3, np.int64), size), [0.0])[0]
     matrix = pose.matrix.numpy()
     pitch = float(np.linalg.norm(fine.affine[:3, :3], axis=0).min())
     image = plain_level(view, np.ones(view.shape, np.bool_))
@@ -185,7 +187,8 @@ def pose_jacobian(
     near = near - (near * ray).sum(-1, keepdims=True) / square * ray
     far = far - ((far * ray).sum(-1, keepdims=True) + value) / square * ray
     # about the centre of what the volume holds, as a registration's covariance is
-    centre = (matrix @ fine.affine @ np.array([*(fine.size - 1) / 2, 1.0]))[:3]
+    first, extent = content(volume)
+    centre = (matrix @ fine.affine @ np.array([*(first + (extent - 1) / 2), 1.0]))[:3]
     turned = np.cross(np.broadcast_to(image.source - centre, near.shape), near) + np.cross(ray, far)
     jacobian = -np.concatenate([turned, near], -1) * image.lengths[..., None]
     return (
