@@ -25,14 +25,14 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
 from raylign.data import Volume
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.registration.levels import Scale, build_scales, centre_under
-from raylign.registration.matching import MatchConfig, _jacobian_images, answered, box_sum, render, voxel_rays
+from raylign.registration.matching import MatchConfig, _jacobian_images, answered, render, voxel_rays
+from raylign.registration.polish_kernels import cost_of, equations, gains, subtract_means
 from raylign.registration.problem import Problem, Registrar
 from raylign.registration.pyramid import Array32, Array64, ModelLevel, _reduced, box_corners, content, footprint, native
 from raylign.registration.result import Result, Step
@@ -240,36 +240,27 @@ def _mixed(image: _Shown, bone: float, twist: Array64) -> Array32:
 
 
 def _step(stage: _Stage, shown: list[_Shown]) -> _Step | None:
-    """The Gauss-Newton step from a rendering: reweighted and repeated on its linearisation, bone's weights eliminated."""
+    """The Gauss-Newton step from a rendering, reweighted and repeated on its linearisation."""
     twist, bone, floor = np.zeros(6), np.zeros(len(shown)), np.zeros(len(shown))
     radius = stage.config.window
     hessian, scores = np.zeros((6, 6)), np.zeros((0, 6))
     for _ in range(_ROUNDS):
-        hessian, gathered, back = np.zeros((6, 6)), [], []
+        hessian, gathered = np.zeros((6, 6)), []
         for i, image in enumerate(shown):
-            mixed = _mixed(image, bone[i], twist)
-            columns = mixed if image.bone is None else np.concatenate([mixed, image.bone[:1]])
             if floor[i] == 0:
-                _, variance = _cost_of(image.fixed, mixed[:1], image.valid, radius, 1e-12)
+                _, variance = cost_of(image.fixed, image.model[:1], image.valid, radius, 1e-12)
                 floor[i] = max(stage.config.floor * variance, 1e-12)
-            k = len(columns) - 1
-            h, blocks = np.zeros((k, k)), np.zeros((_blocks(image.fixed.shape), k))
-            _equations(columns, image.fixed, image.valid, radius, np.float32(floor[i]), _BLOCK, h, blocks)
-            h += np.triu(h, 1).T
-            if k > 6:  # the weight of bone is solved for and left out (Schur complement)
-                share = h[6, :6] / max(h[6, 6], 1e-30)
-                back.append((blocks[:, 6].sum() / max(h[6, 6], 1e-30), share))
-                h, blocks = h[:6, :6] - np.outer(share, h[6, :6]), blocks[:, :6] - blocks[:, 6:] * share
-            hessian += h
+            bone[i] = _weight_of_bone(image, bone[i], twist, radius, floor[i])
+            h, blocks = np.zeros((6, 6)), np.zeros((_blocks(image.fixed.shape), 6))
+            mixed = _mixed(image, bone[i], twist)
+            equations(mixed, image.fixed, image.valid, radius, np.float32(floor[i]), _BLOCK, h, blocks)
+            hessian += h + np.triu(h, 1).T
             gathered.append(blocks)
         scores = np.concatenate(gathered)
         scale = np.sqrt(np.clip(np.diag(hessian), 1e-30, None))
         if not np.isfinite(hessian).all() or np.linalg.cond(hessian / np.outer(scale, scale)) > _SINGULAR:
             return None
-        change = np.linalg.solve(hessian, scores.sum(0))
-        twist = twist + change
-        for i, (full, share) in enumerate(back):
-            bone[i] = np.clip(bone[i] + full - share @ change, -1.0, 3.0)
+        twist = twist + np.linalg.solve(hessian, scores.sum(0))
     inverse = np.linalg.inv(hessian)
     scores = scores[np.abs(scores).sum(1) > 0]
     scores = scores - scores.mean(0)
@@ -277,12 +268,32 @@ def _step(stage: _Stage, shown: list[_Shown]) -> _Step | None:
     return _Step(twist, covariance, bone, floor)
 
 
+def _weight_of_bone(image: _Shown, bone: float, twist: Array64, radius: int, floor: float) -> float:
+    """``beta``: the two contrasts against each other over the whole image, by least squares with the weights of the cost.
+
+    Not with a gain for each window: those follow bone where there is some, and leave little to tell its weight by.
+    """
+    if image.bone is None:
+        return 0.0
+    moving = _mixed(image, bone, twist)[0]
+    soft = moving - np.float32(bone) * image.bone[0]
+    factor, energy, residual, power, count = (np.empty(moving.shape, np.float32) for _ in range(5))
+    gains(moving, image.fixed, image.valid, radius, factor, energy, residual, power, count)
+    weight = np.where(image.valid, 1 / (np.maximum(residual, 0) / np.maximum(count, 1) + np.float32(floor)), 0)
+    columns = np.stack([soft, image.bone[0]]).reshape(2, -1)
+    normal = (columns * weight.reshape(-1)) @ columns.T.astype(np.float64)
+    if np.linalg.cond(normal / np.sqrt(np.outer(np.diag(normal), np.diag(normal)) + 1e-30)) > _SINGULAR:
+        return bone
+    gain, more = np.linalg.solve(normal, (columns * weight.reshape(-1)) @ image.fixed.reshape(-1).astype(np.float64))
+    return float(np.clip(more / gain, -1.0, 3.0)) if gain > 0 else bone
+
+
 def _cost(stage: _Stage, shown: list[_Shown], step: _Step) -> float:
     """Mean of the log variance ratio over the pixels of all exposures, with a step's floors and weights of bone."""
     total, pixels = 0.0, 0
     for image, bone, floor in zip(shown, step.bone, step.floor, strict=True):
         mixed = image.model[:1] if image.bone is None else image.model[:1] + np.float32(bone) * image.bone[:1]
-        cost, _ = _cost_of(image.fixed, mixed, image.valid, stage.config.window, floor)
+        cost, _ = cost_of(image.fixed, mixed, image.valid, stage.config.window, floor)
         total, pixels = total + cost, pixels + int(image.valid.sum())
     return total / max(pixels, 1)
 
@@ -302,130 +313,5 @@ def _blocks(shape: tuple[int, int]) -> int:
 def _less_mean(images: Array32, valid: NDArray[np.bool_], radius: int) -> Array32:
     """Images [S, H, W] less their mean over a window of valid pixels; zero elsewhere."""
     out = np.empty(images.shape, np.float32)
-    _subtract_means(np.ascontiguousarray(images, np.float32), valid, radius, out)
+    subtract_means(np.ascontiguousarray(images, np.float32), valid, radius, out)
     return out
-
-
-@njit(cache=True, nogil=True)
-def _subtract_means(images, valid, radius, out):  # type: ignore[no-untyped-def]
-    s, h, w = images.shape
-    scratch = np.empty((h, w), np.float32)
-    count = np.empty((h, w), np.float32)
-    part = np.empty((h, w), np.float32)
-    has = valid.astype(np.float32)
-    box_sum(has, radius, scratch, count)
-    for k in range(s):
-        # about the overall mean first: running sums of large numbers lose digits
-        total = 0.0
-        pixels = 0.0
-        for r in range(h):
-            for c in range(w):
-                total += has[r, c] * images[k, r, c]
-                pixels += has[r, c]
-        mean = np.float32(total / max(pixels, 1.0))
-        for r in range(h):
-            for c in range(w):
-                part[r, c] = has[r, c] * (images[k, r, c] - mean)
-        box_sum(part, radius, scratch, out[k])
-        for r in range(h):
-            for c in range(w):
-                out[k, r, c] = part[r, c] - out[k, r, c] / count[r, c] if has[r, c] > 0 else np.float32(0.0)
-
-
-@njit(cache=True, nogil=True)
-def _gains(moving, fixed, valid, radius, factor, energy, residual, power, count):  # type: ignore[no-untyped-def]
-    """Gain, <G^2>, windowed residual and windowed <F^2> of every pixel, sums over the window."""
-    h, w = fixed.shape
-    scratch = np.empty((h, w), np.float32)
-    both = np.empty((h, w), np.float32)
-    total = 0.0
-    pixels = 0.0
-    has = valid.astype(np.float32)
-    box_sum(has, radius, scratch, count)
-    for r in range(h):
-        for c in range(w):
-            both[r, c] = fixed[r, c] * moving[r, c]
-            energy[r, c] = moving[r, c] ** 2
-            power[r, c] = fixed[r, c] ** 2
-            total += energy[r, c]
-            pixels += has[r, c]
-    box_sum(both, radius, scratch, both)
-    box_sum(energy, radius, scratch, energy)
-    box_sum(power, radius, scratch, power)
-    # where the model shows next to nothing no gain is fitted
-    delta = np.float32(1e-3 * total / max(pixels, 1.0))
-    for r in range(h):
-        for c in range(w):
-            factor[r, c] = 0.0
-            residual[r, c] = 0.0
-            if valid[r, c]:
-                energy[r, c] += delta * count[r, c] + np.float32(1e-20)
-                factor[r, c] = max(both[r, c] / energy[r, c], np.float32(0.0))
-                residual[r, c] = (fixed[r, c] - factor[r, c] * moving[r, c]) ** 2
-    box_sum(residual, radius, scratch, residual)
-
-
-@njit(cache=True, nogil=True)
-def _cost_of(fixed, images, valid, radius, floor):  # type: ignore[no-untyped-def]
-    """Sum over valid pixels of the log variance ratio, and the median residual variance."""
-    h, w = fixed.shape
-    factor, energy, residual, power, count = (
-        np.empty((h, w), np.float32), np.empty((h, w), np.float32), np.empty((h, w), np.float32),
-        np.empty((h, w), np.float32), np.empty((h, w), np.float32),
-    )  # fmt: skip
-    _gains(images[0], fixed, valid, radius, factor, energy, residual, power, count)
-    cost = 0.0
-    found = np.empty(h * w, np.float32)
-    n = 0
-    for r in range(h):
-        for c in range(w):
-            if valid[r, c]:
-                e = max(residual[r, c], np.float32(0.0)) / count[r, c]
-                cost += np.log((e + floor) / (max(power[r, c], np.float32(0.0)) / count[r, c] + floor))
-                found[n] = e
-                n += 1
-    return cost, float(np.median(found[:n])) if n > 0 else 0.0
-
-
-@njit(cache=True, nogil=True)
-def _equations(images, fixed, valid, radius, floor, block, hessian, scores):  # type: ignore[no-untyped-def]
-    """Adds the normal equations of ``images`` [1 + K, H, W], a moving image and its derivatives, all less their local means."""
-    channels, h, w = images.shape
-    factor, energy, residual, power, count = (
-        np.empty((h, w), np.float32), np.empty((h, w), np.float32), np.empty((h, w), np.float32),
-        np.empty((h, w), np.float32), np.empty((h, w), np.float32),
-    )  # fmt: skip
-    _gains(images[0], fixed, valid, radius, factor, energy, residual, power, count)
-    scratch = np.empty((h, w), np.float32)
-    weight = np.zeros((h, w), np.float32)
-    for r in range(h):
-        for c in range(w):
-            if valid[r, c]:
-                weight[r, c] = 1.0 / (max(residual[r, c], np.float32(0.0)) + floor * count[r, c])
-    box_sum(weight, radius, scratch, weight)
-    derivatives = np.empty((channels - 1, h, w), np.float32)
-    turned = np.empty((h, w), np.float32)
-    for k in range(channels - 1):
-        for r in range(h):
-            for c in range(w):
-                turned[r, c] = (fixed[r, c] - np.float32(2.0) * factor[r, c] * images[0, r, c]) * images[k + 1, r, c]
-        # d gain = <(F - 2 a G) J> / <G^2>, the gain taken as even over the window
-        box_sum(turned, radius, scratch, turned)
-        for r in range(h):
-            for c in range(w):
-                derivatives[k, r, c] = 0.0
-                if factor[r, c] > 0:
-                    derivatives[k, r, c] = factor[r, c] * images[k + 1, r, c] + images[0, r, c] * turned[r, c] / energy[r, c]
-    columns = (w + block - 1) // block
-    for r in range(h):
-        for c in range(w):
-            if factor[r, c] <= 0.0:
-                continue
-            here = (r // block) * columns + c // block
-            left = weight[r, c] * (fixed[r, c] - factor[r, c] * images[0, r, c])
-            for k in range(channels - 1):
-                d = derivatives[k, r, c]
-                scores[here, k] += left * d
-                d *= weight[r, c]
-                for m in range(k, channels - 1):
-                    hessian[k, m] += d * derivatives[m, r, c]
