@@ -260,6 +260,7 @@ def main() -> None:
                 cpu = float(np.mean([o[method][1] for o in outcomes]))
                 n = given.poses * given.seeds
                 rows.append({"model": name, "photons": photons, "method": method, "n": n, "cpu": cpu, **summary(found, bounds)})
+                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     table = {"rows": rows, "size": given.size, "machine": machine, "versions": versions()}
     if given.plot is not None:
