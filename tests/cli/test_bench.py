@@ -135,3 +135,29 @@ def _broken(folder: Path) -> Path:
     path.write_text("#!/bin/sh\necho no such luck >&2\nexit 3\n")
     path.chmod(0o755)
     return path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "powell"], "no method 'powell'"),
+        (["--cases", "0"], "0 cases"),
+        (["--start", "nowhere"], "nowhere"),
+        (["--bodies", "foot"], "no body 'foot'"),
+        (["--data", "not/there"], "is no folder"),
+    ],
+)
+def test_comparisons_of_registrars_that_cannot_be_made(raylign: Callable[..., Any], words: list[str], said: str) -> None:
+    result = raylign("bench", "registration", *words)
+    assert result.exit_code == 1 and said in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_registrars_as_scripts_read_them(raylign: Callable[..., Any]) -> None:
+    words = ["--methods", "direct", "--cases", "1", "--bodies", "lumbar", "--start", "near", "--json"]
+    result = raylign("bench", "registration", *words)
+    assert result.exit_code == 0
+    made = json.loads(result.stdout)
+    assert made["rows"][0]["method"] == "direct" and made["rows"][0]["n"] == 1 and made["attempts"][0]["kind"] == "lumbar"
+    assert {"mtre_under_1", "mtre_under_10", "mtre_median", "mrpd_median", "seconds_median", "renders_median"} <= set(
+        made["rows"][0]
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raylign.bench.registration_cases import Start, Truth, folder, phantoms
+from raylign.bench.registration_cases import BODIES, USUAL, Start, Truth, folder, phantoms
 from raylign.errors import InputError
 from raylign.evaluation.metrics import mrpd, mtre
 from raylign.registration import METHODS, Problem, registrar
@@ -33,6 +33,7 @@ class Plan:
     start: where they start.
     seed: of cases, starts and methods.
     data: a folder of cases; None for made patients.
+    bodies: kinds of made patients, in turn.
 
     Raises
     ------
@@ -44,12 +45,18 @@ class Plan:
     start: Start = field(default_factory=Start)
     seed: int = 0
     data: Path | None = None
+    bodies: tuple[str, ...] = USUAL
 
     def __post_init__(self) -> None:
         unknown = [m for m in self.methods if m not in METHODS]
         if unknown or not self.methods:
             raise InputError(
                 f"no method {unknown[0] if unknown else ''!r}", field="--methods", remedy=f"use some of {','.join(METHODS)}"
+            )
+        strange = [b for b in self.bodies if b not in BODIES]
+        if strange or not self.bodies:
+            raise InputError(
+                f"no body {strange[0] if strange else ''!r}", field="--bodies", remedy=f"use some of {','.join(BODIES)}"
             )
         if self.cases < 1:
             raise InputError(f"{self.cases} cases", field="--cases", remedy="give at least 1")
@@ -58,7 +65,7 @@ class Plan:
 
     def truths(self) -> Iterable[Truth]:
         """The cases, one after the other."""
-        return phantoms(self.cases, self.seed) if self.data is None else folder(self.data, self.cases)
+        return phantoms(self.cases, self.seed, self.bodies) if self.data is None else folder(self.data, self.cases)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,10 @@ def compare(plan: Plan, tell: Tell | None = None) -> list[Attempt]:
         for method in plan.methods:
             if tell is not None:
                 tell(f"{truth.name}, {method}", len(attempts) / total)
-            attempts.append(attempt(method, truth, plan.start, plan.seed, index))
+            done = attempt(method, truth, plan.start, plan.seed, index)
+            attempts.append(done)
+            if tell is not None:
+                tell(f"{truth.name}, {method}: {done.broke or f'mTRE {done.mtre:.2f} mm'}", len(attempts) / total)
     return attempts
 
 
@@ -181,6 +191,7 @@ def as_dict(attempts: list[Attempt], plan: Plan, machine: dict[str, Any]) -> dic
         "start": plan.start.name,
         "search": asdict(plan.start.search),
         "seed": plan.seed,
+        "bodies": plan.bodies,
         "data": None if plan.data is None else str(plan.data),
         "machine": machine,
     }
@@ -199,7 +210,7 @@ def _number(x: float) -> float | None:
 
 def table(attempts: list[Attempt], plan: Plan) -> list[str]:
     """The comparison as lines of text."""
-    where = "made patients" if plan.data is None else str(plan.data)
+    where = f"made patients ({', '.join(plan.bodies)})" if plan.data is None else str(plan.data)
     found = rows(attempts, plan)
     if not found:
         return ["no cases"]

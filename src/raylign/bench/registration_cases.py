@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ from raylign.simulation import (
     thorax,
 )
 from raylign.simulation.poses import Motion, Uniform
-from raylign.simulation.poses.starts import Scattered
+from raylign.simulation.poses.starts import Scattered, StartSampler
 
 HELD_OUT = 990_000
 """Seeds of made patients from here on: nothing in raylign is fitted to or trained on them."""
@@ -61,7 +62,7 @@ class Start:
     def __post_init__(self) -> None:
         self._sampler()
 
-    def _sampler(self) -> Scattered | None:  # type: ignore[return]
+    def _sampler(self) -> StartSampler | None:
         """The distribution, or None where there is nothing to draw."""
         if self.name in ("center", "search"):
             return None
@@ -69,7 +70,7 @@ class Start:
             return _box("near", 10.0, 5.0)
         low, dash, high = self.name.removesuffix("mm").partition("-")
         if self.name.endswith("mm") and dash:
-            return starts(f"mtre-bin/{low}-{high}")  # type: ignore[return-value]
+            return starts(f"mtre-bin/{low}-{high}")
         mm, comma, degrees = self.name.partition(",")
         if comma:
             try:
@@ -78,7 +79,7 @@ class Start:
                 raise InputError(
                     f"{self.name!r} is no start", field="--start", remedy="give millimetres,degrees, e.g. 30,15"
                 ) from None
-        return starts(self.name)  # type: ignore[return-value]
+        return starts(self.name)
 
     @property
     def search(self) -> SearchConfig:
@@ -148,27 +149,51 @@ def _lumbar(seed: int, whole: bool) -> Subject:
     return lumbar(replace(config, z_range=(0, 338), voxel_mm=2.0) if whole else config, seed)
 
 
-BODIES: dict[str, Callable[[int, bool], Subject]] = {"thorax": _thorax, "pelvis": _pelvis, "lumbar": _lumbar}
-"""A patient of a seed, as scanned (2.5 mm, cut off at both ends) or whole (2 mm, going on beyond)."""
+BODIES: dict[str, Callable[[int, bool], Subject]] = {
+    "thorax": _thorax,
+    "pelvis": _pelvis,
+    "lumbar": _lumbar,
+    "heart": _thorax,
+}
+"""A patient of a seed, as scanned (2.5 mm, cut off at both ends) or whole (2 mm, going on beyond). Of "heart" the scan is cut
+down to what stands in front of and behind the heart."""
+
+USUAL = ("thorax", "pelvis", "lumbar")
+_HEART_MM = 60.0
 
 
-def phantoms(count: int, seed: int = 0) -> Iterator[Truth]:
-    """``count`` exposures of as many made patients: thorax, pelvis and lumbar spine in turn.
+def _about_heart(subject: Subject) -> Volume:
+    """120 mm across and along the patient about the heart, from front to back: the moving field of Toth et al. (2018)."""
+    volume, names = subject.volume, [f"heart_{n}" for n in ("ventricle_left", "ventricle_right", "myocardium")]
+    where = subject.labels.mask(names).nonzero().to(torch.float64).mean(0)  # z, y, x
+    low, high = [], []
+    for axis, size in ((0, volume.data.shape[0]), (2, volume.data.shape[2])):
+        half = _HEART_MM / float(volume.spacing[2 - axis])
+        low.append(max(0, round(float(where[axis]) - half)))
+        high.append(min(size, round(float(where[axis]) + half)))
+    data = volume.data[low[0] : high[0], :, low[1] : high[1]].contiguous()
+    affine = volume.affine.clone()
+    affine[:3, 3] += affine[:3, :3] @ torch.tensor([low[1], 0.0, low[0]], dtype=affine.dtype)
+    return Volume(data, affine, volume.unit)
+
+
+def phantoms(count: int, seed: int = 0, bodies: Sequence[str] = USUAL) -> Iterator[Truth]:
+    """``count`` exposures of as many made patients, of each kind of body in turn.
 
     The patient goes on beyond the model's first and last slice. Beams are polyenergetic, scattered, noisy (600 to 3000 photons a
     pixel behind the patient) and collimated to a circle or a rectangle; the renderer is the simulation's own. Angles within 25
     and 10 degrees, poses within 12 degrees and 25 mm per axis of the centre start; 288 x 288 pixels.
     """
-    names = list(BODIES)
     for i in range(count):
-        kind = names[i % len(names)]
+        kind = bodies[i % len(bodies)]
         person = HELD_OUT + 1000 * seed + i
         yield exposure_of(f"{kind} {person}", kind, person)
 
 
 def exposure_of(name: str, kind: str, seed: int) -> Truth:
     """One of them; see ``phantoms``."""
-    model, body = BODIES[kind](seed, False).volume, BODIES[kind](seed, True).volume
+    scanned, body = BODIES[kind](seed, False), BODIES[kind](seed, True).volume
+    model = _about_heart(scanned) if kind == "heart" else scanned.volume
     stream = generator(seed, 1)
     u = torch.rand(12, generator=stream, dtype=torch.float64).mul(2).sub(1).tolist()
     primary, secondary = 25 * u[0], 10 * u[1]
@@ -228,7 +253,7 @@ def folder(path: Path, count: int) -> Iterator[Truth]:
         yield Truth(f"{ct}/{place.name}/{name}", f"{ct}/{place.name}", scans[ct], xrays, pose, targets)
 
 
-def _told(place: Path) -> dict:  # type: ignore[type-arg]
+def _told(place: Path) -> dict[str, Any]:
     file = place / "truth.json"
     try:
         truth = json.loads(file.read_text(encoding="utf-8"))

@@ -79,6 +79,9 @@ class BenchFlags:
         ),
     ] = "center"
     data: Annotated[Path | None, _registration("Folder with ct and cases, in place of made patients.", "DIR")] = None
+    bodies: Annotated[str, _registration("Made patients, in turn: thorax, pelvis, lumbar, heart.", "NAMES")] = (
+        "thorax,pelvis,lumbar"
+    )
     seed: Annotated[int, _registration("Of patients, exposures, starts and methods.", "N")] = 0
 
 
@@ -147,7 +150,8 @@ def _registration_plan(flags: BenchFlags) -> registration.Plan:
     if flags.data is not None and not flags.data.is_dir():
         raise InputError("is no folder", file=flags.data, field="--data", remedy="name the folder that holds ct and cases")
     methods = tuple(dict.fromkeys(word.strip() for word in flags.methods.split(",") if word.strip()))
-    return Plan(methods, flags.cases, Start(flags.start), flags.seed, flags.data)
+    bodies = tuple(dict.fromkeys(word.strip() for word in flags.bodies.split(",") if word.strip()))
+    return Plan(methods, flags.cases, Start(flags.start), flags.seed, flags.data, bodies)
 
 
 def _plan(flags: BenchFlags) -> Plan:

@@ -134,7 +134,7 @@ class Classical:
             history += steps
             renders += comparison.renders
         clock.append(time.perf_counter())
-        self._tell("confidence", 0.95)
+        self._tell("confidence", 0.96)
         whole = replace(problem, start=Rigid(torch.from_numpy(matrix)))
         assessed = assess(whole, matrix, axes, config.trust)
         clock.append(time.perf_counter())
@@ -166,7 +166,8 @@ class Classical:
         found = level.optimiser.minimise(objective, task)
         best = coordinates.pose(found.x)
         told = np.unique(np.linspace(0, len(found.path) - 1, _TOLD).round().astype(int))
-        steps = [Step(index, *found.history[i], torch.from_numpy(coordinates.pose(found.path[i]))) for i in told]
+        kept = [(*found.history[i], found.path[i]) for i in told]
+        steps = [Step(index, n, cost, torch.from_numpy(coordinates.pose(x))) for n, cost, x in kept]
         return best, steps
 
     def _tell(self, stage: str, share: float) -> None:

@@ -153,7 +153,7 @@ def _region(xray: XRay, world: Array64, margin: float, crop: bool) -> Footprint:
     """What of an exposure is looked at: all that is valid where nothing is cropped, or the start shows the model nowhere."""
     if crop:
         try:
-            return footprint(xray, torch.from_numpy(world), margin)
+            return footprint(xray, world, margin)
         except InputError:
             pass  # a start may be that far off, if the optimiser is to look that far
     mask = xray.mask.numpy()
@@ -217,7 +217,21 @@ class Comparison:
         return np.concatenate([self._chunk(poses[i : i + step]) for i in range(0, len(poses), step)])
 
     def _chunk(self, poses: Array64) -> Array64:
-        rendered = [self._render(k, poses) for k in range(len(self.fixed))]
+        return self.compared(poses, self.rendered(poses))
+
+    def rendered(self, poses: Float[Array64, "B 4 4"]) -> list[Array32]:
+        """Integrals [B, H, W] over t in [0, 1] of every exposure; any similarity of the same level may compare them."""
+        model = self.scale.model
+        found = []
+        for image in self.scale.images:
+            rays = np.stack([voxel_rays(model, image, p)[0] for p in poses])
+            samples = np.full(len(poses), samples_on(image, self.sampling.step * model.spacing))
+            valid = np.broadcast_to(image.valid, (len(poses), *image.shape))
+            found.append(cpu.forward(model.grid, rays, image.shape, samples, valid)[0])
+        return found
+
+    def compared(self, poses: Float[Array64, "B 4 4"], rendered: list[Array32]) -> Float[Array64, " B"]:
+        """Similarities of poses that ``rendered`` shows."""
         pool = cpu.pool(cpu.threads())
         if self.cut or self.measure.name == LOCAL_VARIANCE:
             masks = list(pool.map(lambda p: answered(self.scale.model, self.scale.images, p), poses))
@@ -270,14 +284,6 @@ class Comparison:
             value += factor * result.item()
             slope += factor * np.tensordot(images[1:].astype(float), by_pixel.numpy().astype(float), axes=2)
         return value / len(self.fixed), slope / len(self.fixed)
-
-    def _render(self, k: int, poses: Array64) -> Array32:
-        """Integrals [B, H, W] over t in [0, 1]."""
-        image, model = self.scale.images[k], self.scale.model
-        rays = np.stack([voxel_rays(model, image, p)[0] for p in poses])
-        samples = np.full(len(poses), samples_on(image, self.sampling.step * model.spacing))
-        valid = np.broadcast_to(image.valid, (len(poses), *image.shape))
-        return cpu.forward(model.grid, rays, image.shape, samples, valid)[0]
 
     def _moving(self, k: int, integrals: Array32) -> Array32:
         image = self.scale.images[k]
