@@ -26,6 +26,7 @@ Progress = Callable[[str, float], None]
 
 _SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
 _NEAR = 60.0  # mm
+_ALIKE = 0.98  # share of the pixels that a cut must leave for the two readings not to matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,30 @@ class Reading:
             found = [refine(scale, m, bounds, config, threaded=True) for m in seeds]
         found = distinct(found, 0.75 * scale.model.spacing, scale.model.radius)
         return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found))
+
+
+def exchanged(readings: list[Reading], count: int, config: DirectConfig) -> list[Reading]:
+    """Each reading with its own best poses and half as many of the other's: what one finds may be explained better by the other.
+
+    Where the best poses of both show next to nothing beyond the cut faces, the rule's reading alone.
+    """
+    ruled, whole = readings
+    top = ruled.scales[-1]
+    usable = sum(image.usable for image in top.images)
+    if all(evaluate(top, r.matrices[0], config.match).pixels > _ALIKE * usable for r in readings):
+        return [replace(ruled, matrices=ruled.matrices[:count] + whole.matrices[: max(1, count // 2)])]
+    return [
+        replace(a, matrices=a.matrices[:count] + b.matrices[: max(1, count // 2)]) for a, b in ((ruled, whole), (whole, ruled))
+    ]
+
+
+def decided(readings: list[Reading], level: int, config: DirectConfig) -> list[Reading]:
+    """The reading that the images support, with the best pose of the other as one more candidate."""
+    if len(readings) == 1:
+        return readings
+    right = int(ends_at_its_faces(readings[0], readings[1], level, config))
+    chosen, other = readings[right], readings[1 - right]
+    return [replace(chosen, matrices=[*chosen.matrices[:1], other.matrices[0], *chosen.matrices[1:]])]
 
 
 def ends_at_its_faces(ruled: Reading, whole: Reading, level: int, config: DirectConfig) -> bool:
@@ -151,16 +176,19 @@ class Direct:
         counts = {last: search.refined, last - 1: search.kept, last - 2: search.finalists}
         for level in range(last, -1, -1):
             count = counts.get(level, 1)
+            if both and count > 1 and level < last:
+                count += max(1, count // 2)
             readings = [r.refined(level, count, bounds, config) for r in readings]
-            if len(readings) > 1 and (level <= last - 1):
-                readings = readings[1:] if ends_at_its_faces(readings[0], readings[1], level, config) else readings[:1]
+            if len(readings) > 1 and level <= last - 1:
+                readings = decided(readings, level, config)
+            elif len(readings) > 1:
+                readings = exchanged(readings, search.kept, config)
             if count > 1 or level == last:
                 rival = rivalry(readings[0].candidates)
             history += readings[0].candidates[0].steps
             renders += sum(c.renders for r in readings for c in r.candidates)
             self._tell(f"level {level}", 0.3 + 0.7 * (len(scales) - level) / len(scales))
-        if len(readings) > 1 and ends_at_its_faces(readings[0], readings[1], 0, config):
-            readings = readings[1:]
+        readings = decided(readings, 0, config)
         best = readings[0].candidates[0]
         clock.append(time.perf_counter())
         covariance = covariance_of(best.normal)
