@@ -3,7 +3,8 @@
 The cost of a registration forgives what does not fit, and must: metal and moved tissue are in every exposure. Whether the pose
 is right shows in what is left when nothing is forgiven: the local correlation of the two gradient images, window by window and
 signed. It is taken on images reduced to about 80 pixels across, in which quantum noise is averaged away and anatomy that does not
-fit is not.
+fit is not. Gradients are cut off at a length, or the edges of metal in the one image and of a sawn-off model in the other would
+outvote everything between them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from raylign.registration.pyramid import Array64, ImageLevel
 
 _ACROSS = 80  # pixels across at which it is measured, about
 _PARTS = 4  # the field is looked at in 4 x 4 parts
+_LONGEST = 1.5  # of a gradient, in units of the length that a fifth of them exceed
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def reduced(image: ImageLevel, integrals: NDArray[np.float32], mask: NDArray[np.
 
 def _pattern(fixed: Array64, moving: Array64, share: Array64, radius: int) -> Pattern:
     """The pattern of one exposure from its gradients, zero where they cannot be compared."""
-    correlation, energy, factor, there = local_match(fixed, moving, share, radius)
+    length = np.hypot(*moving) * (share > 0.5)
+    shown = length > 0.1 * np.sqrt((length**2).mean())
+    correlation, energy, factor, there = local_match(cut_off(fixed, shown), cut_off(moving, shown), share, radius)
     speaks = there & (energy > 0.1 * energy[there].mean() if there.any() else there)
     if speaks.sum() < 16:
         return _NOTHING
@@ -100,6 +104,15 @@ def _pattern(fixed: Array64, moving: Array64, share: Array64, radius: int) -> Pa
         opposed=float(weight[correlation < 0.2].sum() / total),
         contrast=float(min((high - low) / 2, 3.0)),
     )
+
+
+def cut_off(gradient: Array64, where: NDArray[np.bool_]) -> Array64:
+    """A gradient image [2, h, w] whose vectors are no longer than 1.5 times what four fifths of those at ``where`` stay under."""
+    if not where.any():
+        return gradient
+    length = np.hypot(*gradient)
+    limit = _LONGEST * float(np.quantile(length[where], 0.8))
+    return np.asarray(gradient * np.minimum(1, limit / np.maximum(length, 1e-30)))
 
 
 def local_match(

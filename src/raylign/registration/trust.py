@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-INTERCEPT = -6.0
+INTERCEPT = 0.90
 WEIGHTS = {
-    "agreement": 6.0,
-    "weakest": 3.0,
-    "opposed": -3.0,
-    "contrast": -1.0,
-    "explained": 1.0,
-    "rival": -1.0,
-    "wobble": -0.5,
+    "agreement": 4.40,
+    "weakest": 1.58,
+    "opposed": -0.32,
+    "contrast": -6.42,
+    "explained": 1.39,
+    "wobble": -2.18,
 }

@@ -1,0 +1,106 @@
+"""What confidence is made of: the pattern of a match, the regression, the words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.stats import pearsonr
+
+from raylign.registration import DirectConfig, Problem, trust
+from raylign.registration.confidence import Evidence, features, judge
+from raylign.registration.evidence import local_match, pattern, reduced
+from raylign.registration.levels import build_scales
+from raylign.registration.matching import answered, render
+from raylign.registration.search import moved
+from tests.registration import scene
+
+GOOD = Evidence(0.8, 1.0, 0.2, 0.3, 0.1, True, 0.9, 0.85, 0.01, 0.25)
+
+
+def gradients(image: np.ndarray) -> np.ndarray:
+    return np.stack([np.gradient(image, axis=1), np.gradient(image, axis=0)])
+
+
+@pytest.fixture(scope="module")
+def texture() -> np.ndarray:
+    return gaussian_filter(np.random.default_rng(0).standard_normal((48, 56)), 2.0)
+
+
+def test_local_correlation_and_factor_are_those_of_the_window(texture: np.ndarray) -> None:
+    """One window by hand, with SciPy's correlation of samples centred about zero by their negatives."""
+    other = gaussian_filter(np.random.default_rng(1).standard_normal(texture.shape), 2.0)
+    fixed, moving = gradients(0.6 * texture + 0.4 * other), gradients(texture)
+    share = np.ones(texture.shape)
+    correlation, energy, factor, there = local_match(fixed, moving, share, 3)
+    assert there.all()
+    a, b = (g[:, 17:24, 27:34].ravel() for g in (fixed, moving))
+    expected = pearsonr(np.concatenate([a, -a]), np.concatenate([b, -b])).statistic
+    assert correlation[20, 30] == pytest.approx(expected, abs=1e-6)
+    assert energy[20, 30] == pytest.approx(2 * (b**2).mean(), rel=1e-6)
+    assert factor[20, 30] == pytest.approx(np.linalg.lstsq(b[:, None], a, rcond=None)[0][0], rel=1e-6)
+
+
+def test_a_pattern_is_blind_to_gain_and_sees_the_sign(texture: np.ndarray) -> None:
+    g = gradients(texture)
+    share = np.ones(texture.shape)
+    same = local_match(3.7 * g, g, share, 4)
+    assert same[0].min() == pytest.approx(1.0) and same[2].mean() == pytest.approx(3.7)
+    assert local_match(-g, g, share, 4)[0].max() == pytest.approx(-1.0)
+    nothing = local_match(0 * g, g, share, 4)
+    assert not nothing[3].any() and not nothing[0].any()
+
+
+def test_block_means_of_gradients_are_those_of_the_pixels() -> None:
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.centre_start())
+    scale = build_scales(problem, DirectConfig())[0]
+    image = scale.images[0]
+    matrix = scene.truth().matrix.numpy()
+    rendering = render(scale.model, scale.images, matrix, DirectConfig().match, jacobian=False)
+    mask = answered(scale.model, scale.images, matrix)[0]
+    fixed, moving, share = reduced(image, rendering.integrals[0], mask)
+    factor = image.shape[0] // share.shape[0]
+    assert factor == 2 and share.max() == 1 and share.min() == 0
+    y, x = 30, 41
+    block = (slice(2 * y, 2 * y + 2), slice(2 * x, 2 * x + 2))
+    shown = np.gradient((rendering.integrals[0] * image.lengths).astype(np.float64), axis=1)
+    assert share[y, x] == 1
+    assert moving[0, y, x] == pytest.approx(shown[block].mean(), rel=1e-4)
+    assert fixed[1, y, x] == pytest.approx(image.gradient[1][block].mean(), rel=1e-5)
+
+
+def test_the_pattern_falls_as_the_pose_leaves_the_truth() -> None:
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.centre_start())
+    scale = build_scales(problem, DirectConfig())[0]
+    truth = scene.truth().matrix.numpy()
+    centre = truth[:3, :3] @ scene.chest().centre.numpy() + truth[:3, 3]
+    found = [
+        pattern(scale, moved(truth, np.array([0, 0, 0, mm, 0, 0.0]), centre), DirectConfig().match) for mm in (0.0, 3.0, 12.0)
+    ]
+    assert found[0].agreement > 0.85 and found[0].opposed < 0.05
+    assert found[0].agreement > found[1].agreement + 0.1 > found[2].agreement + 0.2
+    assert found[0].weakest > found[1].weakest > found[2].weakest
+    assert found[2].opposed > found[0].opposed + 0.2
+
+
+def test_every_feature_counts_the_way_it_may() -> None:
+    """Worse evidence of any one kind never raises the probability."""
+    assert set(features(GOOD)) == set(trust.WEIGHTS)
+    worse = {
+        "agreement": 0.4, "weakest": 0.1, "opposed": 0.4, "contrast": 0.9, "explained": 0.2, "rival": 0.95, "wobble": 0.8,
+    }  # fmt: skip
+    best = judge(GOOD, 0.5).probability
+    assert best > 0.9
+    for name, value in worse.items():
+        assert judge(replace(GOOD, **{name: value}), 0.5).probability <= best
+    assert judge(replace(GOOD, **worse), 0.5).probability < 0.05
+
+
+def test_a_distrusted_result_says_what_is_wrong_with_it() -> None:
+    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, explained=0.3, rival=0.9)
+    doubted = judge(stranger, 0.6)
+    assert not doubted.trusted and "another patient" in doubted.reasons[0]
+    assert judge(GOOD, 0.6).trusted and judge(GOOD, 0.6).reasons == ()
+    assert doubted.evidence["agreement"] == 0.35
