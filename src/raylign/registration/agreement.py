@@ -1,0 +1,93 @@
+"""Whether several views agree on one pose: each is asked alone where it would put the model.
+
+The cost of several views is a sum, so that two views of which one is wrong (a wrong angle, another patient) meet in a pose that
+suits neither, and that looks well determined. What gives it away is that a view left alone goes elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.geometry import Rigid
+from raylign.registration.levels import build_scales, centre_under, evaluate
+from raylign.registration.problem import Problem
+from raylign.registration.refinement import refine
+from raylign.registration.result import Result
+from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.settings import DirectConfig
+
+_DEGREES, _MM = 10.0, 20.0  # how far a view alone may go: half as far again
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """What each view says of the pose that all were given.
+
+    Parameters
+    ----------
+    shares: explained share of each view's gradient energy at the common pose.
+    alone: the same where the view alone would put the model.
+    apart: mm across the view's rays between the two, mean over six points half as far from the model's centre as its surface.
+    """
+
+    shares: Float[Tensor, " views"]
+    alone: Float[Tensor, " views"]
+    apart: Float[Tensor, " views"]
+
+    def reasons(self, limit: float = 1.0, gain: float = 0.05) -> tuple[str, ...]:
+        """A sentence for each view that disagrees, the farthest first.
+
+        It does where it alone would put the model more than ``limit`` mm elsewhere and leave less of its structure unexplained
+        there, by a share of at least ``gain``: a view that sees little wanders and gains nothing. Of two views that disagree
+        nothing says which is wrong: both may be named, or the one that had less say.
+        """
+        better = 1 - self.alone < (1 - gain) * (1 - self.shares)
+        order = sorted(range(len(self.apart)), key=lambda i: -float(self.apart[i]))
+        return tuple(
+            f"view {i + 1} alone would put the model {float(self.apart[i]):.1f} mm from where all views together do:"
+            " check its angles, its distances, and whose it is"
+            for i in order
+            if len(order) > 1 and float(self.apart[i]) > limit and bool(better[i])
+        )
+
+
+def agreement(problem: Problem, result: Result, config: DirectConfig | None = None, level: int = 1) -> Agreement:
+    """Refine each view alone from a registration's pose, at a level of the pyramid (0 is the finest).
+
+    A view on which the model has nothing to say stays where it is and has shares of zero. One view agrees with itself but for
+    what the levels differ in.
+
+    Raises
+    ------
+    InputError: as of the registration.
+    """
+    config = config or DirectConfig()
+    near = replace(config, search=replace(config.search, degrees=_DEGREES, mm=_MM, depth=None))
+    model, cut = problem.model, result.settings.get("cut_faces")
+    if model.truncated is None and cut is not None:
+        x, y, z = ((bool(a), bool(b)) for a, b in cut)
+        model = replace(model, truncated=(x, y, z))
+    scales = build_scales(replace(problem, model=model, start=result.transform), near)
+    scale = scales[min(level, len(scales) - 1)]
+    matrix = result.transform.matrix.numpy()
+    centre = centre_under(scale, matrix)
+    around = torch.from_numpy(centre + scale.model.radius * np.concatenate([np.eye(3), -np.eye(3)]))
+    points = result.transform.inverse().apply(around)
+    alone, apart = [], []
+    for i, xray in enumerate(problem.xrays):
+        bounds = Bounds(matrix, camera_axes(xray.view), centre, _DEGREES, _MM, 2 * _MM)
+        one = replace(scale, images=[scale.images[i]])
+        found = refine(one, matrix, bounds, near, threaded=True)
+        alone.append(found.normal.explained)
+        there = Rigid(torch.from_numpy(found.matrix)).apply(points)
+        across = torch.linalg.cross(xray.view.directions(there), around - there)
+        apart.append(float(across.norm(dim=1).mean()))
+    shares = evaluate(scale, matrix, near.match).shares
+    return Agreement(
+        torch.from_numpy(shares.copy()), torch.tensor(alone, dtype=torch.float64), torch.tensor(apart, dtype=torch.float64)
+    )
