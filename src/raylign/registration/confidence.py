@@ -76,16 +76,14 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
 
 
 def features(evidence: Evidence) -> dict[str, float]:
-    """What the logistic regression sees, by name; ``trust.WEIGHTS`` has a weight for each.
-
-    Not ``rival``: it depends on how many candidates a search keeps, and added nothing to the others.
-    """
+    """What the logistic regression sees, by name; ``trust.WEIGHTS`` has a weight for each."""
     return {
         "agreement": evidence.agreement,
         "weakest": evidence.weakest,
         "opposed": evidence.opposed,
         "contrast": evidence.contrast,
         "explained": evidence.explained,
+        "rival": evidence.rival,
         "wobble": float(np.log(np.clip(evidence.wobble, 0.01, 10) / 0.1)),
     }
 

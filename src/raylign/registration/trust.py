@@ -9,5 +9,6 @@ WEIGHTS = {
     "opposed": -0.32,
     "contrast": -6.42,
     "explained": 1.39,
+    "rival": 0.0,
     "wobble": -2.18,
 }
