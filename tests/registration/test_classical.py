@@ -223,6 +223,17 @@ def test_scales_follow_the_detector() -> None:
     assert fixed[0].shape == cropped.images[0].shape
 
 
+def test_a_start_that_shows_the_model_nowhere() -> None:
+    """It is worth nothing and not to be trusted; and it may be registered all the same, by who looks that far."""
+    far = scene.truth().matrix.clone()
+    far[:3, 3] += torch.tensor([450.0, 0.0, 300.0], dtype=torch.float64)
+    lost = replace(problem(), start=Rigid(far))
+    settings = config(level(CMAES(population=8, generations=2), sampling=Sampling(pixels=24, step=2.0)))
+    result = Classical(settings).register(lost)
+    assert not result.confidence.trusted and result.confidence.probability < 0.1
+    assert torch.isfinite(result.covariance).all()
+
+
 def test_refusals() -> None:
     with pytest.raises(InputError, match="no similarity"):
         Measure("nncc")

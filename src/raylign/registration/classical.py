@@ -245,8 +245,12 @@ def assess(problem: Problem, matrix: Array64, axes: Array64, trust: float) -> Re
     masks = answered(scale.model, scale.images, matrix)
     floor = normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), match)
     normal = normal_equations(scale.model, scale.images, rendering, masks, floor.noise, match)
-    covariance = covariance_of(normal)
-    evidence = gather(Candidate(matrix, replace(normal, cost=floor.cost)), covariance, scale, axes, 0.0, True)
+    if np.linalg.matrix_rank(normal.hessian, hermitian=True) == 6:
+        covariance = covariance_of(normal)
+    else:  # the model shows next to nowhere: an inverse of nothing would call the pose certain
+        covariance = np.diag([np.pi**2] * 3 + [1e6] * 3)
+    rival = 0.0 if floor.cost < 0 else 1.0  # explaining nothing is matched by any pose that shows nothing
+    evidence = gather(Candidate(matrix, replace(normal, cost=floor.cost)), covariance, scale, axes, rival, True)
     return Result(
         transform=Rigid(torch.from_numpy(matrix)),
         start=problem.start,
