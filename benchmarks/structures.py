@@ -126,6 +126,7 @@ class Outcome:
     whole_trusted: bool
     seconds: float
     with_whole: bool
+    present: bool
     probability: float
     trusted: bool
     evidence: dict[str, float]
@@ -238,6 +239,9 @@ def main() -> None:
     parser.add_argument("--rests", default="modelled,masked,none")
     parser.add_argument("--views", default="1,2")
     parser.add_argument("--motions", type=int, default=4, help="of each structure; 0: not moved at all, one pose")
+    parser.add_argument(
+        "--absent", type=int, default=0, help="exposures of each structure's patient without it, to be distrusted"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--append", type=Path, help="a file to which each registration is added as a line of JSON")
     parser.add_argument("--json", action="store_true")
@@ -270,10 +274,13 @@ def _run(patient: Patient, given: argparse.Namespace) -> Iterator[Outcome]:
     for number, structure in enumerate(structures):
         names = tuple(structure.split(","))
         points = surface(model, labels, names)
-        for i in range(max(1, given.motions)):
+        for i in range(max(1, given.motions) + given.absent):
+            present = i < max(1, given.motions)
             generator = torch.Generator().manual_seed(10_000 * given.seed + 100 * number + i)
             motion = drawn_motion(points, generator) if given.motions else torch.eye(4, dtype=torch.float64)
             copy = moved_copy(scan, labels, names, motion) if given.motions else scan
+            if not present:
+                copy = replace(scan, data=torch.from_numpy(cut_out(scan, labels, names)[1]))
             aim = 0.3 * model.centre + 0.7 * points.mean(0)
             xrays, pose = exposures(patient.width, copy, aim, generator)
             for count in (int(v) for v in given.views.split(",")):
@@ -285,7 +292,7 @@ def _run(patient: Patient, given: argparse.Namespace) -> Iterator[Outcome]:
                     seconds = time.process_time() - begun
                     fresh, whole = whole is None and result.whole is not None, whole or result.whole
                     outcome = _outcome(patient, (structure, count, rest), problem, result, (pose, motion, points))
-                    yield replace(outcome, seconds=seconds, with_whole=fresh)
+                    yield replace(outcome, seconds=seconds, with_whole=fresh, present=present)
 
 
 def _outcome(
@@ -309,6 +316,7 @@ def _outcome(
         whole_trusted=whole is not None and whole.confidence.trusted,
         seconds=0.0,
         with_whole=False,
+        present=True,
         probability=own.confidence.probability,
         trusted=own.confidence.trusted,
         evidence=dict(own.confidence.evidence),
@@ -327,7 +335,8 @@ def _rows(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     return [_row(key, group) for key, group in groups.items()]
 
 
-def _row(key: tuple[str, str, int, str], group: list[Outcome]) -> dict[str, Any]:
+def _row(key: tuple[str, str, int, str], everything: list[Outcome]) -> dict[str, Any]:
+    group = [o for o in everything if o.present]
     space, plane = np.array([o.mtre for o in group]), np.array([o.mrpd for o in group])
     seconds = [o.seconds for o in group if not o.with_whole] or [o.seconds for o in group]
     return {
@@ -344,27 +353,29 @@ def _row(key: tuple[str, str, int, str], group: list[Outcome]) -> dict[str, Any]
         "whole_median": float(np.median([o.whole_mtre for o in group])),
         "cpu_seconds": float(np.median(seconds)),
         "trusted": sum(o.trusted for o in group),
-        "silent_failures": sum(o.trusted and o.mrpd > _WRONG for o in group),
+        "silent_failures": sum(o.trusted and (o.mrpd > _WRONG or not o.present) for o in everything),
+        "absent": sum(not o.present for o in everything),
     }
 
 
 def _print(rows: list[dict[str, Any]], head: str) -> None:
     print(head)
     print(
-        f"{'patient':14s} {'structure':20s} {'views':>5s} {'rest':8s} {'n':>2s} {'start':>5s}  {'mTRE':>6s} {'max':>6s} {'% < 2/5':>8s}"
-        f"  {'mRPD':>5s} {'max':>5s} {'% < 2':>5s}  {'whole':>5s} {'CPU s':>5s} {'trusted':>7s} {'silent':>6s}"
+        f"{'patient':14s} {'structure':20s} {'views':>5s} {'rest':8s} {'n':>2s} {'start':>5s}"
+        f"  {'mTRE':>6s} {'max':>6s} {'% < 2/5':>8s}  {'mRPD':>5s} {'max':>5s} {'% < 2':>5s}  {'whole':>5s} {'CPU s':>5s} {'trusted':>7s} {'silent':>6s}"
     )
     for r in rows:
         under = f"{r['mtre_under_2']}/{r['mtre_under_5']}"
         print(
             f"{r['patient']:14s} {r['structure'][:20]:20s} {r['views']:5d} {r['rest']:8s} {r['n']:2d} {r['start_median']:5.1f}"
-            f"  {r['mtre_median']:6.2f} {r['mtre_max']:6.2f} {under:>8s}  {r['mrpd_median']:5.2f} {r['mrpd_max']:5.2f}"
-            f" {r['mrpd_under_2']:5d}  {r['whole_median']:5.2f} {r['cpu_seconds']:5.1f} {r['trusted']:7d} {r['silent_failures']:6d}"
+            f"  {r['mtre_median']:6.2f} {r['mtre_max']:6.2f} {under:>8s}  {r['mrpd_median']:5.2f}"
+            f" {r['mrpd_max']:5.2f} {r['mrpd_under_2']:5d}  {r['whole_median']:5.2f} {r['cpu_seconds']:5.1f} {r['trusted']:7d} {r['silent_failures']:6d}"
         )
     print(
         "errors in mm: mTRE in 3D on the structure's surface, mRPD across the beams; start: how far it had moved; whole: mTRE of"
     )
     print("the whole CT; CPU s: of the structure alone where the whole CT's pose was known from the treatment before")
+    print("silent: trusted, and over 5 mm off across the beams or of a structure that is not there (--absent)")
 
 
 if __name__ == "__main__":

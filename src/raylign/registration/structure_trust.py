@@ -26,7 +26,8 @@ class StructureEvidence:
 
     Parameters
     ----------
-    gain: share of what the rest alone leaves unexplained, in the structure's own shadow, that the structure explains.
+    gain: share of the variance that the rest alone leaves unexplained, in the structure's own shadow, that the structure
+        explains: geometric mean over windows.
     unmoved: the same with the structure where the CT has it.
     rival: the gain of cost of the best other pose that the search ended in, as a share of the winner's; 0 where all ended here.
     visible: share of the structure's shadow that can be compared: within the field, not behind what the CT does not hold.
@@ -105,22 +106,22 @@ def model_covariance(scale: Scale, matrix: Array64, centre: Array64) -> Array64:
 def gather_structure(
     scale: Scale, found: Candidate, covariance: Array64, bounds: Bounds, rival: float, config: MatchConfig
 ) -> StructureEvidence:
-    """The evidence for a candidate at the finest level."""
+    """The evidence for a candidate at a level."""
     match = replace(config, step=config.finest_step)
     shadows = [_shadow(scale.model, image, found.matrix, match) for image in scale.images]
     masks = [a & _near(s, config.window) for a, s in zip(answered(scale.model, scale.images, found.matrix), shadows, strict=True)]
-    left = [_left(scale, matrix, masks, match) for matrix in (None, found.matrix, bounds.start)]
+    alone, here, there = (_cost(scale, m, masks, match) for m in (None, found.matrix, bounds.start))
     held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(found.matrix)
     points = surface_of(scale.model) @ found.matrix[:3, :3].T + found.matrix[:3, 3]
-    across = [_across(points, found.normal.centre, covariance, image.source) for image in scale.images]
+    across: list[float] = [_across(points, found.normal.centre, covariance, image.source) for image in scale.images]
     beam = bounds.axes[:, 2]
     return StructureEvidence(
-        gain=1 - left[1] / max(left[0], 1e-30),
-        unmoved=1 - left[2] / max(left[0], 1e-30),
+        gain=1 - float(np.exp(here - alone)),
+        unmoved=1 - float(np.exp(there - alone)),
         rival=rival,
         visible=_visible(scale, shadows),
-        across=max(across),
-        depth=float(np.sqrt(max(beam @ covariance[3:, 3:] @ beam, 0.0))),
+        across=max(across, default=0.0),
+        depth=float(np.sqrt(max(float(beam @ covariance[3:, 3:] @ beam), 0.0))),
         held=held,
     )
 
@@ -141,18 +142,16 @@ def _visible(scale: Scale, shadows: Sequence[NDArray[np.bool_]]) -> float:
     return max(float((s & i.valid).sum() / max(1, s.sum())) for s, i in zip(shadows, scale.images, strict=True))
 
 
-def _left(scale: Scale, matrix: Array64 | None, masks: list[NDArray[np.bool_]], match: MatchConfig) -> float:
-    """Mean residual variance over the masks, of the structure at a pose before the rest, or of the rest alone."""
+def _cost(scale: Scale, matrix: Array64 | None, masks: list[NDArray[np.bool_]], match: MatchConfig) -> float:
+    """Mean log variance over the masks, of the structure at a pose before the rest, or of the rest alone."""
     if matrix is None:
         none = tuple(np.zeros(i.shape, np.float32) for i in scale.images)
         rendering = Rendering(np.eye(4), none, (None,) * len(scale.images))
     else:
         rendering = render(scale.model, scale.images, matrix, match, jacobian=False)
     normal = normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), match)
-    if normal.pixels == 0:
-        return 0.0
-    energies = np.array([image.energy for image in scale.images])
-    return float((normal.noise / np.maximum(energies, 1e-30)).mean())
+    usable = sum(image.usable for image in scale.images)
+    return normal.cost * usable / max(1, sum(int(m.sum()) for m in masks))
 
 
 def _across(points: Array64, centre: Array64, covariance: Array64, source: Array64) -> float:
@@ -166,16 +165,18 @@ def _across(points: Array64, centre: Array64, covariance: Array64, source: Array
     return float(np.sqrt(max(total, 0.0) / len(points[::10])))
 
 
-_INTERCEPT, _GAIN, _RIVAL, _ACROSS = -1.0, 8.0, -3.0, -2.0
+# By hand: they part exposures that show the structure from ones of the same patient without it (docs/methods/structures.md).
+_INTERCEPT, _GAIN, _RIVAL = -3.5, 20.0, -2.0
 
 
 def judge_structure(evidence: StructureEvidence, whole: Result, trust: float) -> Confidence:
     """A probability that the structure lies within 2 mm across the beams, no larger than that of the whole CT's pose.
 
-    A logistic function of the gain, of the best rival and of the standard deviation across the beams.
+    A logistic function of the gain and of the best rival, lowered where the pose lies at the edge of the search or most of the
+    structure's shadow cannot be compared.
     """
     e = evidence
-    z = _INTERCEPT + _GAIN * e.gain + _RIVAL * e.rival + _ACROSS * e.across
+    z = _INTERCEPT + _GAIN * e.gain + _RIVAL * e.rival
     z -= 2.0 * (not e.held) + 4.0 * max(0.0, 0.5 - e.visible)
     own = float(1 / (1 + np.exp(-np.clip(z, -30, 30))))
     probability = min(own, whole.confidence.probability)
@@ -191,7 +192,7 @@ def _reasons(e: StructureEvidence, whole: Result, fine: bool) -> tuple[str, ...]
         first = (f"the pose of the whole CT, about which the structure was sought, is not to be trusted: {why}",)
     found = [
         (2 * (0.5 - e.visible), f"only {100 * e.visible:.0f} % of the structure's shadow can be compared"),
-        (0.6 - e.gain, f"the structure explains {100 * max(e.gain, 0):.0f} % of what the rest of the CT leaves in its place"),
+        (0.3 - e.gain, f"the structure explains {100 * max(e.gain, 0):.0f} % of what the rest of the CT leaves in its place"),
         (e.rival - 0.7, f"another place explains the images {100 * e.rival:.0f} % as well"),
         (0.5 * (not e.held), "the pose lies at the edge of what was searched: widen the search"),
         (0.2 * (e.across - 1.0), f"the images determine the structure to {e.across:.1f} mm across the beam only"),

@@ -244,7 +244,10 @@ class Structures:
         scales = structure_scales(parts.structure, rest, problem.xrays, whole.transform.matrix.numpy(), config)
         model = Problem(parts.structure, problem.xrays, whole.transform)
         found = descend(scales, model, config)
-        evidence = gather_structure(scales[0], found.best, found.covariance, found.bounds, found.rival, config.match)
+        # one level above the finest: there less of what is not explained is noise
+        evidence = gather_structure(
+            scales[min(1, len(scales) - 1)], found.best, found.covariance, found.bounds, found.rival, config.match
+        )
         structure = Result(
             transform=Rigid(torch.from_numpy(found.likely)),
             start=whole.transform,
