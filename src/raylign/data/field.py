@@ -168,22 +168,25 @@ def _cuts_a_shadow(level: np.ndarray, smaller: Polygon, larger: Polygon, factor:
     """Whether what ``smaller`` leaves out of ``larger`` lies in the shadow of a blade.
 
     The border that is only the smaller one's is a step; the border that is only the larger one's is none, for on both sides of
-    it there would be shadow; and hardly anything beyond is as bright as the field. The edge of the diaphragm or the spine is no
-    such border: dense tissue that a real blade's edge ends is lit.
+    it there would be shadow; and hardly anything beyond is as bright as the field, unless the step is deep and the same all
+    along. The edge of the diaphragm or the spine is no such border: dense tissue that a real blade's edge ends is lit.
     """
     kept = smaller.fill(level.shape)[::factor, ::factor]
     thin = level[::factor, ::factor]
     beyond = larger.fill(level.shape)[::factor, ::factor] & ~kept
     if beyond.sum() < 0.004 * thin.size:
         return True
-    if not kept.any() or np.percentile(thin[beyond], 90) > np.median(thin[kept]):
-        return False
+    dark = bool(kept.any()) and bool(np.percentile(thin[beyond], 90) <= np.median(thin[kept]))
     own = _step_within(level, smaller, larger, factor)
     if own is None:
-        return True
+        return dark
     drop, slope = own
-    middle = float(np.median(drop))
-    if middle < 0.6 * _STEP or middle < 2 * float(np.median(slope)) or (drop > 0.15 * _STEP).mean() < 0.85:
+    middle, beside, share = float(np.median(drop)), float(np.median(slope)), float((drop > 0.15 * _STEP).mean())
+    if middle < 0.6 * _STEP or middle < 2 * beside or share < 0.85:
+        return False
+    # what leaks through a thin blade beside the patient may be bright; a step like that is no patient's
+    unmistakable = middle > 1 and middle > 6 * beside and share > 0.97
+    if not (dark or unmistakable):
         return False
     return not _ends_outside(level, smaller, larger, factor, middle)
 
