@@ -132,7 +132,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], None], tuple[str, ...]]] = [
     (lambda v: v.update(frame="scanner"), ("landmarks.json", "frame", "SCANNER")),
     (lambda v: v.update(points=[]), ("landmarks.json", "points", "no key")),
     (lambda v: v.update(volume={"head": [1, 2]}), ("landmarks.json", "volume: head", "x, y, z")),
-    (lambda v: v.update(volume="gone.mrk.json"), ("gone.mrk.json", "no such file")),
+    (lambda v: v.update(volume="gone.mrk.json"), ("landmarks.json", "frame", "gone.mrk.json states its own")),
     (lambda v: v.update(images={"other.dcm": {"head": [1, 2]}}), ("images: other.dcm", "xray.dcm")),
     (lambda v: v.update(images=[{}, {}]), ("images", "2 for 1 X-ray")),
     (_marks({"head": "here"}), ("images: xray.dcm: head", "column, row")),

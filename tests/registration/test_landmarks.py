@@ -220,15 +220,15 @@ def test_three_landmarks_are_decided_by_the_prior_or_refused() -> None:
 
 
 def test_a_plane_seen_flat_has_two_poses() -> None:
-    """Four landmarks of a plane that leans either way: told, with what to mark; a second view settles it."""
-    points = np.array([[-60.0, 0, -60], [60, 0, -60], [60, 0, 60], [-60, 0, 60]])
-    pose = Rigid(se3.exp(torch.tensor([0.15, 0, 0, 0, 0, 0], dtype=torch.float64)))
+    """Four near landmarks of a plane lean either way: told, with what to mark; a second view settles it."""
+    points = np.array([[-30.0, 0, -30], [30, 0, -30], [30, 0, 30], [-30, 0, 30]])
+    pose = Rigid(se3.exp(torch.tensor([0.35, 0, 0, 0, 0, 0], dtype=torch.float64)))
     rng = np.random.default_rng(0)
     marks = [v.project(pose.apply(torch.from_numpy(points))).numpy() + rng.normal(size=(4, 2)) for v in (FRONTAL, LATERAL)]
     with pytest.raises(InputError, match=r"two poses explain the landmarks|leave a turn open"):
         solved(Case(points, pose, marks[:1]))
     found = solved(Case(points, pose, marks), (FRONTAL, LATERAL))
-    assert float(error(found, Case(points, pose, marks))[:3].norm()) < np.radians(3)
+    assert float(error(found, Case(points, pose, marks))[:3].norm()) < np.radians(4)
 
 
 def test_all_sides_exchanged_is_refused_and_so_is_nonsense() -> None:

@@ -155,16 +155,23 @@ def modes(marks: Marks, prior: Prior, config: PnPConfig) -> list[Mode]:
     rng = np.random.default_rng(config.seed)
     starts = _rotations(prior, config.degrees >= 180, rng)
     triples = _triples(marks, min(config.triples, max(20, _HYPOTHESES // len(starts))), rng)
-    rotation = np.tile(starts, (len(triples), 1, 1))
-    chosen = np.repeat(triples, len(starts), 0)
-    proposed = Poses(rotation, _linear_shift(rotation, marks, chosen, prior, config.noise_mm))
-    proposed = refined(proposed, marks, np.ones(chosen.shape), prior, Refinement(config.noise_mm, 10, subset=chosen))
+    # all marks together too: where none is wrong, three of them may miss what all agree on
+    every = np.arange(len(marks.landmark))[None]
+    proposals = [_proposed(starts, chosen, marks, prior, config) for chosen in (every, triples)]
+    proposed = Poses(*(np.concatenate([getattr(p, name) for p in proposals]) for name in ("rotation", "shift")))
     found: list[Mode] = []
     for k in _best_distinct(proposed, marks, prior, config):
         mode = _polished(proposed.take(slice(k, k + 1)), marks, prior, config)
         if mode is not None and all(_differ(mode, other) for other in found):
             found.append(mode)
     return sorted(found, key=lambda m: m.score)
+
+
+def _proposed(starts: Array64, subsets: NDArray[np.int64], marks: Marks, prior: Prior, config: PnPConfig) -> Poses:
+    """From each of the rotations, the pose that each subset of marks asks for: [S K] poses of [S, m] marks and K rotations."""
+    rotation, chosen = np.tile(starts, (len(subsets), 1, 1)), np.repeat(subsets, len(starts), 0)
+    begun = Poses(rotation, _linear_shift(rotation, marks, chosen, prior, config.noise_mm))
+    return refined(begun, marks, np.ones(chosen.shape), prior, Refinement(config.noise_mm, 10, subset=chosen))
 
 
 def apart(a: Mode, b: Mode) -> tuple[float, float]:
@@ -308,7 +315,7 @@ def _agreement(errors: Array64, way: Array64, config: PnPConfig) -> tuple[Array6
 
 
 def _best_distinct(poses: Poses, marks: Marks, prior: Prior, config: PnPConfig, most: int = 12) -> list[int]:
-    """Indices of the best proposals within the prior's box, each at least 1 degree or 3 mm from the ones before."""
+    """Indices of the best proposals within the prior's box, each at least 3 degrees or 10 mm from the ones before."""
     errors, _, way = reprojected(poses, marks)
     squares, agree = _agreement(errors, way, config)
     score = _score(squares, agree, _prior_cost(poses, prior), config)
@@ -321,7 +328,7 @@ def _best_distinct(poses: Poses, marks: Marks, prior: Prior, config: PnPConfig, 
             break
         turns = _angle(poses.rotation[chosen] @ poses.rotation[k].T)
         if not chosen or bool(
-            ((turns > np.radians(1)) | (np.linalg.norm(poses.shift[chosen] - poses.shift[k], axis=1) > 3)).all()
+            ((turns > np.radians(3)) | (np.linalg.norm(poses.shift[chosen] - poses.shift[k], axis=1) > 10)).all()
         ):
             chosen.append(int(k))
     return chosen
