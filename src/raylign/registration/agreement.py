@@ -39,14 +39,14 @@ class Agreement:
     alone: Float[Tensor, " views"]
     apart: Float[Tensor, " views"]
 
-    def reasons(self, limit: float = 1.0, gain: float = 0.05) -> tuple[str, ...]:
+    def reasons(self, limit: float = 1.0, gain: float = 0.01) -> tuple[str, ...]:
         """A sentence for each view that disagrees, the farthest first.
 
-        It does where it alone would put the model more than ``limit`` mm elsewhere and leave less of its structure unexplained
-        there, by a share of at least ``gain``: a view that sees little wanders and gains nothing. Of two views that disagree
-        nothing says which is wrong: both may be named, or the one that had less say.
+        It does where it alone would put the model more than ``limit`` mm elsewhere and explain more of its structure there, by
+        at least ``gain`` of all: a view that sees little wanders and gains nothing. Of two views that disagree nothing says
+        which is wrong: both may be named, or the one that had less say.
         """
-        better = 1 - self.alone < (1 - gain) * (1 - self.shares)
+        better = self.alone > self.shares + gain
         order = sorted(range(len(self.apart)), key=lambda i: -float(self.apart[i]))
         return tuple(
             f"view {i + 1} alone would put the model {float(self.apart[i]):.1f} mm from where all views together do:"
