@@ -1,7 +1,7 @@
 """Error of a registration against the Cramér-Rao bound of the exposure, as a function of dose.
 
 ``python benchmarks/dose.py --data FOLDER [--models pelvis,chest,thorax] [--photons 100,1500,20000] [--poses 2] [--seeds 4]
-[--polish] [--plot FOLDER] [--json]``
+[--polish] [--sources] [--plot FOLDER] [--json]``
 
 Each model is exposed by ``raylign.simulation`` at known poses, photons as stated at the median pixel behind the patient, several
 times with noise of its own. The millimetres of tissue on the rays are summed once a pose by the simulator's own integrator;
@@ -13,6 +13,8 @@ signal that is primary, counts with scatter, read-out noise; offset and gain kno
 Printed for each dose, along the axes of the view through the model's centre: the bound, the bias (root mean square over poses
 of the mean over seeds, less what the noise of that mean is expected to leave), the standard deviation over seeds at one pose,
 the root mean square error, and its ratio to the bound. Times are seconds of processor time.
+
+``--sources`` makes exposures without noise instead, and adds one part of the physics after the other.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from cases import scan
 from numpy.typing import NDArray
 
 from raylign.cli.warm import warm_kernels
-from raylign.data import Volume
+from raylign.data import Volume, XRay
 from raylign.evaluation.efficiency import Bound, Light, information, pose_jacobian
 from raylign.evaluation.metrics import view_axes
 from raylign.evaluation.uncertainty import twist_about_centre
@@ -42,11 +44,12 @@ from raylign.io import read_volume
 from raylign.registration import Direct, DirectConfig, Problem, SearchConfig, centred
 from raylign.registration.polish import PolishConfig, polish
 from raylign.registration.versions import versions
-from raylign.simulation import Dose, ExposureConfig, expose, generator, thorax
+from raylign.simulation import Detector, Dose, ExposureConfig, expose, generator, thorax
 from raylign.simulation.phantoms import ThoraxConfig
 from raylign.simulation.physics.materials import mass_centre
 from raylign.simulation.physics.paths import path_lengths
 from raylign.simulation.physics.scatter import ScatterConfig
+from raylign.simulation.physics.spectrum import few
 
 _Array = NDArray[np.float64]
 _SCANS = {"chest": "lidc0001", "pelvis": "totalseg_pelvis", "slab": "vhf_pelvis"}
@@ -174,6 +177,44 @@ def _degrees(bound: Bound) -> _Array:
     return bound.camera.numpy() * np.outer(scale, scale)
 
 
+def without_noise(s: Scene) -> dict[str, XRay]:
+    """The scene exposed without noise, what makes it differ from its line integrals added one by one."""
+    quiet = ExposureConfig(dose=Dose(photons=1500), noise="none")
+    bare = replace(quiet, scatter=ScatterConfig(factor=0), detector=Detector(blur_mm=0, glare=0, electronic=0))
+    beam = few(quiet.tube.kv, quiet.tube.aluminium_mm, quiet.tube.copper_mm, quiet.detector.csi_mm)
+    nearest = int(np.argmin(np.abs(np.asarray(beam.energies) - 70)))
+    single = sum(float(np.asarray(beam.attenuation(name))[nearest]) * mm for name, mm in s.tissues.items())
+    many = exposed(s, bare, generator(0))
+    return {
+        "one energy": replace(many, image=torch.as_tensor(single)),
+        "the whole beam": many,
+        "and scatter": exposed(s, replace(bare, scatter=quiet.scatter), generator(0)),
+        "and spread of light": exposed(s, quiet, generator(0)),
+    }
+
+
+def sources(scenes: list[Scene], pixels: int) -> list[dict[str, Any]]:
+    """Where error without noise comes from: root mean square over the poses, mm, by exposure and by method."""
+    ways = {
+        "direct": None,
+        "last step, no bone": PolishConfig(pixels=pixels, bone=False),
+        "last step": PolishConfig(pixels=pixels),
+    }
+    found: dict[tuple[str, str], list[_Array]] = {}
+    for s in scenes:
+        for what, xray in without_noise(s).items():
+            problem = Problem(s.volume, (xray,), s.pose)
+            result = Direct(DirectConfig(search=SearchConfig(hypotheses=1))).search_once(problem)
+            for way, config in ways.items():
+                ended = result if config is None else polish(problem, result, config)
+                found.setdefault((what, way), []).append(error(s, ended))
+    rows = []
+    for (what, way), errors in found.items():
+        size = np.sqrt(np.mean(np.square(errors), 0))
+        rows.append({"exposure": what, "method": way, "in_plane": float(np.hypot(size[3], size[4])), "depth": float(size[5])})
+    return rows
+
+
 def print_table(table: dict[str, Any]) -> None:
     """The rows as text: micrometres and millidegrees."""
     print(f"{table['machine']}; " + ", ".join(f"{k} {v}" for k, v in table["versions"].items()))
@@ -203,7 +244,7 @@ def plot(table: dict[str, Any], folder: Path) -> list[Path]:
     files = []
     for name in dict.fromkeys(r["model"] for r in table["rows"]):
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
-        rows = [r for r in table["rows"] if r["model"] == name]
+        rows = sorted((r for r in table["rows"] if r["model"] == name), key=lambda r: r["photons"])
         for panel, key in zip(panels, ("in_plane", "depth"), strict=True):
             for method, colour in (("direct", "tab:blue"), ("polish", "tab:red")):
                 own = [r for r in rows if r["method"] == method]
@@ -241,12 +282,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=384, help="pixels of a side of 307 mm")
     parser.add_argument("--polish", action="store_true", help="the last step too")
     parser.add_argument("--pixels", type=int, default=PolishConfig().pixels, help="of the last step")
+    parser.add_argument("--sources", action="store_true", help="no noise: which part of the exposure moves the end, and how far")
     parser.add_argument("--plot", type=Path, help="a folder for pictures")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if any(name != "thorax" for name in given.models.split(",")) and not (given.data / "ct").is_dir():
         raise SystemExit(f"{given.data / 'ct'} is not there: give --data, or --models thorax")
     warm_kernels()
+    if given.sources:
+        for name in given.models.split(","):
+            volume = model(name, given.data)
+            print(f"{name}, no noise, {given.poses} poses; um, root mean square")
+            for r in sources([scene(volume, seed, given.size) for seed in range(given.poses)], given.pixels):
+                print(
+                    f"  {r['exposure']:20s} {r['method']:20s} in plane {1e3 * r['in_plane']:6.1f}  depth {1e3 * r['depth']:6.1f}"
+                )
+        return
     last = PolishConfig(pixels=given.pixels) if given.polish else None
     rows: list[dict[str, Any]] = []
     for name in given.models.split(","):

@@ -217,7 +217,7 @@ def information(
     ------
     InputError: shapes that differ.
     """
-    shape = tuple(light.photons.shape)
+    shape = (int(light.photons.shape[0]), int(light.photons.shape[1]))
     inside = np.ones(shape, np.bool_) if mask is None else np.asarray(mask, np.bool_)
     if (
         tuple(jacobian.shape[1:]) != shape
