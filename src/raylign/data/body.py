@@ -18,7 +18,7 @@ _SOLID = 0.5  # of water's attenuation (-500 HU): skin and shells, no foam and n
 _CORE = 7.0  # mm: a body holds balls of this radius, a table's shell does not
 _SHARE = 0.85  # of the slices in which a voxel column of a table is solid: it is drawn through the scan, a patient is not
 _WIDTH = 100.0  # mm across that a table has at least
-_TOUCHING = 0.02  # share of a table's surface voxels that may lie against the body
+_TOUCHING = 0.1  # share of the slices in which a table may lie against the body
 _TILT = math.cos(math.radians(3))
 
 
@@ -74,7 +74,7 @@ def without_table(volume: Volume) -> Tabled:
         return Tabled(volume, None, "no table was found")
     table = apart & np.expand_dims(drawn, axis)
     near = table & ndimage.binary_dilation(body, np.ones((3, 3, 3)))
-    if near.sum() > _TOUCHING * table.sum():
+    if near.any(tuple(k for k in range(3) if k != axis)).mean() > _TOUCHING:
         return Tabled(volume, None, "table kept: it lies against the body")
     profile = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(drawn, 4), iterations=3))[4:-4, 4:-4]
     profile = ndimage.binary_dilation(profile, iterations=1)
