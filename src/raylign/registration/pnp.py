@@ -96,7 +96,7 @@ class Poses:
     rotation: Array64
     shift: Array64
 
-    def take(self, index: slice) -> Poses:
+    def take(self, index: list[int] | slice) -> Poses:
         """Some of them."""
         return Poses(self.rotation[index], self.shift[index])
 
@@ -159,12 +159,12 @@ def modes(marks: Marks, prior: Prior, config: PnPConfig) -> list[Mode]:
     every = np.arange(len(marks.landmark))[None]
     proposals = [_proposed(starts, chosen, marks, prior, config) for chosen in (every, triples)]
     proposed = Poses(*(np.concatenate([getattr(p, name) for p in proposals]) for name in ("rotation", "shift")))
+    best = _best_distinct(proposed, marks, prior, config)
     found: list[Mode] = []
-    for k in _best_distinct(proposed, marks, prior, config):
-        mode = _polished(proposed.take(slice(k, k + 1)), marks, prior, config)
-        if mode is not None and all(_differ(mode, other) for other in found):
+    for mode in sorted(_polished(proposed.take(best), marks, prior, config), key=lambda m: m.score):
+        if all(_differ(mode, other) for other in found):
             found.append(mode)
-    return sorted(found, key=lambda m: m.score)
+    return found
 
 
 def _proposed(starts: Array64, subsets: NDArray[np.int64], marks: Marks, prior: Prior, config: PnPConfig) -> Poses:
@@ -334,32 +334,35 @@ def _best_distinct(poses: Poses, marks: Marks, prior: Prior, config: PnPConfig, 
     return chosen
 
 
-def _polished(pose: Poses, marks: Marks, prior: Prior, config: PnPConfig) -> Mode | None:
-    """One pose refined on the marks that agree; None where it leaves the box or fewer than three landmarks agree."""
-    how = Refinement(config.noise_mm, 8)
-    weights = np.zeros(len(marks.landmark))
+def _polished(poses: Poses, marks: Marks, prior: Prior, config: PnPConfig) -> list[Mode]:
+    """Poses refined on the marks that agree; without those that leave the box or on which fewer than three landmarks agree."""
+    if not len(poses.rotation):
+        return []
+    weights = np.zeros((len(poses.rotation), len(marks.landmark)))
     for _ in range(6):
         before = weights
-        errors, _, way = reprojected(pose, marks)
-        squares, agree = _agreement(errors[0], way[0], config)
-        if len(np.unique(marks.landmark[agree])) < 3:
-            return None
+        errors, _, way = reprojected(poses, marks)
+        squares, agree = _agreement(errors, way, config)
         limit = HUBER * np.sqrt(2) * config.noise_mm
         weights = agree * np.minimum(1.0, limit / np.sqrt(np.maximum(squares, 1e-12)))
-        pose = refined(pose, marks, weights[None], prior, how)
+        poses = refined(poses, marks, weights, prior, Refinement(config.noise_mm, 8))
         if np.abs(weights - before).max() < 1e-4:
             break
-    errors, derivatives, way = reprojected(pose, marks)
-    squares, agree = _agreement(errors[0], way[0], config)
-    if float(_angle(pose.rotation[0] @ prior.rotation.T)) > prior.largest or len(np.unique(marks.landmark[agree])) < 3:
-        return None
-    # six of the equations went into the pose
-    left = max(0, 2 * int(agree.sum()) - 6)
-    sigma = float(np.sqrt((PRIOR_DOF * config.noise_mm**2 + squares[agree].sum()) / (PRIOR_DOF + left)))
-    information = np.einsum("m,mki,mkj->ij", weights / sigma**2, derivatives[0], derivatives[0])
-    information += np.diag([prior.turn**2] * 3 + [prior.move**2] * 3)
-    score = float(_score(squares, agree, _prior_cost(pose, prior)[0], config))
-    return Mode(pose.rotation[0], pose.shift[0], errors[0], agree, sigma, _inverse(information), score)
+    errors, derivatives, way = reprojected(poses, marks)
+    squares, agree = _agreement(errors, way, config)
+    score = _score(squares, agree, _prior_cost(poses, prior), config)
+    inside = _angle(poses.rotation @ prior.rotation.T) <= prior.largest
+    found = []
+    for k in np.flatnonzero(inside):
+        if len(np.unique(marks.landmark[agree[k]])) < 3:
+            continue
+        # six of the equations went into the pose
+        left = max(0, 2 * int(agree[k].sum()) - 6)
+        sigma = float(np.sqrt((PRIOR_DOF * config.noise_mm**2 + squares[k][agree[k]].sum()) / (PRIOR_DOF + left)))
+        information = np.einsum("m,mki,mkj->ij", weights[k] / sigma**2, derivatives[k], derivatives[k])
+        information += np.diag([prior.turn**2] * 3 + [prior.move**2] * 3)
+        found.append(Mode(poses.rotation[k], poses.shift[k], errors[k], agree[k], sigma, _inverse(information), float(score[k])))
+    return found
 
 
 def _inverse(information: Array64) -> Array64:
