@@ -62,7 +62,7 @@ class BenchFlags:
     what: Annotated[str, _projector("What is computed.", "NAMES")] = _WHATS
     volume: Annotated[int, _projector("Voxels along an edge of the cube of 256 mm.", "N")] = 256
     error: Annotated[
-        float | None, _projector("Relative RMS error that every setting must reach [that of RTK's Joseph projector].")
+        float | None, _projector("Relative RMS error that every setting must reach; that of RTK's Joseph projector if not given.")
     ] = None
     model: Annotated[str, _projector("raylign's: trilinear, joseph, siddon or the cheapest.", "NAME")] = "cheapest"
     seconds: Annotated[float, _projector("A row of which one call takes longer is left out.", "S")] = 12.0
