@@ -138,8 +138,8 @@ def collimated(level: np.ndarray) -> np.ndarray | None:
     if usual - dark < _STEP:
         return None
     shares = (0.08, 0.16, 0.25, 0.35, 0.46, 0.58, 0.7, 0.85)
-    lit = [_lit_polygon(small, dark + share * (usual - dark), factor) for share in shares]
-    lit = [p for p in lit if p is not None and _edge_score(level, p, factor, strict=True)]
+    hulls = [_lit_polygon(small, dark + share * (usual - dark), factor) for share in shares]
+    lit = [p for p in hulls if p is not None and _edge_score(level, p, factor, strict=True)]
     # Where dense tissue meets the edge, or scatter fills the shadow, no one threshold parts them; the edge still does.
     edges = [p for p in _along_edges(level, small, factor) if _in_shadow(level, p, factor) and _plausible(level, p, factor)]
     scored = [(_edge_score(level, p, factor, strict=False) or 0.0, p) for p in [*lit, *edges]]
@@ -225,7 +225,8 @@ def _along_edges(level: np.ndarray, small: np.ndarray, factor: int) -> list[Poly
             false = [k for k in range(len(share)) if not _cuts_a_shadow(level, blades, _without(blades, k), factor)]
             if not false:
                 break
-            worst = min(false, key=lambda k: float(np.median(drops.drop[drops.side == k])) if (drops.side == k).any() else 0.0)
+            depth = [float(np.median(drops.drop[drops.side == k])) if (drops.side == k).any() else 0.0 for k in false]
+            worst = false[int(np.argmin(depth))]
         blades = _without(blades, worst)
     if circle is None or blades is None:
         return [p for p in (circle, blades) if p is not None]
