@@ -16,7 +16,7 @@ from raylign.registration.levels import Scale, build_scales, centre_under, evalu
 from raylign.registration.locate import Place, locate, uncut
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, box_corners, content, cut_faces
-from raylign.registration.refinement import Candidate, covariance_of, distinct, refine
+from raylign.registration.refinement import Candidate, covariance_of, distinct, neighbours, refine
 from raylign.registration.result import Result, Step
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
@@ -47,6 +47,24 @@ class Reading:
             found = [refine(scale, m, bounds, config, threaded=True) for m in seeds]
         found = distinct(found, 0.75 * scale.model.spacing, scale.model.radius)
         return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found))
+
+
+def shaken(reading: Reading, level: int, count: int, bounds: Bounds, config: DirectConfig) -> Reading:
+    """The best ``count`` candidates and what is reached from beside them: a search of valleys next to the ones that were found.
+
+    Repeated, once, where that found something better.
+    """
+    scale = reading.scales[level]
+    for _ in range(2):
+        top = reading.candidates[0].normal.cost
+        seeds = [m for c in reading.candidates[:count] for m in neighbours(c, scale) if bounds.hold(m)]
+        pool = cpu.pool(cpu.threads())
+        found = list(pool.map(lambda m: refine(scale, m, bounds, config, threaded=False), seeds))
+        joined = distinct([*reading.candidates, *found], 0.75 * scale.model.spacing, scale.model.radius)
+        reading = replace(reading, matrices=[c.matrix for c in joined], candidates=tuple(joined))
+        if joined[0].normal.cost > top - 0.02 * abs(top):
+            break
+    return reading
 
 
 def exchanged(readings: list[Reading], count: int, config: DirectConfig) -> list[Reading]:
@@ -179,6 +197,8 @@ class Direct:
             if both and count > 1 and level < last:
                 count += max(1, count // 2)
             readings = [r.refined(level, count, bounds, config) for r in readings]
+            if level == last - 1 and search.hypotheses > 1:
+                readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
             if len(readings) > 1 and level <= last - 1:
                 readings = decided(readings, level, config)
             elif len(readings) > 1:

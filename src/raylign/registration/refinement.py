@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from raylign.registration.settings import DirectConfig
 # The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
 _UNMODELLED = 3.5
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
+_RISE = 0.3  # mean log variance ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,22 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     final = system(rendering, answered(scale.model, scale.images, matrix), none)
     judged = replace(final, hessian=now.hessian, gradient=now.gradient, scores=now.scores)
     return Candidate(matrix, judged, tuple(steps), renders)
+
+
+def neighbours(candidate: Candidate, scale: Scale, directions: int = 3) -> list[Array64]:
+    """Poses either way along the directions that the images at this level determine least: where the next valley may lie.
+
+    As far as the quadratic model puts the cost up by ``_RISE``, 8 to 40 mm at the model's surface.
+    """
+    measure = np.array([scale.model.radius] * 3 + [1.0] * 3)  # a turn counts by what it moves
+    values, vectors = np.linalg.eigh(candidate.normal.hessian / measure / measure[:, None])
+    usable = max(1, sum(image.usable for image in scale.images))
+    found = []
+    for value, vector in list(zip(values, vectors.T, strict=True))[:directions]:
+        length = np.clip(math.sqrt(_RISE * usable / max(float(value), 1e-9)), 8.0, 40.0)
+        twist = vector / measure * length
+        found += [moved(candidate.matrix, sign * twist, candidate.normal.centre) for sign in (1, -1)]
+    return found
 
 
 def distinct(candidates: Sequence[Candidate], nearer_than: float, radius: float) -> list[Candidate]:
