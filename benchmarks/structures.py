@@ -360,16 +360,15 @@ def _row(key: tuple[str, str, int, str], everything: list[Outcome]) -> dict[str,
 
 def _print(rows: list[dict[str, Any]], head: str) -> None:
     print(head)
-    print(
-        f"{'patient':14s} {'structure':20s} {'views':>5s} {'rest':8s} {'n':>2s} {'start':>5s}"
-        f"  {'mTRE':>6s} {'max':>6s} {'% < 2/5':>8s}  {'mRPD':>5s} {'max':>5s} {'% < 2':>5s}  {'whole':>5s} {'CPU s':>5s} {'trusted':>7s} {'silent':>6s}"
-    )
+    names = ("start", "mTRE", "max", "% < 2/5", "mRPD", "max", "% < 2", "whole", "CPU s", "trusted", "silent")
+    print(f"{'patient':14s} {'structure':20s} views {'rest':8s}  n " + " ".join(f"{name:>7s}" for name in names))
     for r in rows:
         under = f"{r['mtre_under_2']}/{r['mtre_under_5']}"
         print(
-            f"{r['patient']:14s} {r['structure'][:20]:20s} {r['views']:5d} {r['rest']:8s} {r['n']:2d} {r['start_median']:5.1f}"
-            f"  {r['mtre_median']:6.2f} {r['mtre_max']:6.2f} {under:>8s}  {r['mrpd_median']:5.2f}"
-            f" {r['mrpd_max']:5.2f} {r['mrpd_under_2']:5d}  {r['whole_median']:5.2f} {r['cpu_seconds']:5.1f} {r['trusted']:7d} {r['silent_failures']:6d}"
+            f"{r['patient']:14s} {r['structure'][:20]:20s} {r['views']:5d} {r['rest']:8s} {r['n']:2d}"
+            f" {r['start_median']:7.1f} {r['mtre_median']:7.2f} {r['mtre_max']:7.2f} {under:>7s} {r['mrpd_median']:7.2f}"
+            f" {r['mrpd_max']:7.2f} {r['mrpd_under_2']:7d} {r['whole_median']:7.2f} {r['cpu_seconds']:7.1f} {r['trusted']:7d}"
+            f" {r['silent_failures']:7d}"
         )
     print(
         "errors in mm: mTRE in 3D on the structure's surface, mRPD across the beams; start: how far it had moved; whole: mTRE of"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from raylign.data.excess import SplitConfig, split
 from raylign.errors import InputError
 from raylign.evaluation.metrics import mrpd, mtre
 from raylign.geometry import Rigid, View, se3
+from raylign.io import read_labels, read_volume, read_xray
 from raylign.projection import project
-from raylign.registration import DirectConfig, Result, SearchConfig
+from raylign.registration import DirectConfig, Result, SearchConfig, centred
 from raylign.registration.result import Confidence
 from raylign.registration.search import Bounds
 from raylign.registration.structure_levels import shadow, structure_scales
@@ -201,6 +204,27 @@ def test_the_other_treatments_run() -> None:
     alone = Structures(StructureConfig(rest="none", search=SearchConfig(2, 2, 1, 1, 1, 1))).register(problem(5.0))
     assert alone.whole is None and alone.motion is None and "nothing is known of the rest" in alone.words
     assert alone.to_dict()["motion"] is None
+
+
+def test_unmoved_structures_in_exposures_of_a_real_ct(shared: Path) -> None:
+    """Another simulator's exposure of a chest: a vertebra and the heart are where the whole CT is; the CT is registered once."""
+    folder = shared / "cases" / "lidc0001" / "real"
+    case = json.loads((folder / "truth.json").read_text())["cases"]["001"]
+    gold = Rigid(torch.tensor(case["pose_world_from_ct"], dtype=torch.float64))
+    volume = read_volume(shared / "ct" / "lidc0001_chest")
+    labels = read_labels(shared / "ct" / "lidc0001_chest_seg.nii.gz")
+    xrays = tuple(read_xray(folder / f) for f in case["files"])
+    whole = None
+    for name in ("vertebrae_T8", "heart"):
+        asked = StructureProblem(volume, labels, (name,), xrays, centred(volume))
+        found = Structures().register(asked, whole)
+        whole = found.whole
+        index = labels.mask([name]).nonzero()[::997].flip(1).double()
+        places = index @ labels.affine[:3, :3].T + labels.affine[:3, 3]
+        assert float(mrpd(found.structure.transform, gold, places, [x.view for x in xrays])) < 0.5
+        assert float(mtre(found.structure.transform, gold, places)) < 2.0
+        assert found.structure.confidence.trusted
+        assert found.motion is not None and not found.motion.certain
 
 
 # --- the parts of it

@@ -166,7 +166,7 @@ def _across(points: Array64, centre: Array64, covariance: Array64, source: Array
 
 
 # By hand: they part exposures that show the structure from ones of the same patient without it (docs/methods/structures.md).
-_INTERCEPT, _GAIN, _RIVAL = -3.5, 20.0, -2.0
+_INTERCEPT, _GAIN, _RIVAL = -3.5, 22.0, -1.5
 
 
 def judge_structure(evidence: StructureEvidence, whole: Result, trust: float) -> Confidence:
