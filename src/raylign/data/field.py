@@ -383,5 +383,7 @@ def _blur_margin(level: np.ndarray, polygon: Polygon) -> float:
     # Scatter thins out towards the edge over many pixels; the edge's own blur is where the level falls faster than that.
     falling = -np.gradient(profile)
     blurred = falling > max(float(np.median(falling[:6])), 0.0) + _FALLING
-    first = int(blurred.argmax()) if blurred.any() else _REACH
+    first = int(falling.argmax())
+    while first > 0 and blurred[first - 1]:
+        first -= 1
     return float(np.clip(-distances[first], 0, _REACH - 2)) + 2.0
