@@ -43,8 +43,8 @@ def even(photons: float, shape: tuple[int, int] = (64, 64), **more: float) -> Li
 
 
 def test_jacobian_is_the_derivative_of_the_integrals() -> None:
-    """Against central differences of the reference projector in double precision."""
-    volume, seen, pose = blob(2.0, 37, (1.0, 0.7, 0.5)), view(16, 7.0), turned()
+    """Against central differences of the reference projector in double precision; structure of several voxels."""
+    volume, seen, pose = blob(2.0, 49, (1.5, 1.0, 0.7)), view(16, 7.0), turned()
     integrals, jacobian, centre = pose_jacobian(volume, seen, pose, step=0.25)
     shift = torch.eye(4, dtype=torch.float64)
     shift[:3, 3] = centre
@@ -56,12 +56,14 @@ def test_jacobian_is_the_derivative_of_the_integrals() -> None:
         return (values * ray_lengths((seen,), volume.data.device, torch.float64))[0]
 
     assert float((integrals - image(torch.zeros(6, dtype=torch.float64))).abs().max()) < 2e-3 * float(integrals.max())
+    wrong = []
     for k in range(6):
         step = torch.zeros(6, dtype=torch.float64)
         step[k] = 0.01 if k < 3 else 0.3
         difference = (image(step) - image(-step)) / (2 * step[k])
-        # trilinear interpolation has kinks that a difference smooths and a derivative does not
-        assert float((jacobian[k] - difference).norm() / difference.norm()) < 0.05, k
+        wrong.append(float((jacobian[k] - difference).norm() / difference.norm()))
+    # trilinear interpolation has kinks that a difference smooths and a derivative does not
+    assert max(wrong) < 0.05, wrong
 
 
 def test_shift_of_a_gaussian_blob() -> None:
