@@ -183,7 +183,7 @@ def phantoms(count: int, seed: int = 0, bodies: Sequence[str] = USUAL) -> Iterat
 
     The patient goes on beyond the model's first and last slice. Beams are polyenergetic, scattered, noisy (600 to 3000 photons a
     pixel behind the patient) and collimated to a circle or a rectangle; the renderer is the simulation's own. Angles within 25
-    and 10 degrees, poses within 12 degrees and 25 mm per axis of the centre start; 288 x 288 pixels.
+    and 10 degrees, poses within 12 degrees and 25 mm per axis of the centre start; 384 x 384 pixels of 0.78 mm.
     """
     for i in range(count):
         kind = bodies[i % len(bodies)]
@@ -200,7 +200,7 @@ def exposure_of(name: str, kind: str, seed: int) -> Truth:
     primary, secondary = 25 * u[0], 10 * u[1]
     sid = 1050 + 100 * u[2]
     view = View.from_carm(
-        primary=primary, secondary=secondary, sid=sid, sod=0.68 * sid, pixel_spacing=300 / 288, shape=(288, 288)
+        primary=primary, secondary=secondary, sid=sid, sod=0.68 * sid, pixel_spacing=300 / 384, shape=(384, 384)
     )
     box = _box("truth", 25.0, 12.0)
     start = centred(model)
