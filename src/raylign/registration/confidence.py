@@ -76,15 +76,18 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
 
 
 def features(evidence: Evidence) -> dict[str, float]:
-    """What the logistic regression sees, by name; ``trust.WEIGHTS`` has a weight for each."""
+    """What the logistic regression sees, by name; ``trust.WEIGHTS`` has a weight for each.
+
+    Each stops at what a good registration reaches: a small covariance must not make up for images that disagree.
+    """
     return {
-        "agreement": evidence.agreement,
-        "weakest": evidence.weakest,
-        "opposed": evidence.opposed,
-        "contrast": evidence.contrast,
-        "explained": evidence.explained,
-        "rival": evidence.rival,
-        "wobble": float(np.log(np.clip(evidence.wobble, 0.01, 10) / 0.1)),
+        "agreement": min(evidence.agreement, 0.85),
+        "weakest": min(evidence.weakest, 0.75),
+        "opposed": max(evidence.opposed, 0.02),
+        "contrast": max(evidence.contrast, 0.3),
+        "explained": min(evidence.explained, 0.7),
+        "rival": max(evidence.rival, 0.5),
+        "wobble": float(np.log(np.clip(evidence.wobble, 0.2, 5) / 0.2)),
     }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-INTERCEPT = 0.90
+INTERCEPT = -3.29
 WEIGHTS = {
-    "agreement": 4.40,
-    "weakest": 1.58,
-    "opposed": -0.32,
-    "contrast": -6.42,
-    "explained": 1.39,
-    "rival": 0.0,
-    "wobble": -2.18,
+    "agreement": 8.88,
+    "weakest": 2.56,
+    "opposed": 0.00,
+    "contrast": -2.11,
+    "explained": 0.16,
+    "rival": -1.31,
+    "wobble": -2.95,
 }
