@@ -112,7 +112,7 @@ def ends_at_its_faces(ruled: Reading, whole: Reading, level: int, config: Direct
     return beyond < _SHARE * measure
 
 
-def in_depth(reading: Reading, config: DirectConfig, ratio: float = 1.15) -> Reading:
+def in_depth(reading: Reading, bounds: Bounds, config: DirectConfig, ratio: float = 1.15) -> Reading:
     """Every pose moved along the first beam to where all exposures together are explained best: one view hardly sees depth."""
     scale = reading.scales[-1]
     factors = np.exp(np.linspace(-np.log(ratio), np.log(ratio), 9))
@@ -124,7 +124,7 @@ def in_depth(reading: Reading, config: DirectConfig, ratio: float = 1.15) -> Rea
             trial = matrix.copy()
             trial[:3, 3] += (factor - 1) * ray
             trials.append(trial)
-        return min(trials, key=lambda m: evaluate(scale, m, config.match).cost)
+        return min([matrix, *filter(bounds.hold, trials)], key=lambda m: evaluate(scale, m, config.match).cost)
 
     return replace(reading, matrices=list(cpu.pool(cpu.threads()).map(best, reading.matrices)))
 
@@ -186,8 +186,8 @@ class Direct:
             for number, levels in enumerate([scales, [replace(s, model=uncut(s.model)) for s in scales]])
             if (matrices := [p.matrix for p in places if p.reading == number])
         ]
-        if len(problem.xrays) > 1:
-            readings = [in_depth(r, config) for r in readings]
+        if len(problem.xrays) > 1 and search.hypotheses > 1:
+            readings = [in_depth(r, bounds, config) for r in readings]
         rival, renders = 0.0, len(places)
         history: tuple[Step, ...] = ()
         last = len(scales) - 1
@@ -197,7 +197,7 @@ class Direct:
             if both and count > 1 and level < last:
                 count += max(1, count // 2)
             readings = [r.refined(level, count, bounds, config) for r in readings]
-            if level == last - 1 and search.hypotheses > 1:
+            if level >= last - 1 and search.hypotheses > 1:
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
             if len(readings) > 1 and level <= last - 1:
                 readings = decided(readings, level, config)
@@ -213,7 +213,7 @@ class Direct:
         clock.append(time.perf_counter())
         covariance = covariance_of(best.normal)
         held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(best.matrix)
-        evidence = gather(best, covariance, readings[0].scales[0], axes, rival, held)
+        evidence = gather(best, covariance, readings[0].scales[0], axes, rival, held, readings[0].scales)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),
             start=problem.start,

@@ -209,9 +209,12 @@ def _faces(volume: Array32, spacing: float, threshold: float, cut: Cut) -> tuple
     maps = []
     for axis in range(3):
         for side in range(2):
-            layer = np.take(volume, 0 if side == 0 else -1, 2 - axis) > threshold
-            layer |= np.take(volume, 1 if side == 0 else -2, 2 - axis) > threshold
-            if not cut[axis][side] or not layer.any():
+            if not cut[axis][side]:
+                maps.append(np.zeros((0, 0), np.bool_))
+                continue
+            layers = np.moveaxis(volume, 2 - axis, 0)
+            layer = (layers[0 if side == 0 else -1] > threshold) | (layers[1 if side == 0 else -2] > threshold)
+            if not layer.any():
                 maps.append(np.zeros((0, 0), np.bool_))
                 continue
             margin = min(10.0, 0.25 * spacing * math.sqrt(layer.sum()))
