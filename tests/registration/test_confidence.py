@@ -9,15 +9,15 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import pearsonr
 
-from raylign.registration import DirectConfig, Problem, trust
+from raylign.registration import Direct, DirectConfig, Problem, trust
 from raylign.registration.confidence import Evidence, features, judge
-from raylign.registration.evidence import local_match, pattern, reduced
+from raylign.registration.evidence import local_match, mirror_image, mirrored, pattern, reduced
 from raylign.registration.levels import build_scales
 from raylign.registration.matching import answered, render
 from raylign.registration.search import moved
 from tests.registration import scene
 
-GOOD = Evidence(0.8, 1.0, 0.2, 0.3, 0.1, True, 0.9, 0.85, 0.01, 0.25)
+GOOD = Evidence(0.8, 1.0, 0.2, 0.3, 0.1, True, 0.4, 0.9, 0.85, 0.01, 0.25)
 
 
 def gradients(image: np.ndarray) -> np.ndarray:
@@ -89,7 +89,8 @@ def test_every_feature_counts_the_way_it_may() -> None:
     """Worse evidence of any one kind never raises the probability."""
     assert set(features(GOOD)) == set(trust.WEIGHTS)
     worse = {
-        "agreement": 0.4, "weakest": 0.1, "opposed": 0.4, "contrast": 0.9, "explained": 0.2, "rival": 0.95, "wobble": 0.8,
+        "agreement": 0.4, "weakest": 0.1, "opposed": 0.4, "contrast": 0.9, "explained": 0.2, "rival": 0.95, "mirror": 1.3,
+        "wobble": 0.8,
     }  # fmt: skip
     best = judge(GOOD, 0.5).probability
     assert best > 0.9
@@ -104,3 +105,28 @@ def test_a_distrusted_result_says_what_is_wrong_with_it() -> None:
     assert not doubted.trusted and "another patient" in doubted.reasons[0]
     assert judge(GOOD, 0.6).trusted and judge(GOOD, 0.6).reasons == ()
     assert doubted.evidence["agreement"] == 0.35
+
+
+def test_a_mirrored_model_is_told_from_the_right_one() -> None:
+    """From the right pose the mirror image explains less; of a model that was mirrored by mistake it explains more."""
+    xray = scene.exposure()
+    problem = Problem(scene.chest(), (xray,), scene.centre_start())
+    right = mirrored(build_scales(problem, DirectConfig()), scene.truth().matrix.numpy(), DirectConfig())
+    assert right < 0.8
+    wrong = Problem(replace(scene.chest(), data=scene.chest().data.flip(2)), (xray,), scene.centre_start())
+    found = Direct(DirectConfig()).search_once(wrong)
+    assert found.confidence.evidence["mirror"] > right and not found.confidence.trusted
+
+
+def test_the_mirror_image_is_a_mirror_image() -> None:
+    level = build_scales(Problem(scene.chest(), (scene.exposure(),), scene.centre_start()), DirectConfig())[-1].model
+    other, off = mirror_image(level)
+    assert np.array_equal(other.data, level.data[:, :, ::-1])
+    again, back = mirror_image(other)
+    assert np.array_equal(again.data, level.data) and back == pytest.approx(-off)
+    for a, b in zip(level.faces, again.faces, strict=True):
+        assert np.array_equal(a, b)
+    # after the shift, both have their mean attenuation in one place
+    x = np.arange(level.data.shape[2])
+    means = [float((d.sum((0, 1)) @ x) / d.sum()) for d in (level.data, other.data)]
+    assert means[1] + off == pytest.approx(means[0], abs=1e-3)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raylign.registration import trust
-from raylign.registration.evidence import pattern
+from raylign.registration.evidence import mirrored, pattern
 from raylign.registration.matching import MatchConfig
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Confidence
 from raylign.registration.search import separation
+from raylign.registration.settings import DirectConfig
 
 if TYPE_CHECKING:
     from raylign.registration.levels import Scale
@@ -33,6 +34,8 @@ class Evidence:
     depth: one standard deviation of the model's centre along the first view's beam, mm.
     wobble: one standard deviation of the model's surface across the beam, mm: of its shift and of what its rotation moves.
     held: whether the pose lies well inside the bounds of the search.
+    mirror: cost of the model's mirror image as a share of the model's own, both refined from here (``evidence.mirrored``); 0 if
+        it was not tried.
     agreement, weakest, opposed, contrast: how the images agree with the model, window by window, in the exposure in which it is
         worst: see ``evidence.Pattern``.
     """
@@ -43,6 +46,7 @@ class Evidence:
     depth: float
     wobble: float
     held: bool
+    mirror: float
     agreement: float
     weakest: float
     opposed: float
@@ -60,8 +64,16 @@ def rivalry(candidates: Sequence[Candidate], farther_than: float = 5.0) -> float
     return 0.0
 
 
-def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, rival: float, held: bool) -> Evidence:
-    """The evidence for a candidate at a level; ``axes`` are those of the first view."""
+def gather(
+    best: Candidate,
+    covariance: Array64,
+    scale: Scale,
+    axes: Array64,
+    rival: float,
+    held: bool,
+    scales: Sequence[Scale] = (),
+) -> Evidence:
+    """The evidence for a candidate at a level; ``axes`` are those of the first view, ``scales`` the pyramid for the mirror."""
     translation = np.sqrt(np.clip(np.diag(axes.T @ covariance[3:, 3:] @ axes), 0, None))
     rotation = np.sqrt(np.clip(np.diag(covariance[:3, :3]), 0, None))
     return Evidence(
@@ -71,6 +83,7 @@ def gather(best: Candidate, covariance: Array64, scale: Scale, axes: Array64, ri
         depth=float(translation[2]),
         wobble=float(np.hypot(translation[:2].max(), scale.model.radius * rotation.max())),
         held=held,
+        mirror=mirrored(scales, best.matrix, DirectConfig()) if scales else 0.0,
         **asdict(pattern(scale, best.matrix, MatchConfig())),
     )
 
@@ -87,6 +100,7 @@ def features(evidence: Evidence) -> dict[str, float]:
         "contrast": max(evidence.contrast, 0.3),
         "explained": min(evidence.explained, 0.7),
         "rival": max(evidence.rival, 0.5),
+        "mirror": float(np.clip(evidence.mirror, 0.8, 1.1)),
         "wobble": float(np.log(np.clip(evidence.wobble, 0.2, 5) / 0.2)),
     }
 
@@ -109,6 +123,10 @@ def _reasons(e: Evidence) -> tuple[str, ...]:
         ),
         (0.5 - e.weakest, f"in a part of the field image and model hardly agree (local correlation {e.weakest:.2f})"),
         (2 * (e.opposed - 0.15), f"the image contradicts {100 * e.opposed:.0f} % of what the model shows"),
+        (
+            3 * (e.mirror - 0.9),
+            "the model's mirror image explains the exposures about as well or better: left and right may be exchanged",
+        ),
         (e.rival - 0.6, f"another pose explains the images {100 * e.rival:.0f} % as well"),
         (0.35 - e.explained, f"the model explains only {100 * e.explained:.0f} % of the image structure where it projects"),
         (0.3 * np.log(max(e.wobble, 1e-4) / 0.1), f"the images determine the model's surface to {e.wobble:.2g} mm only"),

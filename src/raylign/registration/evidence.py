@@ -9,14 +9,19 @@ outvote everything between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raylign.registration.levels import Scale
+from raylign.projection import cpu
+from raylign.registration.levels import Scale, centre_under
 from raylign.registration.matching import MatchConfig, answered, render
-from raylign.registration.pyramid import Array64, ImageLevel
+from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
+from raylign.registration.refinement import refine
+from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.settings import DirectConfig
 
 _ACROSS = 80  # pixels across at which it is measured, about
 _PARTS = 4  # the field is looked at in 4 x 4 parts
@@ -140,3 +145,48 @@ def local_match(
     correlation = np.where(there, both / np.sqrt(np.where(there, squares * energy, 1)), 0)
     factor = np.where(there, both / np.where(there, energy, 1), 0)
     return correlation, np.where(there, energy / np.maximum(n, 1e-9), 0), factor, there
+
+
+def mirror_image(model: ModelLevel) -> tuple[ModelLevel, float]:
+    """A level of the model with left and right exchanged, and how many voxels along that axis it then has to be moved.
+
+    The axis is the voxel axis nearest to the patient's x. Voxels are exchanged about the middle of the grid; the body's middle, taken
+    for the mean of its attenuation, lies elsewhere.
+    """
+    axis = int(np.abs(model.affine[0, :3]).argmax())
+    padded, out = cpu.padded_zeros(model.data.shape)
+    out[...] = np.flip(model.data, 2 - axis)
+    faces = []
+    for face in range(6):
+        k, side = divmod(face, 2)
+        if k == axis:
+            faces.append(model.faces[2 * k + 1 - side])
+            continue
+        others = [a for a in (2, 1, 0) if a != k]  # the slower one first
+        faces.append(np.ascontiguousarray(np.flip(model.faces[face], others.index(axis))))
+    along = model.data.sum(tuple(i for i in range(3) if i != 2 - axis), dtype=np.float64)
+    middle = (len(along) - 1) / 2
+    off = float(along @ np.arange(len(along)) / max(along.sum(), 1e-30)) - middle
+    return replace(model, grid=cpu.grid_around(padded), faces=tuple(faces)), 2 * off
+
+
+def mirrored(scales: Sequence[Scale], matrix: Array64, config: DirectConfig) -> float:
+    """Cost of the model's mirror image as a share of the model's own, each at its best pose from ``matrix`` at a middle level.
+
+    Over 1 where the mirror image explains the exposures better: the model's left is its right, or an image was flipped.
+    """
+    middle = min(range(len(scales)), key=lambda k: abs(np.log(np.sqrt(np.mean([i.usable for i in scales[k].images])) / _ACROSS)))
+    scale = scales[middle]
+    axes = camera_axes(scale.images[0].view)
+    own = refine(scale, matrix, Bounds(matrix, axes, centre_under(scale, matrix), 15.0, 25.0, 25.0), config, threaded=True)
+    pose = matrix
+    for level in (scales[min(middle + 1, len(scales) - 1)], scale):
+        model, off = mirror_image(level.model)
+        if pose is matrix:
+            axis = int(np.abs(model.affine[0, :3]).argmax())
+            pose = matrix.copy()
+            pose[:3, 3] += matrix[:3, :3] @ model.affine[:3, axis] * off
+        bounds = Bounds(pose, axes, centre_under(level, pose), 15.0, 25.0, 25.0)
+        other = refine(replace(level, model=model), pose, bounds, config, threaded=True)
+        pose = other.matrix
+    return float(np.clip(other.normal.cost / min(own.normal.cost, -1e-6), 0, 2))

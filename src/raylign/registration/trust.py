@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-INTERCEPT = -3.29
+INTERCEPT = 12.71
 WEIGHTS = {
     "agreement": 8.88,
     "weakest": 2.56,
@@ -10,5 +10,6 @@ WEIGHTS = {
     "contrast": -2.11,
     "explained": 0.16,
     "rival": -1.31,
+    "mirror": -20.0,
     "wobble": -2.95,
 }
