@@ -150,8 +150,8 @@ def local_match(
 def mirror_image(model: ModelLevel) -> tuple[ModelLevel, float]:
     """A level of the model with left and right exchanged, and how many voxels along that axis it then has to be moved.
 
-    The axis is the voxel axis nearest to the patient's x. Voxels are exchanged about the middle of the grid; the body's middle, taken
-    for the mean of its attenuation, lies elsewhere.
+    The axis is the voxel axis nearest to the patient's x. Voxels are exchanged about the middle of the grid; the body's middle,
+    taken for the mean of its attenuation, lies elsewhere.
     """
     axis = int(np.abs(model.affine[0, :3]).argmax())
     padded, out = cpu.padded_zeros(model.data.shape)
