@@ -1,29 +1,57 @@
 """Poses (and later deformations) under which a model explains X-ray exposures."""
 
+from raylign.registration.agreement import Agreement, agreement
+from raylign.registration.classical import Classical, ClassicalConfig
 from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
+from raylign.registration.geometry import GeometryBounds, GeometryConfig, GeometryResult, refine_geometry
+from raylign.registration.landmarks import LandmarkPose, pnp, start_from_landmarks
 from raylign.registration.matching import MatchConfig
 from raylign.registration.pipeline import Pipeline
+from raylign.registration.pnp import PnPConfig
+from raylign.registration.polish import Polish, PolishConfig, polish
 from raylign.registration.problem import Problem, Registrar, centred
-from raylign.registration.register import METHODS, register, registrar
+from raylign.registration.register import METHODS, NEAR, WIDE, register, registrar
 from raylign.registration.result import Confidence, Result, Step
 from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.structures import StructureConfig, StructureProblem, StructureResult, Structures
 
 __all__ = [
     "METHODS",
+    "NEAR",
+    "WIDE",
+    "Agreement",
+    "Classical",
+    "ClassicalConfig",
     "Confidence",
     "Direct",
     "DirectConfig",
     "Evolution",
     "EvolutionConfig",
+    "GeometryBounds",
+    "GeometryConfig",
+    "GeometryResult",
+    "LandmarkPose",
     "MatchConfig",
     "Pipeline",
+    "PnPConfig",
+    "Polish",
+    "PolishConfig",
     "Problem",
     "Registrar",
     "Result",
     "SearchConfig",
     "Step",
+    "StructureConfig",
+    "StructureProblem",
+    "StructureResult",
+    "Structures",
+    "agreement",
     "centred",
+    "pnp",
+    "polish",
+    "refine_geometry",
     "register",
     "registrar",
+    "start_from_landmarks",
 ]
