@@ -257,3 +257,23 @@ def test_geometry_is_refined(raylign: Command, scene: Scene, tmp_path: Path) -> 
     for field in ("covariance", "centre"):
         assert np.isfinite(result["uncertainty"][field]).all()
     assert se3.is_rigid(torch.tensor(result["pose"]["matrix"], dtype=torch.float64))
+
+
+def test_the_scanners_table_is_taken_out_where_asked(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    lying = body()
+    lying.data[:, 45, 3:45] = 150.0  # a plate under the back, from the first slice to the last
+    write_volume(lying, tmp_path / "lying.nii.gz")
+    results, said = [], []
+    for volume, table in ((tmp_path / "lying.nii.gz", "remove"), (tmp_path / "lying.nii.gz", "keep"), (scene.volume, "remove")):
+        run = raylign("register", volume, scene.xray, "--table", table, "--starts", "1", "--out", tmp_path / "out")
+        assert run.exit_code in (0, 3), run.output
+        results.append(json.loads((tmp_path / "out" / "result.json").read_text()))
+        said.append([line for line in run.stdout.splitlines() if line.startswith(("table", "no table"))])
+    removed, kept, without = results
+    assert removed["inputs"]["table"].startswith("table taken out: ")
+    assert "table" not in kept["inputs"]
+    assert without["inputs"]["table"] == "no table was found"
+    assert said == [[removed["inputs"]["table"]], [], ["no table was found"]]
+    assert "no table was found" in (tmp_path / "out" / "report.html").read_text()
+    assert removed["pose"] == without["pose"]  # what was registered is the scan without the plate, to the last voxel
+    assert kept["pose"] != without["pose"]

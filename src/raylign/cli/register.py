@@ -55,6 +55,13 @@ class Unit(enum.StrEnum):
     PER_MM = "1/mm"
 
 
+class Table(enum.StrEnum):
+    """What is done about the scanner's table in a CT."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
 class Rest(enum.StrEnum):
     """``raylign.registration.structures.RESTS``, known without loading them."""
 
@@ -130,6 +137,9 @@ class RegisterFlags(ExposureFlags):
     ] = None
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several.", metavar="UID")] = None
     unit: Annotated[Unit | None, typer.Option(help="The volume's numbers, where they do not tell.")] = None
+    table: Annotated[Table, typer.Option(help="The scanner's table in the CT: taken out where it is clear of the patient.")] = (
+        Table.KEEP
+    )
     seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0
     trust: Annotated[float, typer.Option(help="Probability of success from which a result is trusted.")] = 0.6
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
@@ -161,6 +171,7 @@ def register(flags: RegisterFlags) -> int:
 def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result, About, list[str]]:
     """Read, register, and write everything into ``folder``; besides the result, what more there is to tell."""
     load("raylign.registration", "raylign.io.dicom", "raylign.io.xray_dicom", "pydicom")
+    from raylign.data.body import without_table
     from raylign.io import read_volume, read_xray
 
     options = exposure_options(flags, len(flags.xrays))
@@ -169,6 +180,8 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result,
     given = read_start(flags, flags.xrays)
     tell("reading the volume", 0.05)
     volume = read_volume(flags.volume, series=flags.series, unit=None if flags.unit is None else flags.unit.value)
+    cleared = without_table(volume) if flags.table == Table.REMOVE else None
+    volume = volume if cleared is None else cleared.volume
     start = begin(flags, given, volume, xrays)
     try:
         solved = solve(flags, volume, xrays, start, lambda stage, share: tell(stage, 0.2 + 0.6 * share))
@@ -178,6 +191,9 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result,
     about = about_inputs(flags.volume, volume, flags.xrays, xrays, command_line())
     about = _more(about, flags, solved)
     said = list(solved.said)
+    if cleared is not None:
+        about = replace(about, inputs={**about.inputs, "table": cleared.words}, words={**about.words, "Table": cleared.words})
+        said = [cleared.words, *said]
     if start.landmarks is not None:
         numbers, lines = landmark_words(start, solved.result.transform, solved.problem.xrays)
         words = {**about.words, "Landmarks": "; ".join(line.removeprefix("landmarks: ") for line in lines)}

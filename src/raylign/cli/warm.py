@@ -6,7 +6,7 @@ import time
 
 
 def warm_kernels() -> float:
-    """Run a registration of a few voxels, and give the seconds it took.
+    """Run a registration of a few voxels and what else has kernels of its own, and give the seconds it took.
 
     Numba compiles the kernels when they are first called on a machine, which takes tens of seconds, and keeps them in
     a cache, from which they load in a fraction of one.
@@ -17,6 +17,7 @@ def warm_kernels() -> float:
     from raylign.geometry import View
     from raylign.projection import project
     from raylign.registration import Problem, SearchConfig, centred, registrar
+    from raylign.similarity import similarity
 
     begun = time.perf_counter()
     z, y, x = torch.meshgrid(*[torch.linspace(-1, 1, 24, dtype=torch.float64)] * 3, indexing="ij")
@@ -28,4 +29,5 @@ def warm_kernels() -> float:
     xray = XRay(image, view, torch.ones(view.shape, dtype=torch.bool))
     search = SearchConfig(degrees=2.0, mm=2.0, hypotheses=4, refined=3)
     registrar("direct", search=search).register(Problem(volume, (xray,), centred(volume)))
+    similarity("patch-ncc")(image[None], image, None)  # windows without gradients
     return time.perf_counter() - begun
