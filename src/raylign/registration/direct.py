@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import torch
 
+from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.projection import cpu
 from raylign.registration.confidence import gather, judge, rivalry
 from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
 from raylign.registration.locate import Place, locate, uncut
+from raylign.registration.matching import answered
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, box_corners, content, cut_faces
 from raylign.registration.refinement import Candidate, covariance_of, distinct, neighbours, refine
@@ -26,6 +28,7 @@ Progress = Callable[[str, float], None]
 
 _SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
 _NEAR = 60.0  # mm
+_ENOUGH = 0.4  # share of the pixels from which the last level can do without the rest
 _ALIKE = 0.98  # share of the pixels that a cut must leave for the two readings not to matter
 
 
@@ -112,6 +115,17 @@ def ends_at_its_faces(ruled: Reading, whole: Reading, level: int, config: Direct
     return beyond < _SHARE * measure
 
 
+def without_rim(reading: Reading, scales: list[Scale], config: DirectConfig) -> Reading:
+    """The last level without the rays through cut faces, if enough others are left, even where the patient ends there.
+
+    Where exactly the outermost voxels end is a matter of half a voxel, which would move a slab seen along its faces by
+    millimetres in depth.
+    """
+    usable = sum(image.usable for image in scales[0].images)
+    left = sum(int(mask.sum()) for mask in answered(scales[0].model, scales[0].images, reading.matrices[0]))
+    return replace(reading, scales=scales) if left > _ENOUGH * usable else reading
+
+
 def in_depth(reading: Reading, bounds: Bounds, config: DirectConfig, ratio: float = 1.15) -> Reading:
     """Every pose moved along the first beam to where all exposures together are explained best: one view hardly sees depth."""
     scale = reading.scales[-1]
@@ -174,6 +188,13 @@ class Direct:
             places = locate(problem, bounds, search.grid, search.refined, both=both)
         else:
             places = [Place(start, 0.0, reading) for reading in range(1 + both)]
+        if not places:
+            raise InputError(
+                "no pose that is searched projects the model onto the valid part of this image",
+                file=problem.xrays[0].name,
+                field="start",
+                remedy="give a better start with --init, or check the geometry with raylign info",
+            )
         self._tell("search", 0.2)
         clock.append(time.perf_counter())
         near = max(search.mm, search.along) <= _NEAR  # the images are cut to where the model can be
@@ -196,6 +217,8 @@ class Direct:
             count = counts.get(level, 1)
             if both and count > 1 and level < last:
                 count += max(1, count // 2)
+            if level == 0 and len(readings) == 1:
+                readings = [without_rim(readings[0], scales, config)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
             if level >= last - 1 and search.hypotheses > 1:
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]

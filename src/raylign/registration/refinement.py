@@ -69,7 +69,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     renders, damping = 1, 1e-4
     radius = scale.model.radius
     # above the finest level a pose need only be good enough to begin the next
-    tolerance = config.tolerance if scale.index == 0 else 20 * config.tolerance
+    tolerance = config.tolerance * {0: 1, 1: 10}.get(scale.index, 100)
     for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
         accepted = False
         away = pull(matrix)

@@ -92,7 +92,7 @@ class DirectConfig:
     pixels: int = 256
     coarsest: int = 18
     iterations: int = 12
-    tolerance: float = 2e-5
+    tolerance: float = 4e-6
     leash: float = 0.003
     trust: float = 0.6
     seed: int = 0
