@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import SimpleITK as sitk
 import torch
 
@@ -135,17 +134,16 @@ def test_labels_restrict_the_model(raylign: Command, scene: Scene, tmp_path: Pat
     assert result["inputs"]["labels"].endswith(":Skeleton")
 
 
-@pytest.mark.parametrize("method", ["cmaes", "cmaes+direct"])
-def test_other_methods(raylign: Command, scene: Scene, tmp_path: Path, method: str) -> None:
-    options = ["--method", method, "--search-degrees", "6", "--search-mm", "9"]
+def test_another_method(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    options = ["--method", "cmaes+direct", "--search-degrees", "6", "--search-mm", "9"]
     run = raylign("register", scene.volume, scene.xray, *options, "--out", tmp_path / "out", "--json")
     assert run.exit_code in (0, 3), run.output
     result = json.loads(run.stdout)
-    assert result["method"] == method
+    assert result["method"] == "cmaes+direct"
     assert error_mm(result["pose"]["matrix"], scene) < 5.0
 
 
 def test_the_volume_as_dicom(raylign: Command, scene: Scene, tmp_path: Path, ct_dicom: Path) -> None:
-    run = raylign("register", ct_dicom, scene.xray, "--out", tmp_path / "out", "--starts", "4", "--json")
+    run = raylign("register", ct_dicom, scene.xray, "--out", tmp_path / "out", "--starts", "1", "--json")
     assert run.exit_code in (0, 3), run.output
     assert json.loads(run.stdout)["inputs"]["volume"]["size"] == [48, 48, 12]
