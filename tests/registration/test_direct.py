@@ -154,8 +154,10 @@ def test_models_and_starts_that_cannot_work_are_refused() -> None:
     xray = scene.exposure()
     away = scene.centre_start().matrix.clone()
     away[0, 3] += 5000
-    with pytest.raises(InputError, match="does not project"):
+    with pytest.raises(InputError, match="no pose that is searched projects the model"):
         raylign.register(scene.chest(), xray, init=Rigid(away))
+    with pytest.raises(InputError, match="does not project"):
+        raylign.register(scene.chest(), xray, init=Rigid(away), search=SearchConfig(hypotheses=1))
     with pytest.raises(InputError, match="nothing but air"):
         raylign.register(replace(scene.chest(), data=torch.full_like(scene.chest().data, -1000.0)), xray)
     with pytest.raises(InputError, match="no X-ray"):
