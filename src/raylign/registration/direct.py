@@ -12,6 +12,7 @@ import torch
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.projection import cpu
+from raylign.registration.agreement import agreement
 from raylign.registration.confidence import gather, judge, rivalry
 from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
 from raylign.registration.locate import Place, locate, uncut
@@ -28,6 +29,7 @@ Progress = Callable[[str, float], None]
 
 _SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
 _NEAR = 60.0  # mm
+_STANDS_OUT = 0.6  # of the best cost, at most, is what a pose elsewhere reaches where the right one was found
 _ENOUGH = 0.4  # share of the pixels from which the last level can do without the rest
 _ALIKE = 0.98  # share of the pixels that a cut must leave for the two readings not to matter
 
@@ -70,16 +72,16 @@ def shaken(reading: Reading, level: int, count: int, bounds: Bounds, config: Dir
     return reading
 
 
-def exchanged(readings: list[Reading], count: int, config: DirectConfig) -> list[Reading]:
-    """Each reading with its own best poses and half as many of the other's: what one finds may be explained better by the other.
-
-    Where the best poses of both show next to nothing beyond the cut faces, the rule's reading alone.
-    """
-    ruled, whole = readings
+def alike(ruled: Reading, matrices: list[Array64], config: DirectConfig) -> bool:
+    """Whether poses show next to nothing beyond the cut faces, so that it does not matter how these are read."""
     top = ruled.scales[-1]
     usable = sum(image.usable for image in top.images)
-    if all(evaluate(top, r.matrices[0], config.match).pixels > _ALIKE * usable for r in readings):
-        return [replace(ruled, matrices=ruled.matrices[:count] + whole.matrices[: max(1, count // 2)])]
+    return all(evaluate(top, m, config.match).pixels > _ALIKE * usable for m in matrices)
+
+
+def exchanged(readings: list[Reading], count: int) -> list[Reading]:
+    """Each reading with its own best poses and half as many of the other's: one may find what the other explains better."""
+    ruled, whole = readings
     return [
         replace(a, matrices=a.matrices[:count] + b.matrices[: max(1, count // 2)]) for a, b in ((ruled, whole), (whole, ruled))
     ]
@@ -143,6 +145,17 @@ def in_depth(reading: Reading, bounds: Bounds, config: DirectConfig, ratio: floa
     return replace(reading, matrices=list(cpu.pool(cpu.threads()).map(best, reading.matrices)))
 
 
+def agreed(problem: Problem, result: Result, config: DirectConfig) -> Result:
+    """A result whose trust one of several views may withdraw: the one that alone would put the model elsewhere."""
+    if len(problem.xrays) < 2 or not result.confidence.trusted:
+        return result
+    reasons = agreement(problem, result, config).reasons()
+    if not reasons:
+        return result
+    doubted = min(result.confidence.probability, 0.5 * config.trust)
+    return replace(result, confidence=replace(result.confidence, probability=doubted, trusted=False, reasons=reasons))
+
+
 @dataclass(frozen=True)
 class Direct:
     """The direct method as a Registrar.
@@ -157,18 +170,19 @@ class Direct:
     def register(self, problem: Problem) -> Result:
         """The pose under which the model explains the exposures, with its covariance and the confidence in it.
 
-        A result that is not to be trusted is sought once more, from a grid four times as dense and as many candidates, and on
-        the next exposure where there are several. The more probable of the two is returned.
+        A result that is not to be trusted is sought once more, from a grid twice as dense and as many candidates, and on
+        the next exposure where there are several. The more probable of the two is returned. Where one of several exposures
+        disagrees with what all say together, the result is not trusted.
         """
         results = [self.search_once(problem)]
         search = self.config.search
         if not results[0].confidence.trusted and search.hypotheses > 1:
-            thorough = replace(self.config, search=search.denser(4), seed=self.config.seed + 1)
+            thorough = replace(self.config, search=search.denser(2), seed=self.config.seed + 1)
             xrays = problem.xrays[1:] + problem.xrays[:1]
             results.append(replace(self, config=thorough).search_once(replace(problem, xrays=xrays)))
         best = max(results, key=lambda r: r.confidence.probability)
         return replace(
-            best,
+            agreed(problem, best, self.config),
             seed=self.config.seed,
             timings={k: sum(r.timings[k] for r in results) for k in best.timings},
             renders=sum(r.renders for r in results),
@@ -207,6 +221,8 @@ class Direct:
             for number, levels in enumerate([scales, [replace(s, model=uncut(s.model)) for s in scales]])
             if (matrices := [p.matrix for p in places if p.reading == number])
         ]
+        if len(readings) > 1 and all(alike(readings[0], r.matrices[:6], config) for r in readings):
+            readings = readings[:1]
         if len(problem.xrays) > 1 and search.hypotheses > 1:
             readings = [in_depth(r, bounds, config) for r in readings]
         rival, renders = 0.0, len(places)
@@ -220,12 +236,13 @@ class Direct:
             if level == 0 and len(readings) == 1:
                 readings = [without_rim(readings[0], scales, config)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
-            if level >= last - 1 and search.hypotheses > 1:
+            lost = min(rivalry(r.candidates) for r in readings) > _STANDS_OUT  # no pose stands out, as the right one does
+            if lost and search.hypotheses > 1 and (level == last - 1 or (level == last and not near)):
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
             if len(readings) > 1 and level <= last - 1:
                 readings = decided(readings, level, config)
             elif len(readings) > 1:
-                readings = exchanged(readings, search.kept, config)
+                readings = exchanged(readings, search.kept)
             if count > 1 or level == last:
                 rival = rivalry(readings[0].candidates)
             history += readings[0].candidates[0].steps
@@ -233,6 +250,8 @@ class Direct:
             self._tell(f"level {level}", 0.3 + 0.7 * (len(scales) - level) / len(scales))
         readings = decided(readings, 0, config)
         best = readings[0].candidates[0]
+        # as they were read in the end
+        faces = cut_faces(problem.model) if any(f.size for f in readings[0].scales[0].model.faces) else ((False, False),) * 3
         clock.append(time.perf_counter())
         covariance = covariance_of(best.normal)
         held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(best.matrix)
@@ -253,7 +272,7 @@ class Direct:
             method="direct",
             seed=config.seed,
             versions=versions(),
-            settings={**asdict(config), "cut_faces": cut_faces(problem.model)},
+            settings={**asdict(config), "cut_faces": faces},
             renders=renders,
         )
 
