@@ -20,14 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from raylign.data import XRay
 from raylign.projection import cpu
-from raylign.registration.matching import box_sum, clear_unanswered, samples_on, voxel_rays
+from raylign.registration.matching import box_sum, clear_unanswered
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import (
     Array32,
@@ -39,12 +38,12 @@ from raylign.registration.pyramid import (
     content,
     image_level,
     model_pyramid,
-    plain_level,
 )
 from raylign.registration.search import Bounds, camera_axes, separation
 from raylign.registration.settings import LocateConfig
 
 _FAST = {"contract", "nsz", "arcp", "reassoc"}
+_STEP = 1.5  # voxels between samples on a ray
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +144,7 @@ class _Field:
     normal: Array64
     origin: Array64
     across: Array64  # [2, 3]: row step, column step
+    inverse: Array64  # [3, 3]: of the columns row step, column step, origin minus source
 
     def ray(self, pixel: Array64) -> Array64:
         """Vector from the source to a pixel (row, column)."""
@@ -157,8 +157,8 @@ class _Field:
 
     def pixel(self, points: Array64) -> Array64:
         """(row, column) of points [N, 3], world mm."""
-        columns_rows = self.image.view.project(torch.from_numpy(points)).numpy()
-        return np.asarray(columns_rows[:, ::-1])
+        scaled = (points - self.source) @ self.inverse.T
+        return np.asarray(scaled[:, :2] / scaled[:, 2:])
 
 
 def _field(xray: XRay, factor: int, config: LocateConfig) -> _Field:
@@ -172,7 +172,8 @@ def _field(xray: XRay, factor: int, config: LocateConfig) -> _Field:
     across = np.stack([np.asarray(v.detach().numpy()) for v in (view.row_step, view.column_step)])
     features = np.concatenate([gradient, inner[None]])
     energy = float((gradient.astype(np.float64) ** 2).sum())
-    return _Field(image, features, max(energy, 1e-12), source, normal, origin, across)
+    inverse = np.linalg.inv(np.stack([*across, origin - source], 1))
+    return _Field(image, features, max(energy, 1e-12), source, normal, origin, across, inverse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +185,7 @@ class _Depth:
     reach: tuple[int, int]
     size: tuple[int, int]  # of the transforms
     spectrum: NDArray[np.complex64]
+    lengths: Array32  # mm from the source to every pixel of the image widened by the reach
 
 
 def _depths(field: _Field, bounds: Bounds, ratio: float, half: float) -> list[_Depth]:
@@ -212,7 +214,10 @@ def _depths(field: _Field, bounds: Bounds, ratio: float, half: float) -> list[_D
         reach = np.ceil((most - least) / 2).astype(int)
         size = (fft.next_fast_len(int(h + 2 * reach[0]), True), fft.next_fast_len(int(w + 2 * reach[1]), True))
         spectrum = np.conj(fft.rfft2(field.features, size))
-        found.append(_Depth(float(depth), (least + most) / 2, (int(reach[0]), int(reach[1])), size, spectrum))
+        rows, columns = (np.arange(n + 2 * r) - r for n, r in zip((h, w), reach, strict=True))
+        rays = field.origin - field.source + rows[:, None, None] * field.across[0] + columns[None, :, None] * field.across[1]
+        lengths = np.linalg.norm(rays, axis=-1).astype(np.float32)
+        found.append(_Depth(float(depth), (least + most) / 2, (int(reach[0]), int(reach[1])), size, spectrum, lengths))
     return found
 
 
@@ -223,17 +228,27 @@ def turns(degrees: float, step: float, axes: Array64) -> list[Array64]:
     return [Rotation.from_rotvec(axes @ np.array(t)).as_matrix() for t in itertools.product(angles, angles, angles)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Peak:
+    """The best shift (rows, columns) of one turn at one depth under one reading; its pose is made where it is wanted."""
+
+    score: float
+    reading: int
+    matrix: Array64
+    at: _Depth
+    shift: Array64
+
+
 def _scores(
     field: _Field, readings: Sequence[ModelLevel], turned: Array64, at: _Depth, config: LocateConfig, corners: Array64
-) -> list[Place]:
+) -> list[_Peak]:
     """The best shift of one turn at one depth, for each reading."""
     from scipy import fft
 
     model = readings[0]
-    middle = (model.affine @ np.array([*(model.size - 1) / 2, 1.0]))[:3]
     matrix = np.eye(4)
     matrix[:3, :3] = turned
-    matrix[:3, 3] = field.point(at.centre, at.depth) - turned @ middle
+    matrix[:3, 3] = field.point(at.centre, at.depth) - turned @ model.middle
     h, w = field.image.shape
     pixels = field.pixel(corners @ turned.T + matrix[:3, 3])
     limit = np.array([h + 2 * at.reach[0], w + 2 * at.reach[1]])
@@ -242,21 +257,20 @@ def _scores(
     if (last - first < 4).any():
         return []
     # the part of the widened pixel grid that the model covers
-    view, offset = field.image.view, torch.from_numpy((first - at.reach).astype(float))
-    origin = view.origin + offset[0] * view.row_step + offset[1] * view.column_step
-    shape = (int(last[0] - first[0]), int(last[1] - first[1]))
-    window = plain_level(replace(view, origin=origin, shape=shape), np.ones(shape, np.bool_))
-    rays, _ = voxel_rays(model, window, matrix)
-    samples = np.array([samples_on(window, 1.5 * model.spacing)])
-    integrals = cpu.forward(model.grid, rays[None], shape, samples, window.valid[None], threaded=False)[0][0]
-    places = []
+    lengths = at.lengths[first[0] : last[0], first[1] : last[1]]
+    to_voxels = np.linalg.inv(matrix @ model.affine)
+    corner = field.ray((first - at.reach).astype(float))
+    world = np.stack([corner, field.across[1], field.across[0]])
+    rays = np.concatenate([(to_voxels[:3, :3] @ field.source + to_voxels[:3, 3])[None], world @ to_voxels[:3, :3].T])
+    everywhere = np.ones(lengths.shape, np.bool_)
+    samples = np.array([max(1, math.ceil(float(lengths.max()) / (_STEP * model.spacing)))])
+    integrals = cpu.forward(model.grid, rays[None], lengths.shape, samples, everywhere[None], threaded=False)[0][0]
+    peaks = []
     for number, reading in enumerate(readings):
-        valid = window.valid.copy()
+        valid = everywhere.copy()
         clear_unanswered(reading, rays, valid)
         template = np.zeros((3, *at.size), np.float32)
-        _template(
-            integrals, window.lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template
-        )
+        _template(integrals, lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template)
         spectrum = fft.rfft2(template)
         products = fft.irfft2(
             np.stack([at.spectrum[0] * spectrum[0] + at.spectrum[1] * spectrum[1], at.spectrum[2] * spectrum[2]]), at.size
@@ -265,8 +279,8 @@ def _scores(
         score, y, x = _peak(products[0], products[1], rows, columns, np.float32(field.energy))
         if score > 0:
             shift = np.array([at.reach[0] - y, at.reach[1] - x], float)
-            places.append(Place(_shifted(field, matrix, at, shift, middle), float(score), number))
-    return places
+            peaks.append(_Peak(float(score), number, matrix, at, shift))
+    return peaks
 
 
 def _shifted(field: _Field, matrix: Array64, at: _Depth, shift: Array64, middle: Array64) -> Array64:
@@ -311,14 +325,17 @@ def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *,
     jobs = list(itertools.product(rotations, depths))
     pool = cpu.pool(cpu.threads())
     found = list(pool.map(lambda job: _scores(field, levels, job[0], job[1], config, corners), jobs))
-    places = sorted((p for ps in found for p in ps if bounds.hold(p.matrix)), key=lambda p: -p.score)
+    peaks = sorted((p for ps in found for p in ps), key=lambda p: -p.score)
     kept: list[Place] = []
     radius = levels[0].radius
     for reading in range(len(levels)):
         mine: list[Place] = []
-        for place in (p for p in places if p.reading == reading):
+        for peak in (p for p in peaks if p.reading == reading):
             if len(mine) == keep:
                 break
+            place = Place(_shifted(field, peak.matrix, peak.at, peak.shift, middle), peak.score, reading)
+            if not bounds.hold(place.matrix):
+                continue
             centre = place.matrix[:3, :3] @ middle + place.matrix[:3, 3]
             if all(separation(place.matrix, other.matrix, centre, radius) > 0.15 * half for other in mine):
                 mine.append(place)

@@ -47,6 +47,11 @@ class ModelLevel:
         return np.array(self.grid.shape[::-1], float)
 
     @property
+    def middle(self) -> Array64:
+        """The centre of the grid, LPS mm."""
+        return np.asarray((self.affine @ np.array([*(self.size - 1) / 2, 1.0]))[:3])
+
+    @property
     def data(self) -> Array32:
         """[D, H, W], without the padding."""
         return self.grid.inner
