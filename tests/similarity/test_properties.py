@@ -100,3 +100,21 @@ def test_a_wire_hurts_the_forgiving_metrics_less() -> None:
         kept = similarity(name)(fixed, wired, None) - similarity(name)(smooth((64, 64), 1), wired, None)
         assert kept > 0.05, name
     assert float(similarity("patch-ncc")(fixed, wired, None)) > 2 * float(similarity("ncc")(fixed, wired, None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_number_of_threads_changes_no_bit(name: str) -> None:
+    """One fixed image of more pixels than PyTorch sums at once on a single thread."""
+    shape = (192, 192)
+    fixed = smooth(shape, 3, torch.float32)
+    moving = torch.stack([fixed + 0.3 * smooth(shape, seed, torch.float32) for seed in (4, 5)])
+    metric, before = similarity(name), torch.get_num_threads()
+    for mask in (None, disc(192)):
+        try:
+            found = []
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                found.append(metric(moving, fixed, mask))
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(*found)

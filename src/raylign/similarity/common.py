@@ -80,8 +80,16 @@ def paired(moving: Float[Tensor, "*B H W"], fixed: Float[Tensor, "*B H W"], mask
 
 
 def total(image: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
-    """Sum over the pixels."""
-    return image.sum((-2, -1))
+    """Sum over the pixels: rows first, then their sums.
+
+    PyTorch sums one number out of more than 32768 in parts, as many as there are threads; several numbers it does not.
+    """
+    return image.sum(-1).sum(-1)
+
+
+def mean(image: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
+    """Mean over the pixels, in the same order."""
+    return total(image) / (image.shape[-2] * image.shape[-1])
 
 
 def ratio(numerator: Tensor, denominator: Tensor, defined: Tensor | None = None) -> Tensor:
@@ -119,8 +127,8 @@ def centred(pair: Pair) -> Centred:
     rounding = (32 * torch.finfo(weight.dtype).eps) ** 2
 
     def one(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean = ratio(total(image), count.expand(torch.broadcast_shapes(count.shape, image.shape[:-2])))
-        away = (image - mean[..., None, None]) * weight
+        middle = ratio(total(image), count.expand(torch.broadcast_shapes(count.shape, image.shape[:-2])))
+        away = (image - middle[..., None, None]) * weight
         energy = total(away * away)
         return away, energy, energy > rounding * total(image * image)
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.similarity.common import Pair, centred, correlation, paired, ratio, total
+from raylign.similarity.common import Pair, centred, correlation, mean, paired, ratio, total
 from raylign.similarity.filters import gradients
 
 Half = Literal["agreeing", "rising", "falling"]
@@ -161,7 +161,7 @@ def _squares(derivatives: tuple[Pair, Pair]) -> tuple[Tensor, Tensor, Tensor]:
 def _magnitude(squares: Tensor) -> tuple[Tensor, Tensor]:
     """Roots with zero slope at zero, and where they are not zero to within rounding of the image's own size."""
     rounding = torch.finfo(squares.dtype).eps ** 2
-    there = squares > rounding * squares.detach().mean((-2, -1), keepdim=True)
+    there = squares > rounding * mean(squares.detach())[..., None, None]
     return torch.where(there, squares, 1.0).sqrt() * there, there
 
 
@@ -182,8 +182,8 @@ def _information(derivatives: tuple[Pair, Pair], normalise: bool, agreeing: bool
 
 
 def _inverse_root_mean(squares: Tensor) -> Tensor:
-    mean = squares.mean((-2, -1), keepdim=True)
-    return torch.where(mean > 0, torch.where(mean > 0, mean, 1.0).rsqrt(), 0.0)
+    size = mean(squares)[..., None, None]
+    return torch.where(size > 0, torch.where(size > 0, size, 1.0).rsqrt(), 0.0)
 
 
 def _orientation(derivatives: tuple[Pair, Pair], least: float, agreeing: bool) -> Tensor:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.similarity.common import Pair, centred, paired, ratio
+from raylign.similarity.common import Pair, centred, paired, ratio, total
 
 
 def mutual_information(
@@ -57,7 +57,7 @@ def _entropies(pair: Pair, bins: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = pair.batch
     defined = centred(pair).varies.expand(batch)
     joint = _joint(pair, bins, batch)
-    joint = joint / torch.where(defined, joint.sum((-2, -1)), 1.0)[..., None, None]
+    joint = joint / torch.where(defined, total(joint), 1.0)[..., None, None]
     return _entropy(joint.sum(-2)), _entropy(joint.sum(-1)), _entropy(joint.flatten(-2)), defined
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.similarity.common import paired, ratio, total
+from raylign.similarity.common import mean, paired, ratio, total
 from raylign.similarity.filters import fits, gaussian, within
 
 _TRUNCATE = 3.5
@@ -46,7 +46,7 @@ def ssim(
     s_mf = gaussian(m * f, sigma, radius) - mu_m * mu_f
     each = (2 * mu_m * mu_f + c1) * (2 * s_mf + c2) / ((mu_m * mu_m + mu_f * mu_f + c1) * (s_mm + s_ff + c2))
     if pair.mask is None:
-        return torch.where(defined, each.mean((-2, -1)), 0.0)
+        return torch.where(defined, mean(each), 0.0)
     counts = within(pair.mask, radius)
     summed = total(torch.where(counts, each, 0.0))
     value = ratio(summed, total(counts.to(each.dtype)).expand(summed.shape))
