@@ -210,3 +210,31 @@ def test_boxes_that_are_none() -> None:
         Grid((0, 3))
     with pytest.raises(InputError, match="another length"):
         EVERY["cma-es"].minimise(SPHERE, Task(np.zeros(2), Box.about(np.zeros(3), np.ones(3))))
+
+
+@pytest.mark.parametrize("name", list(EVERY))
+def test_coordinates_without_room_are_held(name: str) -> None:
+    box = Box(np.array([-1.0, 0.25, -1.0]), np.array([1.0, 0.25, 1.0]))
+    optimiser = Grid((5, 1, 5)) if name == "grid" else EVERY[name]
+    found = optimiser.minimise(SPHERE, Task(np.array([0.9, 0.25, 0.9]), box, seed=2))
+    assert found.x[1] == 0.25 and found.path.shape[1] == 3 and (found.path[:, 1] == 0.25).all()
+    assert np.abs(found.x[[0, 2]] - 0.3).max() < (0.3 if name == "grid" else 5e-3)
+    point = Box(np.full(3, 0.5), np.full(3, 0.5))
+    for optimiser in (CMAES(), TrustRegion()):
+        held = optimiser.minimise(SPHERE, Task(np.zeros(3), point))
+        assert held.x.tolist() == [0.5] * 3 and held.evaluations == 1
+
+
+def test_cma_es_never_ends_worse_than_it_began() -> None:
+    at = np.full(3, 0.3)
+    assert CMAES(population=8, generations=3).minimise(SPHERE, Task(at)).cost == 0.0
+    flat = CMAES(population=8, generations=3).minimise(Objective(lambda xs: np.zeros(len(xs))), Task(at))
+    assert np.array_equal(flat.x, at)
+
+
+def test_a_seed_of_several_numbers() -> None:
+    def run(seed: int | tuple[int, ...]) -> Array64:
+        return CMAES(population=8, generations=4).minimise(SPHERE, Task(np.zeros(3), seed=seed)).x
+
+    assert np.array_equal(run((3, 1)), run((3, 1)))
+    assert not np.array_equal(run((3, 1)), run((4, 0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -71,14 +71,14 @@ class Task:
     start: [N] where it begins.
     box: limits, or None.
     budget: evaluations at most; an evaluation with its gradient counts as one.
-    seed: of whatever is random.
+    seed: of whatever is random; several numbers make one seed.
     tell: progress.
     """
 
     start: Float[Array64, " N"]
     box: Box | None = None
     budget: int = 100_000
-    seed: int = 0
+    seed: int | tuple[int, ...] = 0
     tell: Tell | None = None
 
 
@@ -118,6 +118,29 @@ class Optimiser(Protocol):
         InputError: a gradient or a box that the optimiser needs and the caller did not give.
         """
         ...
+
+
+def narrowed(optimiser: Optimiser, objective: Objective, task: Task) -> Outcome | None:
+    """The outcome over the coordinates that the box leaves free, the others held; None where it leaves all of them free.
+
+    For optimisers that divide by the width of the box.
+    """
+    if task.box is None or task.box.lower.shape != np.shape(task.start) or (task.box.lower < task.box.upper).all():
+        return None
+    box, free = task.box, task.box.lower < task.box.upper
+
+    def whole(xs: Array64) -> Array64:
+        full = np.tile(box.lower, (len(xs), 1))
+        full[:, free] = xs
+        return full
+
+    if not free.any():
+        tracker = Tracker(optimiser, objective, task)
+        tracker.one(tracker.start)
+        return tracker.outcome("nothing is free")
+    fewer = replace(task, start=np.asarray(task.start, float)[free], box=Box(box.lower[free], box.upper[free]))
+    found = optimiser.minimise(Objective(lambda xs: objective.costs(whole(xs))), fewer)
+    return replace(found, x=whole(found.x[None])[0], path=whole(found.path.reshape(-1, int(free.sum()))))
 
 
 class Spent(Exception):

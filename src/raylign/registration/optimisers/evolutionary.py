@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from raylign.registration.optimisers.base import Array64, Objective, Outcome, Spent, Task, Tracker
+from raylign.registration.optimisers.base import Array64, Objective, Outcome, Spent, Task, Tracker, narrowed
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class CMAES:
     needs_box: ClassVar[bool] = False
 
     def minimise(self, objective: Objective, task: Task) -> Outcome:
-        """The best point of all generations."""
+        """The best point of the start and all generations; coordinates that the box leaves no room are held."""
         import cma
 
+        if (found := narrowed(self, objective, task)) is not None:
+            return found
         tracker = Tracker(self, objective, task)
         generator = np.random.default_rng(task.seed)
         options = {
@@ -52,6 +54,7 @@ class CMAES:
             options["bounds"] = [task.box.lower.tolist(), task.box.upper.tolist()]
         search = cma.CMAEvolutionStrategy(tracker.start, self.spread, options)
         try:
+            tracker.one(tracker.start)  # no generation holds it, and the outcome must not be worse
             while not search.stop():
                 xs = search.ask()
                 search.tell(xs, tracker.many(np.stack(xs)).tolist())

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from raylign.registration.optimisers.base import Objective, Outcome, Spent, Task, Tracker
+from raylign.registration.optimisers.base import Objective, Outcome, Spent, Task, Tracker, narrowed
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ class TrustRegion:
     needs_box: ClassVar[bool] = True
 
     def minimise(self, objective: Objective, task: Task) -> Outcome:
-        """The best point met."""
+        """The best point met; coordinates that the box leaves no room are held."""
         from scipy.optimize import Bounds, minimize
 
+        if (fewer := narrowed(self, objective, task)) is not None:
+            return fewer
         tracker = Tracker(self, objective, task)
         assert task.box is not None
         half = (task.box.upper - task.box.lower) / 2
