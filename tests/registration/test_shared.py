@@ -11,8 +11,9 @@ import torch
 import raylign
 from raylign.evaluation.gather import surface_points
 from raylign.evaluation.metrics import mrpd, mtre, pose_error
-from raylign.geometry import Rigid
+from raylign.geometry import Rigid, se3
 from raylign.io import ExposureOptions
+from raylign.registration import WIDE
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,23 @@ def test_exposures_of_real_cts(shared: Path, ct: str, cases: str, numbers: tuple
         gold = Rigid(torch.tensor(case["pose_world_from_ct"], dtype=torch.float64))
         assert float(mtre(result.transform, gold, targets)) < limits[0]
         assert float(mrpd(result.transform, gold, targets, [x.view for x in xrays])) < limits[1]
+
+
+@pytest.mark.parametrize(
+    ("ct", "case"), [("lidc0001_chest", "lidc0001/real/003"), ("vhf_pelvis_ct.nii.gz", "vhf_pelvis/real/006")]
+)
+def test_real_cts_from_nowhere(shared: Path, ct: str, case: str) -> None:
+    """About a start 45 degrees and a third of a metre from the truth; the same limits."""
+    folder, number = (shared / "cases" / case).parent, Path(case).name
+    truth = json.loads((folder / "truth.json").read_text())
+    gold = Rigid(torch.tensor(truth["cases"][number]["pose_world_from_ct"], dtype=torch.float64))
+    targets = torch.tensor(truth["targets_ct"], dtype=torch.float64)
+    off = torch.tensor([0.5, -0.45, 0.4, 150.0, -200.0, 160.0], dtype=torch.float64)
+    start = Rigid(se3.exp(off) @ gold.matrix)
+    assert float(mtre(start, gold, targets)) > 250
+    xray = raylign.read_xray(folder / truth["cases"][number]["files"][0])
+    result = raylign.register(raylign.read_volume(shared / "ct" / ct), xray, init=start, search=WIDE)
+    assert float(mtre(result.transform, gold, targets)) < 2 and result.confidence.trusted
 
 
 def test_a_real_wrist_by_two_cameras_and_by_each(shared: Path) -> None:

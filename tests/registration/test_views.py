@@ -130,3 +130,20 @@ def test_a_view_that_the_model_hardly_reaches_does_no_harm() -> None:
     assert scene.error(result.transform) < 0.5
     found = agreement(problem, result)
     assert bool(torch.isfinite(found.apart).all()) and float(found.shares[1]) <= 1
+
+
+def test_a_registration_of_views_that_disagree_is_not_trusted() -> None:
+    """Right from the start, one header eight degrees wrong: the pose looks well determined, and the result says what is wrong."""
+    turned = replace(six()["turned"], view=adjusted(six()["turned"].view, np.array([0, 0, 0, 8.0, 0, 0])))
+    wrong = Direct(DirectConfig(search=SearchConfig(degrees=10, mm=15, hypotheses=8))).register(
+        Problem(scene.chest(), (six()["good"], turned), NEAR)
+    )
+    assert not wrong.confidence.trusted and wrong.confidence.probability <= 0.3
+
+
+def test_a_blank_view_leaves_the_result_of_the_other() -> None:
+    good = six()["good"]
+    blank = replace(six()["noisy"], image=torch.zeros_like(six()["noisy"].image))
+    for xrays in ((good, blank), (blank, good)):
+        config = DirectConfig(search=SearchConfig(degrees=10, mm=15, hypotheses=8))
+        assert scene.error(Direct(config).register(Problem(scene.chest(), xrays, NEAR)).transform) < 2

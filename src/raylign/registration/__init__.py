@@ -13,7 +13,7 @@ from raylign.registration.polish import Polish, PolishConfig, polish
 from raylign.registration.problem import Problem, Registrar, centred
 from raylign.registration.register import METHODS, NEAR, WIDE, register, registrar
 from raylign.registration.result import Confidence, Result, Step
-from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.settings import DirectConfig, LocateConfig, SearchConfig
 from raylign.registration.structures import StructureConfig, StructureProblem, StructureResult, Structures
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "GeometryConfig",
     "GeometryResult",
     "LandmarkPose",
+    "LocateConfig",
     "MatchConfig",
     "Pipeline",
     "PnPConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ Progress = Callable[[str, float], None]
 
 _SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
 _NEAR = 60.0  # mm
+_DOUBT = 0.3  # probability of success at most, where exposures disagree
 _STANDS_OUT = 0.6  # of the best cost, at most, is what a pose elsewhere reaches where the right one was found
 _ENOUGH = 0.4  # share of the pixels from which the last level can do without the rest
 _ALIKE = 0.98  # share of the pixels that a cut must leave for the two readings not to matter
@@ -41,6 +43,7 @@ class Reading:
     scales: list[Scale]
     matrices: list[Array64]
     candidates: tuple[Candidate, ...] = ()
+    renders: int = 0  # by the last refinement
 
     def refined(self, level: int, count: int, bounds: Bounds, config: DirectConfig) -> Reading:
         """The best ``count`` poses brought to their optimum at a level, those that met left out."""
@@ -50,8 +53,9 @@ class Reading:
             found = list(pool.map(lambda m: refine(scale, m, bounds, config, threaded=False), seeds))
         else:
             found = [refine(scale, m, bounds, config, threaded=True) for m in seeds]
+        renders = sum(c.renders for c in found)
         found = distinct(found, 0.75 * scale.model.spacing, scale.model.radius)
-        return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found))
+        return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found), renders=renders)
 
 
 def shaken(reading: Reading, level: int, count: int, bounds: Bounds, config: DirectConfig) -> Reading:
@@ -60,13 +64,15 @@ def shaken(reading: Reading, level: int, count: int, bounds: Bounds, config: Dir
     Repeated, once, where that found something better.
     """
     scale = reading.scales[level]
+    renders = 0
     for _ in range(2):
         top = reading.candidates[0].normal.cost
         seeds = [m for c in reading.candidates[:count] for m in neighbours(c, scale) if bounds.hold(m)]
         pool = cpu.pool(cpu.threads())
         found = list(pool.map(lambda m: refine(scale, m, bounds, config, threaded=False), seeds))
         joined = distinct([*reading.candidates, *found], 0.75 * scale.model.spacing, scale.model.radius)
-        reading = replace(reading, matrices=[c.matrix for c in joined], candidates=tuple(joined))
+        renders += sum(c.renders for c in found)
+        reading = replace(reading, matrices=[c.matrix for c in joined], candidates=tuple(joined), renders=renders)
         if joined[0].normal.cost > top - 0.02 * abs(top):
             break
     return reading
@@ -149,11 +155,28 @@ def agreed(problem: Problem, result: Result, config: DirectConfig) -> Result:
     """A result whose trust one of several views may withdraw: the one that alone would put the model elsewhere."""
     if len(problem.xrays) < 2 or not result.confidence.trusted:
         return result
-    reasons = agreement(problem, result, config).reasons()
+    try:
+        reasons = agreement(problem, result, config).reasons()
+    except InputError:  # an exposure that shows too little to be asked alone
+        return result
     if not reasons:
         return result
-    doubted = min(result.confidence.probability, 0.5 * config.trust)
-    return replace(result, confidence=replace(result.confidence, probability=doubted, trusted=False, reasons=reasons))
+    probability = min(result.confidence.probability, _DOUBT)
+    doubted = replace(result.confidence, probability=probability, trusted=probability >= config.trust, reasons=reasons)
+    return replace(result, confidence=doubted)
+
+
+def levels_about(matrices: list[Array64], problem: Problem, config: DirectConfig) -> list[Scale]:
+    """The levels about the first of several poses under which every exposure shows the model.
+
+    Raises
+    ------
+    InputError: there is none.
+    """
+    for matrix in matrices[:-1]:
+        with contextlib.suppress(InputError):
+            return build_scales(replace(problem, start=Rigid(torch.from_numpy(matrix))), config)
+    return build_scales(replace(problem, start=Rigid(torch.from_numpy(matrices[-1]))), config)
 
 
 @dataclass(frozen=True)
@@ -178,18 +201,24 @@ class Direct:
         search = self.config.search
         if not results[0].confidence.trusted and search.hypotheses > 1:
             thorough = replace(self.config, search=search.denser(2), seed=self.config.seed + 1)
-            xrays = problem.xrays[1:] + problem.xrays[:1]
-            results.append(replace(self, config=thorough).search_once(replace(problem, xrays=xrays)))
+            with contextlib.suppress(
+                InputError
+            ):  # the other exposures may show nothing to search in: then the first result stands
+                results.append(replace(self, config=thorough).search_once(problem, first=1))
         best = max(results, key=lambda r: r.confidence.probability)
         return replace(
             agreed(problem, best, self.config),
             seed=self.config.seed,
+            settings={**best.settings, **asdict(self.config)},
             timings={k: sum(r.timings[k] for r in results) for k in best.timings},
             renders=sum(r.renders for r in results),
         )
 
-    def search_once(self, problem: Problem) -> Result:
-        """One search, taken as it comes out: ``register`` without its second look."""
+    def search_once(self, problem: Problem, first: int = 0) -> Result:
+        """One search, taken as it comes out: ``register`` without its second look.
+
+        ``first``: number of the exposure in which places are sought (of three, 3 is the first again).
+        """
         config, search = self.config, self.config.search
         clock = [time.perf_counter()]
         axes = camera_axes(problem.xrays[0].view)
@@ -198,22 +227,11 @@ class Direct:
         centre = start[:3, :3] @ middle + start[:3, 3]
         bounds = Bounds(start, axes, centre, search.degrees, search.mm, search.along)
         both = problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model))
-        if search.hypotheses > 1:
-            places = locate(problem, bounds, search.grid, search.refined, both=both)
-        else:
-            places = [Place(start, 0.0, reading) for reading in range(1 + both)]
-        if not places:
-            raise InputError(
-                "no pose that is searched projects the model onto the valid part of this image",
-                file=problem.xrays[0].name,
-                field="start",
-                remedy="give a better start with --init, or check the geometry with raylign info",
-            )
+        places, renders = self._places(problem, bounds, first, both=both)
         self._tell("search", 0.2)
         clock.append(time.perf_counter())
         near = max(search.mm, search.along) <= _NEAR  # the images are cut to where the model can be
-        anchor = problem.start if near else Rigid(torch.from_numpy(places[0].matrix))
-        scales = build_scales(replace(problem, start=anchor), config)
+        scales = levels_about([start, *(p.matrix for p in places)] if near else [p.matrix for p in places], problem, config)
         self._tell("pyramids", 0.3)
         clock.append(time.perf_counter())
         readings = [
@@ -225,7 +243,7 @@ class Direct:
             readings = readings[:1]
         if len(problem.xrays) > 1 and search.hypotheses > 1:
             readings = [in_depth(r, bounds, config) for r in readings]
-        rival, renders = 0.0, len(places)
+        rival = 0.0
         history: tuple[Step, ...] = ()
         last = len(scales) - 1
         counts = {last: search.refined, last - 1: search.kept, last - 2: search.finalists}
@@ -236,9 +254,11 @@ class Direct:
             if level == 0 and len(readings) == 1:
                 readings = [without_rim(readings[0], scales, config)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
+            renders += sum(r.renders for r in readings)
             lost = min(rivalry(r.candidates) for r in readings) > _STANDS_OUT  # no pose stands out, as the right one does
             if lost and search.hypotheses > 1 and (level == last - 1 or (level == last and not near)):
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
+                renders += sum(r.renders for r in readings)
             if len(readings) > 1 and level <= last - 1:
                 readings = decided(readings, level, config)
             elif len(readings) > 1:
@@ -246,7 +266,6 @@ class Direct:
             if count > 1 or level == last:
                 rival = rivalry(readings[0].candidates)
             history += readings[0].candidates[0].steps
-            renders += sum(c.renders for r in readings for c in r.candidates)
             self._tell(f"level {level}", 0.3 + 0.7 * (len(scales) - level) / len(scales))
         readings = decided(readings, 0, config)
         best = readings[0].candidates[0]
@@ -274,6 +293,28 @@ class Direct:
             versions=versions(),
             settings={**asdict(config), "cut_faces": faces},
             renders=renders,
+        )
+
+    def _places(self, problem: Problem, bounds: Bounds, first: int, *, both: bool) -> tuple[list[Place], int]:
+        """Where to begin, best first, and how many renderings that took.
+
+        Sought in exposure ``first``, or in the next that shows something.
+        """
+        search = self.config.search
+        given = [Place(bounds.start, 0.0, reading) for reading in range(1 + both)]
+        if search.hypotheses == 1:
+            return given, 0
+        count = len(problem.xrays)
+        for number in range(first, first + count):
+            turned = problem.xrays[number % count :] + problem.xrays[: number % count]
+            places, renders = locate(replace(problem, xrays=turned), bounds, search.grid, search.refined, both=both)
+            if places:
+                return places, renders
+        raise InputError(
+            "no pose that is searched projects the model onto the valid part of this image, or the image shows nothing there",
+            file=problem.xrays[0].name,
+            field="start",
+            remedy="give a better start with --init, or check the image, its mask and the geometry with raylign info",
         )
 
     def _tell(self, stage: str, share: float) -> None:

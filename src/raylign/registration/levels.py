@@ -38,7 +38,9 @@ def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     corners = box_corners(problem.model, *box)
     start = problem.start.matrix.numpy()
     world = corners @ start[:3, :3].T + start[:3, 3]
-    regions = [footprint(x, world, config.search.mm) for x in problem.xrays]
+    # what lies along the beam of one exposure lies across that of another
+    margin = config.search.mm if len(problem.xrays) == 1 else max(config.search.mm, config.search.along)
+    regions = [footprint(x, world, margin) for x in problem.xrays]
     factors = [max(1, round(region.long / config.pixels)) for region in regions]
     pitches = [
         max(x.view.pixel_spacing) * region.depth / float(x.view.sid) * factor

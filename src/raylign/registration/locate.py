@@ -188,14 +188,15 @@ class _Depth:
     lengths: Array32  # mm from the source to every pixel of the image widened by the reach
 
 
-def _depths(field: _Field, bounds: Bounds, ratio: float, half: float) -> list[_Depth]:
-    """Depths of a box; ``half``: half the model's extent, mm."""
+def _depths(field: _Field, bounds: Bounds, ratio: float, extents: tuple[float, float]) -> list[_Depth]:
+    """Depths of a box; ``extents``: half the model's largest and half its smallest, mm."""
     from scipy import fft
 
     h, w = field.image.shape
     sid = float(field.image.view.sid)
     at = float((bounds.centre - field.source) @ field.normal)
-    low = min(max(at - bounds.depth, half, 0.2 * sid), sid)
+    half, thick = extents
+    low = min(max(at - bounds.depth, min(max(thick, 0.2 * sid), at)), sid)
     high = max(min(at + bounds.depth, sid), low)
     count = max(1, math.ceil(math.log(high / low) / math.log(ratio) - 1e-9))
     edges = np.exp(np.linspace(math.log(low), math.log(high), 2 * count + 1))
@@ -204,7 +205,7 @@ def _depths(field: _Field, bounds: Bounds, ratio: float, half: float) -> list[_D
     for depth in edges[1::2]:
         scale = sid / depth / pitch  # pixels a mm at the model
         # where the start's centre would be at this depth, and the box about it
-        middle = bounds.centre + (depth - at) * bounds.axes[:, 2] * np.sign(bounds.axes[:, 2] @ field.normal)
+        middle = bounds.centre + (depth - at) * field.normal
         centre = field.pixel(middle[None])[0]
         shape = np.array([h, w])
         least = np.maximum(centre - bounds.mm * scale, -half * scale)
@@ -297,8 +298,9 @@ def _shifted(field: _Field, matrix: Array64, at: _Depth, shift: Array64, middle:
     return moved
 
 
-def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *, both: bool) -> list[Place]:
-    """The most promising places of a model within bounds, on the first exposure, best first, no two alike.
+def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *, both: bool) -> tuple[list[Place], int]:
+    """The most promising places of a model within bounds, on the first exposure, best first, no two alike; and how many
+    renderings they took. None where the exposure shows nothing, or nothing that the box lets the model reach.
 
     Parameters
     ----------
@@ -313,11 +315,18 @@ def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *,
     extent = float(np.sort(np.linalg.norm(corners[[1, 2, 4]] - corners[0], axis=1))[1])
     view = xray.view
     sid, pitch = float(view.sid), max(view.pixel_spacing)
-    at = float(np.clip((bounds.centre - view.source.numpy()) @ view.normal.numpy(), 0.3 * sid, sid))
+    away = (bounds.centre - view.source.detach().numpy()) @ view.normal.detach().numpy()
+    at = float(np.clip(away, 0.3 * sid, sid))
     covered = min(extent * sid / at / pitch, *view.shape)
     factor = max(1, round(max(covered / config.pixels, max(view.shape) / 128)))
     field = _field(xray, factor, config)
-    depths = _depths(field, bounds, config.ratio, half)
+    if field.energy <= 1e-12:
+        return [], 0
+    # a box along the beam of another exposure lies across this one's
+    aslant = abs(float(bounds.axes[:, 2] @ field.normal)) < 0.99
+    reach = (max(bounds.mm, bounds.depth),) * 2 if aslant else (bounds.mm, bounds.depth)
+    thick = float(np.linalg.norm(corners[[1, 2, 4]] - corners[0], axis=1).min()) / 2
+    depths = _depths(field, replace(bounds, mm=reach[0], depth=reach[1]), config.ratio, (half, thick))
     level = model_pyramid(volume, box, [1.5 * pitch * factor * at / sid])[0]
     levels = [level, uncut(level)] if both else [level]
     axes = camera_axes(view)
@@ -328,16 +337,19 @@ def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *,
     peaks = sorted((p for ps in found for p in ps), key=lambda p: -p.score)
     kept: list[Place] = []
     radius = levels[0].radius
+    # a place is turned by as much as its ray; the refinement takes that back where the box is narrower
+    slack = math.degrees(math.atan2(reach[0], at)) / 1.5
+    loose = replace(bounds, degrees=bounds.degrees + slack)
     for reading in range(len(levels)):
         mine: list[Place] = []
         for peak in (p for p in peaks if p.reading == reading):
             if len(mine) == keep:
                 break
             place = Place(_shifted(field, peak.matrix, peak.at, peak.shift, middle), peak.score, reading)
-            if not bounds.hold(place.matrix):
+            if not loose.hold(place.matrix):
                 continue
             centre = place.matrix[:3, :3] @ middle + place.matrix[:3, 3]
             if all(separation(place.matrix, other.matrix, centre, radius) > 0.15 * half for other in mine):
                 mine.append(place)
         kept += mine
-    return sorted(kept, key=lambda p: -p.score)
+    return sorted(kept, key=lambda p: -p.score), len(jobs)

@@ -25,6 +25,7 @@ from raylign.projection import cpu
 
 Array32 = NDArray[np.float32]
 Array64 = NDArray[np.float64]
+_THIN = 0.006  # 1/mm, of -700 HU about
 Cut = Sequence[Sequence[bool]]  # for each axis x, y, z: at the first and at the last face
 
 
@@ -126,13 +127,20 @@ def _count(source, threshold, by_row, by_column, z0, z1):  # type: ignore[no-unt
 _sections: WeakKeyDictionary[Volume, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = WeakKeyDictionary()
 
 
+def _shadow(model: Volume, source: Array32) -> float:
+    """The value above which a voxel casts a shadow: of raw numbers, which say nothing of themselves, a share of the largest."""
+    if model.unit == "HU":
+        return -700.0
+    return _THIN if model.unit == "1/mm" else max(0.02 * float(source.max()), 0.0)
+
+
 def sections(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Areas, in voxels, of the model's cross-sections along x, y and z: of what casts a shadow, -700 HU and more."""
     known = _sections.get(model)
     if known is not None:
         return known
     source = native(model)
-    threshold = np.float32(-700.0 if model.unit == "HU" else max(0.02 * float(source.max()), 0.0))
+    threshold = np.float32(_shadow(model, source))
     by_row = np.zeros(source.shape[:2], np.int64)
     by_column = np.zeros((source.shape[0], source.shape[2]), np.int64)
     cpu.run_chunks(partial(_count, source, threshold, by_row, by_column), source.shape[0], smallest=4)
@@ -252,7 +260,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
         made.append((factors, padded, moved))
         data = cpu.inner(padded)
         mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
-        threshold = 0.3 * hu[0] if hu else 0.1 * float(data.max())
+        threshold = 0.3 * hu[0] if hu else (_THIN if model.unit == "1/mm" else 0.1 * float(data.max()))
         levels.append(ModelLevel(cpu.grid_around(padded), moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
     return levels
 

@@ -19,6 +19,7 @@ from raylign.registration.settings import DirectConfig
 # The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
 _UNMODELLED = 3.5
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
+_OPEN = 1000.0  # mm or radians: as good as unknown
 _RISE = 0.3  # mean log variance ratio
 
 
@@ -141,6 +142,8 @@ def covariance_of(normal: Normal) -> Array64:
     """
     h = normal.hessian
     inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)
+    values, vectors = np.linalg.eigh(h)
+    unseen = vectors[:, values <= 1e-12 * max(float(values[-1]), 1e-300)]  # no image says anything of these
     scores = normal.scores[np.abs(normal.scores).sum(1) > 0]
     scores = scores - scores.mean(0) if len(scores) else scores
-    return _UNMODELLED * inverse @ (scores.T @ scores) @ inverse
+    return np.asarray(_UNMODELLED * inverse @ (scores.T @ scores) @ inverse + _OPEN**2 * unseen @ unseen.T)

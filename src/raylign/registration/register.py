@@ -64,7 +64,7 @@ def register(
     volume: Volume,
     xrays: XRay | Sequence[XRay],
     *,
-    init: Rigid | Float[Tensor, "4 4"] | Literal["center"] = "center",
+    init: Rigid | Float[Tensor, "4 4"] | Literal["center", "search"] = "center",
     method: str | Registrar = "direct",
     search: SearchConfig | None = None,
     seed: int = 0,
@@ -75,10 +75,11 @@ def register(
     ----------
     volume: the model; restrict it first (``raylign.data.restricted``) where only one structure moves.
     xrays: one exposure, or several of the same pose.
-    init: a rough ``T_world_from_volume``, or "center": the volume's centre at the isocentre, not turned.
+    init: a rough ``T_world_from_volume``; "center": the volume's centre at the isocentre, not turned; "search": the same, with
+        all of ``WIDE`` looked through about it.
     method: a name from ``METHODS``, or any Registrar.
     search: what the start leaves open; by default +-20 degrees and +-35 mm about "center", +-15 degrees and +-15 mm about a
-        given pose.
+        given pose, +-50 degrees, +-200 mm and +-300 mm along the beam for "search".
     seed: of whatever is random.
 
     Raises
@@ -86,10 +87,12 @@ def register(
     InputError: no exposure, a pose that is not rigid, a model that does not project onto the image, an unknown method.
     """
     if isinstance(init, str):
-        if init != "center":
-            raise InputError(f"unknown start {init!r}", field="init", remedy='give "center" or a 4x4 pose')
-        start, default = centred(volume), SearchConfig()
+        if init not in ("center", "search"):
+            raise InputError(f"unknown start {init!r}", field="init", remedy='give "center", "search" or a 4x4 pose')
+        start, default = centred(volume), WIDE if init == "search" else SearchConfig()
     else:
         start, default = init if isinstance(init, Rigid) else Rigid(init), NEAR
+    if not isinstance(method, str) and search is not None:
+        raise InputError("a registrar has its own search", field="search", remedy="give it to the registrar, or name a method")
     chosen = registrar(method, search=search or default, seed=seed) if isinstance(method, str) else method
     return chosen.register(Problem(volume, xrays if isinstance(xrays, XRay) else tuple(xrays), start))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from raylign.errors import InputError
 from raylign.registration.matching import MatchConfig
 
 _SOD = 700.0  # mm from the source to the patient, about: what a range of depths is compared with
@@ -50,6 +51,15 @@ class SearchConfig:
     kept: int = 4
     finalists: int = 2
     depth: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("degrees", "mm", "depth"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{value} is no half width", field=name, remedy="give zero or more")
+        for name in ("hypotheses", "refined", "kept", "finalists"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{getattr(self, name)} candidates", field=name, remedy="give 1 or more")
 
     @property
     def along(self) -> float:
