@@ -319,3 +319,61 @@ def test_refusals() -> None:
     parts = split(spine().volume, spine().labels, [NAME])
     with pytest.raises(InputError, match=r"does not project|pixels that can be compared"):
         structure_scales(parts.structure, parts.rest, (exposure(5.0),), away.matrix.numpy(), DirectConfig())
+
+
+# --- structures of other shapes and densities
+
+
+def _thigh() -> tuple[Volume, LabelMap]:
+    """A bone of 200 mm, an airless limb about it, a bone that stays, and a tube of air."""
+    affine = torch.diag(torch.tensor([2.0, 2.0, 2.5, 1.0], dtype=torch.float64))
+    affine[:3, 3] = torch.tensor([-70.0, -60.0, -120.0])
+    k, j, i = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in (97, 61, 71)), indexing="ij")
+    x, y, z = 2 * i - 70, 2 * j - 60, 2.5 * k - 120
+    hu = torch.where((x / 66) ** 2 + (y / 56) ** 2 < 1, 40.0, -1000.0)
+    labels = torch.zeros(hu.shape, dtype=torch.uint8)
+    bow = x - 18 - 6 * torch.sin(z / 50) - 0.002 * z * z / 10  # bowed, so that it shows where along itself it lies
+    width = 7 + 3 * (z / 100) ** 4
+    labels[(bow**2 + y**2 < width**2) & (z.abs() < 100)] = 1
+    labels[((x + 30) ** 2 + (y - 10 - z / 12) ** 2 < 8**2) & (z.abs() < 110)] = 2
+    labels[((x + 4 + z / 25) ** 2 + (y + 34) ** 2 < 7**2) & (z.abs() < 60)] = 3
+    hu = torch.where(labels == 1, 700.0, torch.where(labels == 2, 900.0, torch.where(labels == 3, -1000.0, hu)))
+    return Volume(hu, affine, "HU"), LabelMap(labels, affine, {1: "long", 2: "other", 3: "tube"})
+
+
+def _moved_alone(name: str, shift: torch.Tensor) -> tuple[StructureProblem, Result]:
+    """Exposures of the limb with a structure of it moved: line integrals of both parts, added up."""
+    volume, labels = _thigh()
+    parts = split(volume, labels, [name])
+    placed = Rigid(se3.exp(torch.tensor([0.03, -0.02, 0.04, 3.0, -2.0, 1.0], dtype=torch.float64)))
+    away = torch.eye(4, dtype=torch.float64)
+    away[:3, 3] = shift
+    xrays = []
+    for angle in (10.0, 100.0):
+        view = View.from_carm(primary=angle, secondary=3, sid=1050, sod=720, pixel_spacing=1.5, shape=(224, 176))
+        shown = ((parts.rest, placed.matrix), (parts.structure, placed.matrix @ away))
+        image = sum(project(v, view, m[None], step=1.0)[0, 0] for v, m in shown)
+        assert isinstance(image, torch.Tensor)
+        xrays.append(XRay(image, view, torch.ones_like(image, dtype=torch.bool)))
+    covariance = torch.diag(torch.tensor([1e-6] * 3 + [0.01] * 3, dtype=torch.float64))
+    whole = _result(placed.matrix, covariance, torch.zeros(3, dtype=torch.float64))
+    return StructureProblem(volume, labels, (name,), tuple(xrays), placed), whole
+
+
+def test_a_long_bone_is_searched_for() -> None:
+    """It is so thin for its length that its pyramid has one level: candidates are chosen and refined at that."""
+    shift = torch.tensor([10.0, -5.0, 4.0], dtype=torch.float64)
+    asked, whole = _moved_alone("long", shift)
+    parts = split(asked.volume, asked.labels, ["long"])
+    config = DirectConfig(search=StructureConfig().search)
+    assert len(structure_scales(parts.structure, parts.rest, asked.xrays, asked.start.matrix.numpy(), config)) == 1
+    found = Structures().register(asked, whole)
+    assert found.motion is not None
+    assert float((found.motion.shift - shift).norm()) < 1.0 and found.motion.degrees < 1.0
+
+
+def test_a_structure_thinner_than_its_surroundings_is_registered() -> None:
+    shift = torch.tensor([2.0, 1.0, -3.0], dtype=torch.float64)
+    found = Structures().register(*_moved_alone("tube", shift))
+    assert found.motion is not None
+    assert float((found.motion.shift - shift).norm()) < 1.0

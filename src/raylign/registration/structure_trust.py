@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from raylign.errors import InputError
 from raylign.registration.levels import Scale
 from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render
 from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
@@ -72,10 +73,22 @@ def rival_of(candidates: Sequence[Candidate], empty: float, beam: Array64 | None
 
 
 def surface_of(model: ModelLevel, count: int = 300) -> Array64:
-    """[n, 3] mm, in the model's frame: points on the surface of what it holds, evenly chosen."""
+    """[n, 3] mm, in the model's frame: points on the surface of what it holds, denser or thinner than the rest, evenly chosen.
+
+    Raises
+    ------
+    InputError: it differs nowhere from the rest.
+    """
     from scipy.ndimage import binary_erosion
 
-    inside = model.data > 0.25 * model.data.max()
+    size = np.abs(model.data)
+    inside = size > 0.25 * size.max()
+    if not inside.any():
+        raise InputError(
+            "the structure attenuates no more and no less than what lies around it",
+            field="labels",
+            remedy="choose one that shows: a bone, a vessel filled with contrast agent, an airway",
+        )
     index = np.argwhere(inside & ~binary_erosion(inside))[:, ::-1]
     index = index[:: max(1, len(index) // count)]
     return index @ model.affine[:3, :3].T + model.affine[:3, 3]

@@ -315,7 +315,8 @@ def descend(scales: Sequence[Scale], problem: Problem, config: DirectConfig) -> 
     history: tuple[Step, ...] = ()
     candidates: list[Candidate] = []
     for number, scale in enumerate(reversed(scales)):
-        seeds = seeds[: counts[number] if number < len(counts) and scale.index > 0 else 1]
+        # at the finest level the best alone, unless there is no other level to choose it at
+        seeds = seeds[: counts[number] if number < len(counts) and (scale.index > 0 or number == 0) else 1]
         if len(seeds) > 1:
             candidates = list(pool.map(lambda m, s=scale: refine(s, m, bounds, config, threaded=False), seeds))
         else:
