@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from raylign import InputError
 from raylign.data import Landmarks
 from raylign.geometry import Rigid, View, se3
-from raylign.registration.landmarks import LandmarkPose, pnp, reprojection, start_from_landmarks
-from raylign.registration.pnp import PnPConfig
+from raylign.registration.landmarks import LandmarkPose, _enough, pnp, reprojection, start_from_landmarks
+from raylign.registration.pnp import Marks, Mode, PnPConfig
 
 Array = NDArray[np.float64]
 FRONTAL = View.from_carm(primary=10, secondary=4, sid=1050, sod=720, pixel_spacing=0.6, shape=(512, 512))
@@ -298,3 +299,27 @@ def test_parallel_beams_and_wrong_shapes_are_refused() -> None:
         pnp(torch.from_numpy(c.points), [torch.from_numpy(c.pixels[0][:3])], [FRONTAL], NOMINAL)
     with pytest.raises(InputError, match="0 arrays of observations"):
         pnp(torch.from_numpy(c.points), [], [FRONTAL], NOMINAL)
+
+
+def test_chance_is_reckoned_with_for_many_marks_too() -> None:
+    """Choices of a thousand and more overflow a float; for few marks the product itself says the same."""
+    rng = np.random.default_rng(0)
+    for total, near, expected in ((1500, 1000, True), (1500, 760, True), (12, 7, True), (9, 5, False)):
+        marks = Marks(
+            np.zeros((total, 3)),
+            np.vstack([[[0.0, 0.0], [300.0, 300.0]], rng.uniform(0, 300, (total - 2, 2))]),
+            np.zeros((total, 3, 4)),
+            np.broadcast_to(np.eye(2), (total, 2, 2)),
+            np.arange(total),
+            np.zeros(total, np.int64),
+            np.zeros(3),
+        )
+        agree = np.arange(total) < near
+        away = 1.0 if expected else 60.0
+        errors = np.where(agree, away, 100.0)[:, None] * [[1.0, 0.0]]
+        mode = Mode(np.eye(3), np.zeros(3), errors, agree, 1.0, np.eye(6), 0.0)
+        assert _enough(mode, marks) is expected
+        if total < 100:
+            chance = np.pi * away**2 / 300.0**2
+            alarms = (total - 3) * comb(total, near) * comb(near, 3) * chance ** (near - 3)
+            assert (alarms < 0.1) is expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import inf, lgamma, log
 
 import numpy as np
 import torch
@@ -257,7 +257,16 @@ def _enough(mode: Mode, marks: Marks) -> bool:
         places = (marks.metric[marks.view == v] @ marks.pixels[marks.view == v][..., None])[..., 0]
         area = max(area, float(np.prod(np.ptp(places, axis=0))))
     chance = np.pi * float((mode.errors[mode.agree] ** 2).sum(1).max()) / max(area, _LEAST_AREA)
-    return (total - 3) * comb(total, count) * comb(count, 3) * min(chance, 1.0) ** (count - 3) < _FALSE_ALARMS
+    chance = min(chance, 1.0)
+    alarms = (
+        log(total - 3) + _log_choices(total, count) + _log_choices(count, 3)
+    )  # in logarithms: of a thousand marks they overflow
+    return alarms + (count - 3) * (log(chance) if chance > 0 else -inf) < log(_FALSE_ALARMS)
+
+
+def _log_choices(n: int, k: int) -> float:
+    """Logarithm of the number of ways to choose k of n."""
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
 
 def _inconsistent(marks: Marks, found: Sequence[Mode], start: Array64, config: PnPConfig, names: Sequence[str]) -> InputError:
