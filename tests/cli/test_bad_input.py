@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -14,7 +15,8 @@ import pydicom
 import pytest
 import torch
 
-from raylign.data import Volume
+from raylign.data import Volume, XRay
+from raylign.geometry import View
 from raylign.io.images_write import write_volume
 from tests.cli.conftest import Scene, body
 from tests.io.dicom_files import xa_file
@@ -256,3 +258,40 @@ def test_wrong_usage_is_exit_code_two(raylign: Command, scene: Scene) -> None:
         ["demo", "--out"],
     ):
         assert raylign(*arguments).exit_code == 2
+
+
+def test_a_folder_in_the_place_of_an_output(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    """Noticed at once: before the X-ray is, which is not there."""
+    (tmp_path / "out" / "result.json").mkdir(parents=True)
+    given = ["register", scene.volume, tmp_path / "gone.dcm", "--out", tmp_path / "out"]
+    refused(raylign, tmp_path / "out", given, "result.json", "is a folder", "move it away")
+
+
+def test_what_the_system_says_is_told_of_the_right_file(tmp_path: Path) -> None:
+    from raylign.cli.outputs import staged
+    from raylign.errors import InputError
+
+    with pytest.raises(FileNotFoundError), staged(tmp_path / "out"):
+        (tmp_path / "input").read_bytes()
+    with pytest.raises(InputError, match="--out: cannot be written"), staged(tmp_path / "out") as folder:
+        (folder / "missing" / "result.json").write_text("")
+    with pytest.raises(InputError, match=r"--out: cannot be written \(No space"), staged(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_take_the_faces_as_the_registration_did() -> None:
+    from raylign.cli.outputs import _as_read, _for_display
+    from raylign.registration import Problem, Result, centred
+    from raylign.registration.result import Confidence
+
+    sides = torch.full((12, 12, 12), 40.0)
+    model = Volume(sides, torch.eye(4, dtype=torch.float64), "HU")
+    view = View.from_carm(primary=0, secondary=0, sid=1000, sod=700, pixel_spacing=4, shape=(16, 16))
+    xray = XRay(torch.zeros(16, 16), view, torch.ones(16, 16, dtype=torch.bool))
+    pose = centred(model)
+    problem = Problem(model, (xray,), pose)
+    for ends in (True, False):
+        faces = ((ends, ends), (False, False), (ends, False))
+        result = Result(pose, pose, torch.eye(6), torch.zeros(3), 0.5, Confidence(0.9, True), settings={"cut_faces": faces})
+        assert _for_display(_as_read(problem, result)).truncated == faces

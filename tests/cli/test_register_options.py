@@ -190,6 +190,11 @@ def test_slicer_files_must_state_their_frame(raylign: Command, scene: Scene, tmp
         (["--labels", "a.nii:x", "--geometry-sid", "5"], ("--geometry-sid", "--labels")),
         (["--labels", "gone.nii:x"], ("gone.nii", "no such file")),
         (["--labels", "nothing"], ("--labels", "LABELMAP:NAME")),
+        (["--rest", "masked"], ("--rest", "--labels")),
+        (["--starts", "8", "--method", "cmaes"], ("--starts", "--method direct")),
+        (["--search-mm", "8", "--method", "xreg"], ("--search-mm", "box of its own")),
+        (["--search-degrees", "8", "--method", "xreg-wide"], ("--search-degrees", "box of its own")),
+        (["--init", "Center"], ("--init", "'Center' is no start; give center, search or a file")),
     ],
 )
 def test_options_that_cannot_be(
@@ -240,6 +245,27 @@ def test_a_structure_among_the_rest(raylign: Command, scene: Scene, tmp_path: Pa
     assert result["structure"]["rest"] == rest
     assert result["structure"]["words"] in run.stdout
     assert "skeleton" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_name_that_is_not_in_the_label_map(raylign: Command, scene: Scene, tmp_path: Path, bones: Path) -> None:
+    """Told of the label map, and before the volume is read: there is none."""
+    given = ["register", tmp_path / "gone.nii", scene.xray, "--out", tmp_path / "out", "--labels"]
+    refused(raylign, tmp_path / "out", [*given, f"{bones}:skull"], "bones.nii.gz: labels: no voxel is labelled 'skull'")
+
+
+def test_landmarks_are_judged_by_the_whole_scan(
+    raylign: Command, scene: Scene, tmp_path: Path, clicked: Path, bones: Path
+) -> None:
+    labels = ["--labels", f"{bones}:skeleton", "--init", clicked, "--starts", "1"]
+    run = raylign("register", scene.volume, scene.xray, *labels, "--out", tmp_path / "out", "--json")
+    assert run.exit_code in (0, 3), run.output
+    result = json.loads(run.stdout)
+    whole, own = (Rigid(torch.tensor(r["pose"]["matrix"])) for r in (result["structure"]["whole"], result))
+    away = {m["name"]: m["pose_px"] for m in result["landmarks"]["marks"]}
+    clicks = marks(scene.pose)
+    told, moved = ((VIEW.project(p.apply(points().points)) - clicks.points).norm(dim=1) for p in (whole, own))
+    assert torch.allclose(torch.tensor([away[n] for n in NAMES], dtype=torch.float64), told, atol=1e-4)
+    assert not torch.allclose(told, moved, atol=1e-3)
 
 
 def test_geometry_is_refined(raylign: Command, scene: Scene, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from raylign.cli.about import about_inputs, distrust
 from raylign.cli.console import DONE, NOT_TRUSTED, command, complain, load, progress
-from raylign.cli.outputs import REPORT, About, staged, write_outputs
+from raylign.cli.outputs import OUTPUTS, REPORT, About, staged, write_outputs
 from raylign.cli.warm import warm_kernels
 from raylign.errors import InputError
 
@@ -44,7 +44,7 @@ def demo(flags: DemoFlags) -> int:
     if flags.seed < 0:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
     again = shlex.join(["raylign", "register", str(flags.out / VOLUME), str(flags.out / XRAY), "--out", str(flags.out / "again")])
-    with staged(flags.out) as folder, progress() as tell:
+    with staged(flags.out, OUTPUTS) as folder, progress() as tell:
         load("raylign.registration", "raylign.simulation", "raylign.io.images_write", "SimpleITK")
         tell("making a patient and an exposure", 0.0)
         truth = _make_inputs(folder, flags.seed)

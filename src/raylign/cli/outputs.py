@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _SMALL = 4e6  # voxels, which are rendered as they are
 
-RESULT, POSE, OVERLAY, REPORT = "result.json", "pose.tfm", "overlay.png", "report.html"
+RESULT, POSE, OVERLAY, REPORT = OUTPUTS = "result.json", "pose.tfm", "overlay.png", "report.html"
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,22 @@ class About:
 
 
 @contextmanager
-def staged(out: str | Path) -> Iterator[Path]:
+def staged(out: str | Path, names: Sequence[str] = ()) -> Iterator[Path]:
     """A folder to write into whose files move to ``out`` when the block ends well; otherwise nothing is left of it.
 
-    Files of the same names in ``out`` are replaced, others are left alone.
+    Files of the same names in ``out`` are replaced, others are left alone. ``names``, where they are known before, are those of
+    the files that will be written.
 
     Raises
     ------
-    InputError: ``out`` is a file, or cannot be made or written to.
+    InputError: ``out`` is a file, or cannot be made or written to; a folder is there in the place of a file.
     """
     target = Path(out)
     made: list[Path] = []
     try:
         if target.exists() and not target.is_dir():
             raise InputError("is a file, not a folder", file=target, field="--out", remedy="name a folder")
+        _free(target, names)
         for parent in reversed([p for p in (target.parent, *target.parent.parents) if not p.exists()]):
             parent.mkdir()
             made.append(parent)
@@ -72,11 +75,27 @@ def staged(out: str | Path) -> Iterator[Path]:
             _publish(folder, target)
     except OSError as error:
         _remove(made, folder)
+        if not _of_writing(error, folder, target):  # of a library, or of an input
+            raise
         raise _unwritable(target, error) from error
     except BaseException:
         _remove(made, folder)
         raise
     _remove([], folder)
+
+
+def _of_writing(error: OSError, *places: Path) -> bool:
+    """Whether what failed is a file in one of the folders, or something that only writing can meet: a full disk names no file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return True
+    files = [Path(os.fsdecode(name)).absolute() for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return any(file.is_relative_to(place.absolute()) for file in files for place in places)
+
+
+def _free(target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (target / name).is_dir():
+            raise InputError("is a folder where a file is to be written", file=target / name, remedy="move it away")
 
 
 def _publish(folder: Path, target: Path) -> None:
@@ -86,9 +105,7 @@ def _publish(folder: Path, target: Path) -> None:
         os.rename(folder, target)
         return
     names = sorted(p.name for p in folder.iterdir())
-    for name in names:
-        if (target / name).is_dir():
-            raise InputError("is a folder where a file is to be written", file=target / name, remedy="move it away")
+    _free(target, names)
     aside = folder / ".before"
     aside.mkdir()
     moved: list[str] = []
@@ -164,6 +181,15 @@ def _for_display(problem: Problem) -> Volume:
     return Volume(data, torch.from_numpy(level.affine), "raw" if model.unit == "raw" else "1/mm", truncated)
 
 
+def _as_read(problem: Problem, result: Result) -> Problem:
+    """The problem with its model's faces cut as the registration took them."""
+    cut = result.settings.get("cut_faces")
+    if problem.model.truncated is not None or cut is None:
+        return problem
+    x, y, z = ((bool(a), bool(b)) for a, b in cut)
+    return replace(problem, model=replace(problem.model, truncated=(x, y, z)))
+
+
 def write_outputs(folder: Path, problem: Problem, result: Result, about: About) -> None:
     """Write ``result.json``, ``pose.tfm``, ``overlay.png`` and ``report.html`` into ``folder``."""
     from raylign.evaluation import ReportContent, gather
@@ -172,7 +198,7 @@ def write_outputs(folder: Path, problem: Problem, result: Result, about: About) 
     from raylign.io.transforms import write_pose_itk
     from raylign.registration.coverage import covered
 
-    shown = replace(problem, model=_for_display(problem))
+    shown = replace(problem, model=_for_display(_as_read(problem, result)))
     exposures = gather.rendered(shown, result, covered, longest=320)
     points = gather.surface_points(problem.model)
     content = ReportContent(result, exposures, truth=about.truth, points=points, command=about.command, inputs=dict(about.words))

@@ -13,8 +13,8 @@ import typer
 from raylign.cli.about import about_inputs, command_line, distrust, summary
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
 from raylign.cli.exposures import ExposureFlags, exposure_options
-from raylign.cli.outputs import About, result_dict, staged, write_outputs
-from raylign.cli.solve import Solved, check_solve, solve
+from raylign.cli.outputs import OUTPUTS, About, result_dict, staged, write_outputs
+from raylign.cli.solve import Solved, check_solve, read_structure, solve
 from raylign.cli.starts import begin, check_start, landmark_words, read_start
 from raylign.errors import InputError
 
@@ -156,7 +156,7 @@ def register(flags: RegisterFlags) -> int:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
     check_start(flags)
     check_solve(flags, len(flags.xrays))
-    with staged(flags.out) as folder, progress(quiet=flags.json) as tell:
+    with staged(flags.out, OUTPUTS) as folder, progress(quiet=flags.json) as tell:
         result, about, said = _registered(flags, folder, tell)
     if flags.json:
         print(json.dumps(result_dict(result, about), separators=(",", ":"), allow_nan=False))
@@ -178,13 +178,14 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result,
     tell("reading the X-rays", 0.0)
     xrays = tuple(read_xray(path, option) for path, option in zip(flags.xrays, options, strict=True))
     given = read_start(flags, flags.xrays)
+    structure = None if flags.labels is None else read_structure(flags.labels)
     tell("reading the volume", 0.05)
     volume = read_volume(flags.volume, series=flags.series, unit=None if flags.unit is None else flags.unit.value)
     cleared = without_table(volume) if flags.table == Table.REMOVE else None
     volume = volume if cleared is None else cleared.volume
     start = begin(flags, given, volume, xrays)
     try:
-        solved = solve(flags, volume, xrays, start, lambda stage, share: tell(stage, 0.2 + 0.6 * share))
+        solved = solve(flags, volume, xrays, start, structure, lambda stage, share: tell(stage, 0.2 + 0.6 * share))
     except InputError as error:  # it knows the model and the exposures, but not the files that they came from
         raise error.at(flags.volume if error.field in ("volume", "unit", "data") else ", ".join(map(str, flags.xrays))) from None
     tell("writing the report", 0.85)
@@ -195,7 +196,7 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result,
         about = replace(about, inputs={**about.inputs, "table": cleared.words}, words={**about.words, "Table": cleared.words})
         said = [cleared.words, *said]
     if start.landmarks is not None:
-        numbers, lines = landmark_words(start, solved.result.transform, solved.problem.xrays)
+        numbers, lines = landmark_words(start, solved.whole or solved.result.transform, solved.problem.xrays)
         words = {**about.words, "Landmarks": "; ".join(line.removeprefix("landmarks: ") for line in lines)}
         about, said = replace(about, more={**about.more, "landmarks": numbers}, words=words), [*lines, *said]
     write_outputs(folder, solved.problem, solved.result, about)

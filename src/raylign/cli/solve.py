@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import enum
 
     from raylign.data import LabelMap, Volume, XRay
+    from raylign.geometry import Rigid
     from raylign.registration import Problem, Registrar, Result
 
 _GEOMETRY = (
@@ -31,6 +32,14 @@ class SolveFlags(Protocol):
     def labels(self) -> str | None: ...
     @property
     def rest(self) -> enum.StrEnum: ...
+    @property
+    def search_degrees(self) -> float | None: ...
+    @property
+    def search_mm(self) -> float | None: ...
+    @property
+    def search_depth(self) -> float | None: ...
+    @property
+    def starts(self) -> int | None: ...
     @property
     def seed(self) -> int: ...
     @property
@@ -63,6 +72,7 @@ class Solved:
     more: further parts of ``result.json``.
     words: for the report's inputs.
     said: for the terminal.
+    whole: pose of the whole volume where a structure of it was registered and this is known beside: landmarks are of it.
     """
 
     problem: Problem
@@ -70,6 +80,7 @@ class Solved:
     more: dict[str, Any] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    whole: Rigid | None = None
 
 
 def check_solve(flags: SolveFlags, xrays: int) -> None:
@@ -80,6 +91,13 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
         value = getattr(flags, name)
         if value is not None and not 0 <= value <= most:
             raise InputError(f"{value:g} is out of range", field=_option(name), remedy=f"give 0 to {most:g}; 0 is not refined")
+    if flags.labels is not None:
+        _named(flags.labels)
+    elif flags.rest != "modelled":
+        raise InputError(
+            "it is about a structure, and none is named", field="--rest", remedy="give --labels LABELMAP:NAME, or leave it out"
+        )
+    _check_search(flags)
     if flags.geometry_angle and xrays == 1:
         raise InputError(
             "with one X-ray a turn of the C-arm looks like one of the patient",
@@ -101,6 +119,22 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
         )
 
 
+def _check_search(flags: SolveFlags) -> None:
+    """Refuse what the method would take no notice of."""
+    method = flags.method.value
+    if flags.starts is not None and method != "direct":
+        raise InputError(
+            f"{method} does not choose among starts", field="--starts", remedy="leave it out, or use --method direct"
+        )
+    if method not in ("xreg", "xreg-wide"):
+        return
+    for name in ("search_degrees", "search_mm", "search_depth"):
+        if getattr(flags, name) is not None:
+            raise InputError(
+                f"{method} searches a box of its own", field=_option(name), remedy="leave it out, or use another --method"
+            )
+
+
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -116,19 +150,33 @@ def read_structure(text: str) -> Structure:
 
     Raises
     ------
-    InputError: no name, a label map that cannot be read.
+    InputError: no name, a label map that cannot be read, a name that it does not hold.
     """
     from raylign.io import read_labels
 
+    path, names = _named(text)
+    labels = read_labels(path)
+    try:
+        for name in names:
+            labels.number(name)
+    except InputError as error:
+        raise error.at(path) from None
+    return Structure(path, labels, names)
+
+
+def _named(text: str) -> tuple[str, tuple[str, ...]]:
+    """File and names of ``LABELMAP:NAME,...``."""
     path, colon, names = text.rpartition(":")
     chosen = tuple(name.strip() for name in names.split(",") if name.strip())
     if not colon or not path or not chosen:
         raise InputError(f"{text!r} names no structure", field="--labels", remedy="give LABELMAP:NAME,NAME")
-    return Structure(path, read_labels(path), chosen)
+    return path, chosen
 
 
-def solve(flags: SolveFlags, volume: Volume, xrays: tuple[XRay, ...], start: Start, tell: Tell) -> Solved:
-    """Register as the options say.
+def solve(
+    flags: SolveFlags, volume: Volume, xrays: tuple[XRay, ...], start: Start, structure: Structure | None, tell: Tell
+) -> Solved:
+    """Register as the options say; ``structure`` is what ``--labels`` names.
 
     Raises
     ------
@@ -137,7 +185,6 @@ def solve(flags: SolveFlags, volume: Volume, xrays: tuple[XRay, ...], start: Sta
     from raylign.data import restricted
     from raylign.registration import Problem, registrar
 
-    structure = None if flags.labels is None else read_structure(flags.labels)
     if structure is not None and flags.rest != "none":
         return _structure(flags, volume, xrays, start, structure, tell)
     model, words = volume, {}
@@ -178,7 +225,8 @@ def _structure(
     except InputError as error:
         raise error.at(structure.path) if error.field == "labels" else error from None
     words = {"Structures": f"{flags.labels}, the rest {flags.rest.value}", "Moved": found.words}
-    return Solved(found.problem, found.structure, {"structure": found.to_dict()}, words, (found.words,))
+    whole_pose = None if found.whole is None else found.whole.transform
+    return Solved(found.problem, found.structure, {"structure": found.to_dict()}, words, (found.words,), whole_pose)
 
 
 def _with_geometry(solved: Solved, bounds: dict[str, float], tell: Tell) -> Solved:

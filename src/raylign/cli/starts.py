@@ -90,6 +90,8 @@ def read_start(flags: StartFlags, xrays: Sequence[Path]) -> Given:
 
     if flags.init in (CENTER, SEARCH):
         return Given()
+    if not Path(flags.init).suffix and not Path(flags.init).exists():  # a word, and not one that is known
+        raise InputError(f"{flags.init!r} is no start", field="--init", remedy=f"give {CENTER}, {SEARCH} or a file")
     if not holds_landmarks(flags.init):
         if flags.landmarks_2d:
             raise InputError("is a pose, with which no landmarks go", file=flags.init, remedy="leave --landmarks-2d out")
