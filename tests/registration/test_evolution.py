@@ -30,6 +30,7 @@ def test_two_runs_in_one_process_agree_and_numpy_is_left_alone() -> None:
 def test_evolution_then_direct() -> None:
     near = DirectConfig(search=SearchConfig(degrees=3, mm=6, hypotheses=16))
     result = Pipeline((Evolution(EvolutionConfig(population=24, generations=25, levels=2)), Direct(near))).register(_problem())
+    assert result.settings["cut_faces"] == result.settings["2 direct"]["cut_faces"]  # for those who go on from the result
     assert scene.error(result.transform) < 1.0
     assert result.method == "cmaes+direct"
     assert torch.equal(result.start.matrix, scene.centre_start().matrix)
