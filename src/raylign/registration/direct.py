@@ -30,6 +30,7 @@ Progress = Callable[[str, float], None]
 
 _SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
 _NEAR = 60.0  # mm
+_APART = 3.0  # mm; what breathes or bends puts single views a millimetre or two elsewhere, and the common pose is still right
 _DOUBT = 0.3  # probability of success at most, where exposures disagree
 _STANDS_OUT = 0.6  # of the best cost, at most, is what a pose elsewhere reaches where the right one was found
 _ENOUGH = 0.4  # share of the pixels from which the last level can do without the rest
@@ -156,7 +157,7 @@ def agreed(problem: Problem, result: Result, config: DirectConfig) -> Result:
     if len(problem.xrays) < 2 or not result.confidence.trusted:
         return result
     try:
-        reasons = agreement(problem, result, config).reasons()
+        reasons = agreement(problem, result, config).reasons(limit=_APART)
     except InputError:  # an exposure that shows too little to be asked alone
         return result
     if not reasons:
