@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raylign import InputError
-from raylign.evaluation import charts, gather, markup, panels
+from raylign.evaluation import charts, gather, markup, panels, sections
 from raylign.evaluation.content import Exposure
 from raylign.evaluation.report import report_html, write_report
 from raylign.evaluation.sections import verdict
@@ -282,3 +282,10 @@ def test_a_registration_is_rendered_at_its_start_and_end() -> None:
     columns = torch.arange(100)
     for image, expected in ((shown.moving_at_start, 49.5 + 20), (shown.moving_at_end, 49.5)):
         assert float((image.sum(0) * columns).sum() / image.sum()) == pytest.approx(expected, abs=0.2)
+
+
+def test_small_reaches_and_small_probabilities_keep_their_figures() -> None:
+    covariance = torch.eye(2, dtype=torch.float64) * 1e-6
+    assert ">0.005 mm<" in charts.ellipse_chart(charts.Ellipse("t", covariance, "x", "y", 0.005))
+    told = [sections._percent(p) for p in (0.0, 0.0003, 0.003, 0.5, 0.9999, 1.0)]
+    assert told == ["0 %", "under 0.1 %", "0.3 %", "50 %", "99.9 %", "100 %"]

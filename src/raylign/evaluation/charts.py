@@ -169,7 +169,7 @@ def ellipse_chart(plot: Ellipse) -> Markup:
     if plot.truth is not None:
         x, y = (c + v / plot.reach * half for v in plot.truth)
         out.append(f'<path class="truth" d="M{x - 6:.1f} {y - 6:.1f}l12 12m0 -12l-12 12"><title>true position</title></path>')
-    edge = number(plot.reach, 2).rstrip("0").rstrip(".")
+    edge = f"{plot.reach:g}"
     out.append(f'<text class="small" x="{c - half}" y="{c + half + 14}" text-anchor="middle">−{edge}</text>')
     out.append(f'<text class="small" x="{c + half}" y="{c + half + 14}" text-anchor="middle">{edge} mm</text>')
     out.append(f'<text class="small" x="{c}" y="{c + half + 28}" text-anchor="middle">{text(plot.x)}</text>')

@@ -41,7 +41,7 @@ def ellipsoid_chart(plot: Ellipsoid) -> Markup:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in xy.tolist())
 
     out = [f'<svg class="ellipse" viewBox="0 0 {_SIZE} {_SIZE}" role="img"><title>{text(plot.title)}</title>']
-    edge = number(plot.reach, 2).rstrip("0").rstrip(".")
+    edge = f"{plot.reach:g}"
     for k, name in enumerate(_NAMES):
         ends = torch.zeros(2, 3, dtype=torch.float64)
         ends[0, k], ends[1, k] = -plot.reach, plot.reach

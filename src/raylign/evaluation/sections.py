@@ -74,8 +74,10 @@ def headline(content: ReportContent) -> Markup:
 def _percent(p: float) -> str:
     if not math.isfinite(p):
         return "not determined"
-    # never round to a certainty that was not claimed
-    return f"{min(100 * p, 99.9):.1f} %" if 0.99 < p < 1 else f"{100 * p:.0f} %"
+    # never round to a certainty that was not claimed, nor to an impossibility
+    if 0 < p < 0.001:
+        return "under 0.1 %"
+    return f"{min(100 * p, 99.9):.1f} %" if 0 < p < 0.01 or 0.99 < p < 1 else f"{100 * p:.0f} %"
 
 
 def convergence(result: Result) -> Markup:
