@@ -128,12 +128,29 @@ def test_blurred_noise_against_the_dense_matrix() -> None:
     spread = _Spread((n, n), sd)
     matrix = np.stack([spread(e.reshape(n, n)).ravel() for e in np.eye(n * n)], 1)
     seen = matrix @ photons.double().numpy().ravel()
-    # the operator is applied twice, not transposed: they agree but for the border that the image is continued by
-    covariance = (matrix @ np.diag(photons.double().numpy().ravel()) @ matrix + 36.0 * np.eye(n * n)) / np.outer(seen, seen)
+    transposed = np.stack([spread.adjoint(e.reshape(n, n)).ravel() for e in np.eye(n * n)], 1)
+    assert np.allclose(transposed, matrix.T, atol=1e-12)
+    covariance = (matrix @ np.diag(photons.double().numpy().ravel()) @ matrix.T + 36.0 * np.eye(n * n)) / np.outer(seen, seen)
     inside = mask.numpy().ravel()
     j = np.stack([(matrix @ (photons.double().numpy() * k).ravel() / seen)[inside] for k in jacobian.numpy()])
     expected = j @ np.linalg.solve(covariance[np.ix_(inside, inside)], j.T)
     assert np.allclose(found.numpy(), (expected + expected.T) / 2, rtol=1e-4)
+
+
+def test_without_read_out_noise_the_spread_drops_out_and_what_cannot_be_undone_is_refused() -> None:
+    jacobian = torch.randn(2, 40, 40, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    sharp = information(jacobian, even(500.0, (40, 40)))
+    assert torch.allclose(information(jacobian, even(500.0, (40, 40), blur=1.5)), sharp, rtol=1e-12)
+    part = torch.zeros(40, 40, dtype=torch.bool)
+    part[4:36, 4:36] = True
+    with pytest.raises(InputError, match="could not be inverted"):
+        information(jacobian, even(500.0, (40, 40), blur=1.5), part)
+
+
+def test_an_exposure_that_tells_nothing() -> None:
+    nothing = information(torch.ones(6, 8, 8), even(10.0, (8, 8)), torch.zeros(8, 8, dtype=torch.bool))
+    with pytest.raises(InputError, match="does not determine"):
+        _ = Bound(nothing, torch.zeros(3, dtype=torch.float64), view()).in_plane
 
 
 def test_unknown_offset_and_gain_can_only_cost() -> None:

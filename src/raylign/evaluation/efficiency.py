@@ -93,8 +93,20 @@ class Bound:
 
     @property
     def covariance(self) -> Float[Tensor, "6 6"]:
-        """Of the twist, world axes, rad and mm."""
-        return torch.linalg.inv(self.information)
+        """Of the twist, world axes, rad and mm.
+
+        Raises
+        ------
+        InputError: the exposure tells nothing of some direction: no pixel is looked at, or the model shows nowhere.
+        """
+        inverse, wrong = torch.linalg.inv_ex(self.information)
+        if int(wrong) or not bool(torch.isfinite(inverse).all()):
+            raise InputError(
+                "the exposure does not determine the pose: its information is singular",
+                field="information",
+                remedy="look at pixels in which the model shows, or add another exposure",
+            )
+        return inverse
 
     @property
     def camera(self) -> Float[Tensor, "6 6"]:
@@ -215,7 +227,8 @@ def information(
 
     Raises
     ------
-    InputError: shapes that differ.
+    InputError: shapes that differ; a spread of light that cannot be undone (much of it, no read-out noise, and a mask or
+        nuisance).
     """
     shape = (int(light.photons.shape[0]), int(light.photons.shape[1]))
     inside = np.ones(shape, np.bool_) if mask is None else np.asarray(mask, np.bool_)
@@ -226,6 +239,9 @@ def information(
     ):
         raise InputError("jacobian, photons, mask and nuisance differ in shape", field="jacobian")
     photons = light.photons.numpy()
+    if light.electronic == 0 and nuisance is None and inside.all():
+        # the spread of light drops out: C^-1 = B^-T diag(1/n) B^-1, up to the same factors as in J
+        light = replace(light, blur=0.0)
     spread = _Spread(shape, light.blur)
     seen = spread(photons)
     weight = photons * np.asarray(light.primary, float) * np.asarray(light.hardening, float)
@@ -239,7 +255,7 @@ def information(
         # C is what noise looks like after the spread; its inverse is applied by conjugate gradients
         def covariance(x: _Array) -> _Array:
             y = x / seen
-            return np.where(inside, (spread(photons * spread(y)) + light.electronic**2 * y) / seen, 0.0)
+            return np.where(inside, (spread(photons * spread.adjoint(y)) + light.electronic**2 * y) / seen, 0.0)
 
         diagonal = inside * seen**2 / (photons * spread.energy + light.electronic**2)
         weighted = np.stack([_solved(covariance, c, diagonal) for c in stacked])
@@ -288,9 +304,23 @@ class _Spread:
         out: _Array = np.fft.irfft2(np.fft.rfft2(wide) * self.transfer, s=self.size)
         return out[self.edge : -self.edge, self.edge : -self.edge]
 
+    def adjoint(self, image: _Array) -> _Array:
+        """The transposed matrix: what reaches past the border is added to the border."""
+        if self.blur == 0:
+            return image
+        e = self.edge
+        out: _Array = np.fft.irfft2(np.fft.rfft2(np.pad(image, e)) * self.transfer, s=self.size)
+        rows = out[e:-e].copy()
+        rows[0] += out[:e].sum(0)
+        rows[-1] += out[-e:].sum(0)
+        inner = rows[:, e:-e].copy()
+        inner[:, 0] += rows[:, :e].sum(1)
+        inner[:, -1] += rows[:, -e:].sum(1)
+        return inner
 
-def _solved(apply, right: _Array, diagonal: _Array, most: int = 400) -> _Array:  # type: ignore[no-untyped-def]
-    """``apply(x) = right`` by conjugate gradients, preconditioned with ``diagonal``."""
+
+def _solved(apply, right: _Array, diagonal: _Array, most: int = 2000) -> _Array:  # type: ignore[no-untyped-def]
+    """``apply(x) = right`` by conjugate gradients, preconditioned with ``diagonal``; InputError where that does not end."""
     x = np.zeros_like(right)
     r = right.copy()
     z = diagonal * r
@@ -298,7 +328,7 @@ def _solved(apply, right: _Array, diagonal: _Array, most: int = 400) -> _Array: 
     target = _TIGHT**2 * rho
     for _ in range(most):
         if rho <= target:
-            break
+            return x
         q = apply(p)
         alpha = rho / float((p * q).sum())
         x += alpha * p
@@ -306,4 +336,8 @@ def _solved(apply, right: _Array, diagonal: _Array, most: int = 400) -> _Array: 
         z = diagonal * r
         rho, before = float((r * z).sum()), rho
         p = z + (rho / before) * p
-    return x
+    raise InputError(
+        f"the noise's covariance could not be inverted: after {most} steps {(rho * _TIGHT**2 / target) ** 0.5:.1g} is left",
+        field="blur",
+        remedy="give the read-out noise, or a smaller spread of light",
+    )
