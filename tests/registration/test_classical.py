@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -15,7 +16,15 @@ from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.projection import project
 from raylign.registration import METHODS, Problem, SearchConfig, registrar
-from raylign.registration.classical import Classical, ClassicalConfig, Coordinates, Level, left_jacobian, objective_of
+from raylign.registration.classical import (
+    Classical,
+    ClassicalConfig,
+    Coordinates,
+    Level,
+    described,
+    left_jacobian,
+    objective_of,
+)
 from raylign.registration.comparison import LOCAL_VARIANCE, Comparison, Measure, Sampling, build
 from raylign.registration.levels import centre_under
 from raylign.registration.optimisers import CMAES, Adam, TrustRegion
@@ -153,7 +162,7 @@ def test_without_derivatives_then_along_the_gradient() -> None:
     chosen = Classical(config(*levels, priors=(PerAxis((20, 20, 20), (40, 40, 40)),), seed=3), lambda s, x: told.append((s, x)))
     result = chosen.register(replace(problem(), start=near_start()))
     assert scene.error(near_start()) > 6 > 1.0 > scene.error(result.transform)
-    assert result.method == "classical" and 200 < result.renders <= 20 * 14 + 25 + 40 + 1
+    assert result.method == "classical" and 200 < result.renders <= 1 + 20 * 14 + 25 + 40 + 1
     assert [s for _, s in told] == sorted(s for _, s in told) and told[0][0] == "pyramids"
     assert [s.level for s in result.trajectory] == sorted((s.level for s in result.trajectory), reverse=True)
     errors = [scene.error(Rigid(s.matrix)) for s in result.trajectory]
@@ -255,3 +264,52 @@ def test_refusals() -> None:
         level(CMAES(), weight=1.0)
     with pytest.raises(InputError, match="no gradient"):
         comparison(Measure(LOCAL_VARIANCE)).value_and_slope(near_start().matrix.numpy())
+
+
+def test_a_pose_is_judged_as_the_direct_method_judges_its_own() -> None:
+    """The mirror image is looked at, and so is the last box."""
+    start = near_start()
+    stage = level(TrustRegion(tolerance=0.05), bound=1.0, budget=60, sampling=Sampling(pixels=48))
+    right = Classical(config(stage)).register(replace(problem(), start=start)).confidence.evidence
+    assert 0 < right["mirror"] < 0.9 and right["held"]
+    narrow = replace(stage, unit=tuple(u / 10 for u in UNIT))  # the truth lies outside
+    assert not Classical(config(narrow)).register(replace(problem(), start=start)).confidence.evidence["held"]
+
+
+@pytest.mark.parametrize("name", ["patch-ncc", "patch-gradient-ncc", "multiscale-ncc"])
+def test_patches_fit_a_narrow_exposure(name: str) -> None:
+    whole = problem().xrays[0]
+    mask = torch.zeros_like(whole.mask)
+    middle = mask.shape[1] // 2
+    mask[:, middle - 9 : middle + 9] = True
+    narrow = replace(problem(), xrays=(replace(whole, mask=mask & whole.mask),), start=near_start())
+    for sampling in (Sampling(pixels=24), Sampling(pitch=50.0, crop=False)):
+        measure = Measure(name)
+        compared = Comparison(build(narrow, [sampling], 20.0)[0], measure, sampling, near_start().matrix.numpy())
+        assert np.isfinite(compared.values(random_poses(2))).all()
+    assert Measure(name).function(1.0, 200).keywords == {}  # type: ignore[attr-defined]
+
+
+def test_a_pose_of_which_no_ray_counts_is_the_worst() -> None:
+    compared = comparison(Measure("ssd"))
+    compared.cut = True
+    nothing = np.zeros(compared.scale.images[0].shape, np.bool_)
+    assert float(compared._weighed(0, nothing, np.array(0.0))) < -1e6
+    some = compared._weighed(0, compared.scale.images[0].valid, np.array(-0.2))
+    assert float(some) == pytest.approx(-0.2)
+
+
+def test_widths_of_zero_and_options_from_a_registry() -> None:
+    """Nothing open along some coordinate is little open; what is stored can be written whatever held the options."""
+    closed = SearchConfig(degrees=0, mm=0, depth=0)
+    for name in ("gi+", "ncc-adam", "cmaes"):
+        made = registrar(name, search=closed)
+        levels = made.config.levels if isinstance(made, Classical) else made.config.classical().levels  # type: ignore[attr-defined]
+        assert all(min(lvl.unit) >= 0.1 for lvl in levels)
+    frozen = Level(Measure("patch-ncc", MappingProxyType({"radius": 3})), Sampling(pixels=40), CMAES(), UNIT)
+    assert json.loads(json.dumps(described(config(frozen))))["levels"][0]["similarity"]["options"] == {"radius": 3}
+
+
+def test_the_crop_holds_what_is_searched_across_the_beam() -> None:
+    assert level(CMAES()).margin == 16.0  # two standard deviations; depth is not across
+    assert level(CMAES(), bound=3.0).margin == 16.0 and level(CMAES(), bound=0.5).margin == 4.0

@@ -94,3 +94,15 @@ def test_refusals() -> None:
         Reprojection(torch.zeros(2, 3), (torch.full((2, 2), torch.nan),), (VIEW,))
     with pytest.raises(InputError, match="for each view"):
         Reprojection(torch.zeros(2, 3), (torch.zeros(2, 2),), (VIEW, VIEW))
+
+
+def test_landmarks_behind_the_source_are_next_to_impossible() -> None:
+    """Mirrored through the source a point has the very same pixel."""
+    point = torch.tensor([[10.0, -5.0, 20.0]], dtype=torch.float64)
+    prior = Reprojection(point, (VIEW.project(point),), (VIEW,), sd=1.0)
+    right, behind = np.eye(4), np.eye(4)
+    behind[:3, 3] = (2 * VIEW.source - 2 * point[0]).numpy()
+    frame = Frame(right, camera_axes(VIEW), np.zeros(3))
+    assert np.allclose(VIEW.project(point + torch.from_numpy(behind[:3, 3])), VIEW.project(point), atol=1e-6)
+    found = prior.penalty(np.stack([right, behind]), frame)
+    assert found[0] == pytest.approx(0.0, abs=1e-9) and found[1] > 1e6

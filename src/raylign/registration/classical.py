@@ -14,7 +14,7 @@ from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.registration.comparison import Comparison, Measure, Sampling, build
 from raylign.registration.confidence import gather, judge
-from raylign.registration.levels import Scale, centre_under
+from raylign.registration.levels import Scale, build_scales, centre_under
 from raylign.registration.matching import MatchConfig, answered, normal_equations, render
 from raylign.registration.optimisers import Array64, Box, Objective, Optimiser, Task
 from raylign.registration.priors import Frame, Prior, Reprojection, penalties
@@ -23,11 +23,15 @@ from raylign.registration.pyramid import cut_faces
 from raylign.registration.refinement import Candidate, covariance_of
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
+from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.versions import versions
 
 Progress = Callable[[str, float], None]
 Six = tuple[float, float, float, float, float, float]
+LEAST = 0.1  # degrees and mm: what a level's coordinates stand for, at least, in methods that take what the start leaves open
 _JUDGED_PIXELS = 256  # longer side of what the model covers of the image, at the level that confidence is judged at
+_WELL_INSIDE = 0.9  # of a box's half width, as the direct method counts it
+_NEAR_MM = 15.0  # the margin of the images that poses are judged on, as the direct method has about a given pose
 _TOLD = 24  # steps of a level's trajectory that are kept, at most
 
 
@@ -65,9 +69,14 @@ class Level:
         if self.optimiser.needs_box and self.bound is None:
             raise InputError(f"{self.optimiser.name} needs bounds", field="bound", remedy="give how far it may go")
         if not all(u > 0 for u in self.unit):
-            raise InputError(f"units {self.unit}", field="unit", remedy="give positive degrees and mm")
+            raise InputError(f"a level with steps of {self.unit}", field="levels", remedy="give positive degrees and mm")
         if not 0 <= self.weight < 1:
             raise InputError(f"a weight of {self.weight:g}", field="weight", remedy="give 0 to under 1")
+
+    @property
+    def margin(self) -> float:
+        """mm across the beam by which the model may move: to the bound, or to two standard deviations."""
+        return max(self.unit[3:5]) * min(2.0, 2.0 if self.bound is None else self.bound)
 
 
 @dataclass(frozen=True)
@@ -122,21 +131,21 @@ class Classical:
         config, clock = self.config, [time.perf_counter()]
         self._tell("pyramids", 0.0)
         samplings = [level.sampling for level in config.levels]
-        scales = build(problem, samplings, margin=max(max(level.unit[3:]) for level in config.levels))
+        scales = build(problem, samplings, margin=max(level.margin for level in config.levels))
         clock.append(time.perf_counter())
         axes = camera_axes(problem.xrays[0].view)
         start = problem.start.matrix.numpy()
         frame = Frame(start, axes, centre_under(scales[-1][0], start))
-        matrix, renders, history = start, 0, []
+        matrix, renders, history, held = start, 0, [], True
         for number, (level, built) in enumerate(zip(config.levels, scales, strict=True)):
             comparison = Comparison(built, level.measure, level.sampling, matrix)
-            matrix, steps = self._level(number, comparison, frame, matrix)
+            matrix, steps, held = self._level(number, comparison, frame, matrix)
             history += steps
             renders += comparison.renders
         clock.append(time.perf_counter())
         self._tell("confidence", 0.96)
         whole = replace(problem, start=Rigid(torch.from_numpy(matrix)))
-        assessed = assess(whole, matrix, axes, config.trust)
+        assessed = assess(whole, matrix, axes, config.trust, held)
         clock.append(time.perf_counter())
         return replace(
             assessed,
@@ -149,8 +158,8 @@ class Classical:
             renders=renders + 1,
         )
 
-    def _level(self, number: int, comparison: Comparison, frame: Frame, base: Array64) -> tuple[Array64, list[Step]]:
-        """The best pose of a level that begins at ``base``, and how it came about."""
+    def _level(self, number: int, comparison: Comparison, frame: Frame, base: Array64) -> tuple[Array64, list[Step], bool]:
+        """The best pose of a level that begins at ``base``, how it came about, and whether it lies well inside the box."""
         level, index = self.config.levels[number], comparison.scale.index
         centre = centre_under(comparison.scale, base)
         unit = np.array(level.unit) * np.radians([1, 1, 1, np.degrees(1), np.degrees(1), np.degrees(1)])
@@ -162,13 +171,14 @@ class Classical:
             self._tell(f"level {index}: {level.optimiser.name}, {evaluations} poses", 0.05 + 0.9 * share)
 
         box = None if level.bound is None else Box.about(np.zeros(6), np.full(6, level.bound))
-        task = Task(np.zeros(6), box, level.budget, self.config.seed + number, tell)
+        task = Task(np.zeros(6), box, level.budget, (self.config.seed, number), tell)
         found = level.optimiser.minimise(objective, task)
         best = coordinates.pose(found.x)
         told = np.unique(np.linspace(0, len(found.path) - 1, _TOLD).round().astype(int))
         kept = [(*found.history[i], found.path[i]) for i in told]
         steps = [Step(index, n, cost, torch.from_numpy(coordinates.pose(x))) for n, cost, x in kept]
-        return best, steps
+        held = level.bound is None or float(np.abs(found.x).max()) <= _WELL_INSIDE * level.bound
+        return best, steps, held
 
     def _tell(self, stage: str, share: float) -> None:
         if self.progress is not None:
@@ -234,13 +244,24 @@ def objective_of(
     return Objective(costs, slope if comparison.measure.differentiable else None)
 
 
-def assess(problem: Problem, matrix: Array64, axes: Array64, trust: float) -> Result:
-    """A pose as a Result: covariance and confidence from the direct method's normal equations at about 256 pixels.
+def assess(problem: Problem, matrix: Array64, axes: Array64, trust: float, held: bool = True) -> Result:
+    """A pose, which is also the problem's start, as a Result: covariance and confidence as the direct method judges its own.
 
-    All classical methods are judged at one and the same level, near the one at which the direct method judges itself.
+    They come from its normal equations and its mirror test, on its pyramid about the pose: at about 256 pixels. Of a pose that
+    shows the model nowhere there is none, and nothing is compared with the mirror image.
+
+    Parameters
+    ----------
+    axes: of the first view.
+    trust: probability from which it is called trustworthy.
+    held: whether the pose lies well inside what was searched last.
     """
     match = MatchConfig()
-    scale: Scale = build(problem, [Sampling(pixels=_JUDGED_PIXELS)], margin=0.0)[0][0]
+    try:
+        scales: list[Scale] = build_scales(problem, DirectConfig(search=SearchConfig(mm=_NEAR_MM)))
+        scale = scales[0]
+    except InputError:
+        scales, scale = [], build(problem, [Sampling(pixels=_JUDGED_PIXELS)], margin=0.0)[0][0]
     rendering = render(scale.model, scale.images, matrix, replace(match, step=match.finest_step))
     masks = answered(scale.model, scale.images, matrix)
     floor = normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), match)
@@ -250,7 +271,7 @@ def assess(problem: Problem, matrix: Array64, axes: Array64, trust: float) -> Re
     else:  # the model shows next to nowhere: an inverse of nothing would call the pose certain
         covariance = np.diag([np.pi**2] * 3 + [1e6] * 3)
     rival = 0.0 if floor.cost < 0 else 1.0  # explaining nothing is matched by any pose that shows nothing
-    evidence = gather(Candidate(matrix, replace(normal, cost=floor.cost)), covariance, scale, axes, rival, True)
+    evidence = gather(Candidate(matrix, replace(normal, cost=floor.cost)), covariance, scale, axes, rival, held, scales)
     return Result(
         transform=Rigid(torch.from_numpy(matrix)),
         start=problem.start,
@@ -273,7 +294,7 @@ def described(config: ClassicalConfig) -> dict[str, Any]:
     return {
         "levels": [
             {
-                "similarity": {**asdict(level.measure), "options": dict(level.measure.options or {})},
+                "similarity": {**asdict(replace(level.measure, options=None)), "options": dict(level.measure.options or {})},
                 "sampling": asdict(level.sampling),
                 "optimiser": {"name": level.optimiser.name, **asdict(level.optimiser)},  # type: ignore[call-overload]
                 "unit": level.unit,

@@ -32,6 +32,7 @@ from raylign.registration.matching import (
     samples_on,
     voxel_rays,
 )
+from raylign.registration.optimisers.base import UNUSABLE
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import (
     Array32,
@@ -109,12 +110,26 @@ class Measure:
         """Whether there is a gradient by the pose."""
         return self.name != LOCAL_VARIANCE and SIMILARITIES[self.name].differentiable
 
-    def function(self, pitch: float) -> Callable[..., torch.Tensor]:
-        """The similarity, with patches of the right size for pixels of ``pitch`` mm."""
+    def function(self, pitch: float, shortest: int | None = None) -> Callable[..., torch.Tensor]:
+        """The similarity, its patches right for pixels of ``pitch`` mm and small enough for an image ``shortest`` pixels wide."""
         options = dict(self.options or {})
         if self.patch_mm is not None:
             options["radius"] = max(1, round(self.patch_mm / pitch))
+        if shortest is not None:
+            options = _fitting(self.name, options, shortest)
         return similarity(self.name, **options)
+
+
+def _fitting(name: str, options: dict[str, Any], shortest: int) -> dict[str, Any]:
+    """Options with smaller patches, where an exposure is too narrow for those that are asked for."""
+    given = {**SIMILARITIES[name].defaults, **options}
+    lost = (int(given["smoothing"]) + 1) // 2 if "smoothing" in given else 0  # pixels at each border
+    most = max(1, (shortest - 1) // 2 - lost)
+    if "radius" in given and given["radius"] > most:
+        return {**options, "radius": most}
+    if any(r is not None and r > most for r in given.get("radii", ())):
+        return {**options, "radii": tuple(r if r is None else min(r, most) for r in given["radii"])}
+    return options
 
 
 def build(problem: Problem, sampling: Sequence[Sampling], margin: float) -> list[tuple[Scale, list[Array32]]]:
@@ -205,7 +220,7 @@ class Comparison:
         self.renders = 0
         self.functions: list[Callable[..., torch.Tensor]] = []
         if measure.name != LOCAL_VARIANCE:
-            self.functions = [measure.function(max(i.view.pixel_spacing)) for i in self.scale.images]
+            self.functions = [measure.function(max(i.view.pixel_spacing), min(i.shape)) for i in self.scale.images]
         self.cut = any(face.size for face in self.scale.model.faces)
         self.least = [_LEAST * max(1, int(m.sum())) for m in answered(self.scale.model, self.scale.images, start)]
 
@@ -249,7 +264,7 @@ class Comparison:
             mask = np.stack([m[k] for m in masks]) if self.cut else image.valid
             with torch.no_grad():
                 values = self._similarity(k, moving, torch.from_numpy(mask)).numpy().astype(float)
-            total += values * self._factor(k, mask, values)
+            total += self._weighed(k, mask, values)
         return total / len(self.fixed)
 
     def value_and_slope(self, pose: Float[Array64, "4 4"]) -> tuple[float, Float[Array64, " 6"]]:
@@ -280,9 +295,10 @@ class Comparison:
             moving = torch.from_numpy(images[0].copy()).requires_grad_()
             result = self._similarity(k, moving[None], torch.from_numpy(masks[k]))[0]
             (by_pixel,) = torch.autograd.grad(result, moving)
-            factor = float(self._factor(k, masks[k], result.item()))
-            value += factor * result.item()
-            slope += factor * np.tensordot(images[1:].astype(float), by_pixel.numpy().astype(float), axes=2)
+            value += float(self._weighed(k, masks[k], np.array(result.item())))
+            slope += float(self._factor(k, masks[k], result.item())) * np.tensordot(
+                images[1:].astype(float), by_pixel.numpy().astype(float), axes=2
+            )
         return value / len(self.fixed), slope / len(self.fixed)
 
     def _moving(self, k: int, integrals: Array32) -> Array32:
@@ -296,6 +312,11 @@ class Comparison:
             return self.functions[k](moving, self.fixed[k], mask)
         twice = mask if mask.ndim == 2 else mask.expand(2, -1, -1)
         return self.functions[k](moving.expand(2, -1, -1), self.fixed[k], twice)[:1]
+
+    def _weighed(self, k: int, mask: NDArray[np.bool_], values: Array64) -> Array64:
+        """Similarities as they count; where no pixel answers there is none, and 0 would be the best of differences."""
+        weighed = values * self._factor(k, mask, values)
+        return np.where(mask.any((-2, -1)), weighed, -UNUSABLE) if self.cut else weighed
 
     def _factor(self, k: int, mask: NDArray[np.bool_], value: Any) -> Any:
         """1, or what makes a pose worse for which less than half of the pixels answer that answer for the start."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from raylign.registration.classical import Classical, ClassicalConfig, Level, Six
+from raylign.registration.classical import LEAST, Classical, ClassicalConfig, Level, Six
 from raylign.registration.comparison import LOCAL_VARIANCE, Measure, Sampling
 from raylign.registration.optimisers import CMAES
 from raylign.registration.problem import Problem
@@ -42,7 +42,8 @@ class EvolutionConfig:
         levels = []
         for i in range(self.levels):
             share = 0.5 / 4**i
-            unit: Six = (*(share * self.degrees,) * 3, share * self.mm, share * self.mm, share * depth)
+            turn, across, along = (max(LEAST, share * h) for h in (self.degrees, self.mm, depth))
+            unit: Six = (turn, turn, turn, across, across, along)
             optimiser = CMAES(self.population, self.generations, cost_tolerance=1e-5, x_tolerance=1e-4)
             sampling = Sampling(pixels=max(16, self.pixels >> max(0, 3 - i)), step=1.5)
             levels.append(Level(Measure(LOCAL_VARIANCE), sampling, optimiser, unit))

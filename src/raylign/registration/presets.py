@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raylign.errors import InputError
-from raylign.registration.classical import ClassicalConfig, Level, Six
+from raylign.registration.classical import LEAST, ClassicalConfig, Level, Six
 from raylign.registration.comparison import Measure, Sampling
 from raylign.registration.optimisers import CMAES, Adam, TrustRegion
 from raylign.registration.priors import PerAxis
@@ -30,7 +30,7 @@ _PLAIN = {
 _GRADIENT = ("ncc", "gradient-ncc", "mi")
 
 PRESETS: dict[str, str] = {
-    "xreg": "xReg's recipe: patch-gradient NCC, CMA-ES and a prior at 1/8 scale, a bounded trust region at 1/4",
+    "xreg": "xReg's recipe, with its own box: patch-gradient NCC, CMA-ES and a prior at 1/8 scale, a bounded trust region at 1/4",
     "xreg-wide": "the same without a prior, 300 poses a generation over 45 degrees and 200 mm, as Gao et al. (2024) ran it",
     **{name: f"{words}; CMA-ES twice, then a trust region" for name, words in {**_TOTH, **_PLAIN}.items()},
     **{f"{name}-adam": f"{_PLAIN[name]}; Adam at three resolutions from the start alone" for name in _GRADIENT},
@@ -42,7 +42,8 @@ def preset(name: str, search: SearchConfig | None = None, seed: int = 0) -> Clas
 
     Parameters
     ----------
-    search: what the start leaves open (half widths); xReg's presets have standard deviations of their own.
+    search: what the start leaves open (half widths, of which less than 0.1 degrees or mm counts as that); xReg's presets have
+        a box of their own and do not look at it.
 
     Raises
     ------
@@ -53,7 +54,8 @@ def preset(name: str, search: SearchConfig | None = None, seed: int = 0) -> Clas
     if name in ("xreg", "xreg-wide"):
         return _xreg(name, seed)
     open_ = SearchConfig() if search is None else search
-    half: Six = (open_.degrees, open_.degrees, open_.degrees, open_.mm, open_.mm, open_.along)
+    turn, across, along = (max(LEAST, h) for h in (open_.degrees, open_.mm, open_.along))
+    half: Six = (turn, turn, turn, across, across, along)
     if name.endswith("-adam"):
         return ClassicalConfig(_by_adam(name.removesuffix("-adam"), half), name=name, seed=seed)
     return ClassicalConfig(_without_derivatives(name, half), name=name, seed=seed)
@@ -89,7 +91,7 @@ def _without_derivatives(name: str, half: Six) -> tuple[Level, ...]:
     """One and the same optimiser for any similarity, so that only the similarities differ."""
 
     def unit(share: float) -> Six:
-        a, b, c, d, e, f = (share * h for h in half)
+        a, b, c, d, e, f = (max(LEAST, share * h) for h in half)
         return a, b, c, d, e, f
 
     measure = Measure(name)

@@ -20,6 +20,8 @@ from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.registration.pyramid import Array64
 
+_NOWHERE = 1e12  # squared pixels: a landmark that has no image
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -178,14 +180,17 @@ class Reprojection:
         object.__setattr__(self, "seen", seen)
 
     def penalty(self, poses: Float[Array64, "B 4 4"], frame: Frame) -> Float[Array64, " B"]:
-        """The mean over landmarks and views."""
+        """The mean over landmarks and views; of a pose that has a landmark behind the source, next to impossible."""
         matrices = torch.from_numpy(np.ascontiguousarray(poses, np.float64))
         world = self.points @ matrices[:, :3, :3].transpose(1, 2) + matrices[:, None, :3, 3]
         total, count = torch.zeros(len(matrices), dtype=torch.float64), 0
         for view, seen in zip(self.views, self.seen, strict=True):
             there = seen.isfinite().all(1)
             square = (view.project(world[:, there]) - seen[there]).square().sum((1, 2)).detach()
-            total = total + square.nan_to_num(nan=1e12, posinf=1e12)
+            if view.beam != "parallel":  # a projection takes what is behind the source through it, often to the right pixel
+                depth = (world[:, there] - view.source.detach()) @ view.normal.detach()
+                square = torch.where((depth > 0).all(1), square, _NOWHERE)
+            total = total + square.nan_to_num(nan=_NOWHERE, posinf=_NOWHERE)
             count += int(there.sum())
         return (total / (2 * self.sd**2 * count)).numpy()
 

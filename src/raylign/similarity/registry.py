@@ -52,6 +52,12 @@ class Similarity:
         parameters = inspect.signature(self.function).parameters.values()
         return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Their values where nothing is said."""
+        parameters = inspect.signature(self.function).parameters
+        return {name: parameters[name].default for name in self.options}
+
 
 SIMILARITIES: Mapping[str, Similarity] = MappingProxyType(
     {
