@@ -8,7 +8,8 @@ import SimpleITK as sitk
 import torch
 
 from raylign import InputError
-from raylign.data import LabelMap, Volume
+from raylign.data import LabelMap, Volume, restricted
+from raylign.data.excess import split
 from raylign.geometry import se3
 from raylign.io.labels import read_label_names, read_labels, resample_labels
 
@@ -92,6 +93,21 @@ def test_labels_of_another_place_are_refused() -> None:
     away[:3, 3] = 500
     with pytest.raises(InputError, match="no label lies inside"):
         resample_labels(LabelMap(torch.ones(3, 3, 3, dtype=torch.int64), away), Volume(torch.zeros(4, 4, 4), eye))
+
+
+def test_a_label_between_the_voxels_is_refused_as_such() -> None:
+    """A voxel of 1 mm in one of 4 mm; another label, which is large enough, does not hide it."""
+    coarse, fine = torch.diag(torch.tensor([4.0, 4, 4, 1], dtype=torch.float64)), torch.eye(4, dtype=torch.float64)
+    data = torch.zeros(40, 40, 40, dtype=torch.int64)
+    data[22, 22, 22] = 1
+    volume = Volume(torch.zeros(10, 10, 10), coarse, "HU")
+    with pytest.raises(InputError, match="smaller than a voxel"):
+        resample_labels(LabelMap(data, fine, {1: "nail"}), volume)
+    data[4:16, 4:16, 4:16] = 2
+    labels = LabelMap(data, fine, {1: "nail", 2: "cube"})
+    for take in (restricted, split):
+        with pytest.raises(InputError, match="smaller than a voxel"):
+            take(volume, labels, ["nail"])
 
 
 def test_the_chest_labels_have_their_names(shared: Path) -> None:

@@ -77,6 +77,7 @@ def split(volume: Volume, labels: LabelMap, names: Sequence[str | int], config: 
     mask = LabelMap(labels.mask(names).to(torch.uint8), labels.affine, {1: ", ".join(map(str, names))})
     box = _widened(voxel_box(mask, volume), config.rim_mm + config.around_mm, volume)
     part = cropped_to(volume, box)
+    resample_labels(mask, part)  # refuses a structure that falls between the voxels, which the whole map does not
     placed = resample_labels(labels, part)
     inside = placed.mask(names)
     spacing = volume.spacing[::-1]

@@ -14,7 +14,7 @@ def resample_labels(labels: LabelMap, like: Volume) -> LabelMap:
 
     Raises
     ------
-    InputError: nothing labelled falls into the volume (another patient, another frame of reference).
+    InputError: nothing labelled falls into the volume (another patient, another frame of reference), or between its voxels only.
     """
     device = labels.data.device
     affine = like.affine.to(device)
@@ -31,6 +31,12 @@ def resample_labels(labels: LabelMap, like: Volume) -> LabelMap:
         inside = ((at >= 0) & (at < size)).all(-1)
         x, y, z = torch.where(inside[..., None], at, 0).unbind(-1)
         out[k] = torch.where(inside, labels.data[z, y, x], 0)
+    if not bool((out != 0).any()) and _within(labels, like):
+        raise InputError(
+            "what is labelled is smaller than a voxel of the volume: none has its middle in it",
+            field="labels",
+            remedy="choose a larger structure, or use a finer scan",
+        )
     if not bool((out != 0).any()):
         raise InputError(
             "no label lies inside the volume",
@@ -38,3 +44,13 @@ def resample_labels(labels: LabelMap, like: Volume) -> LabelMap:
             remedy="check that both are of one patient and one frame of reference",
         )
     return LabelMap(out, affine, labels.names)
+
+
+def _within(labels: LabelMap, like: Volume) -> bool:
+    """Whether any labelled voxel has its middle in the volume."""
+    index = labels.data.nonzero().flip(1)
+    index = index[:: max(1, len(index) // 1_000_000)].to(torch.float64)
+    m = torch.linalg.inv(like.affine.to(index)) @ labels.affine
+    at = index @ m[:3, :3].T + m[:3, 3]
+    size = torch.tensor(like.data.shape[::-1], device=at.device)
+    return bool(((at >= -0.5) & (at <= size - 0.5)).all(1).any())
