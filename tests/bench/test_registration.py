@@ -81,8 +81,10 @@ def test_starts_that_are_not_drawn_and_what_they_leave_open() -> None:
         assert Start(name).search == search
     assert Start("30,15").search == SearchConfig(degrees=15, mm=30)
     assert Start("gao2024").search == WIDE
-    for wrong in ("30;15", "a,b", "nowhere", "60-mm"):
-        with pytest.raises(InputError):
+    for wrong in ("30;15", "a,b", "nowhere", "60-mm", "40-20mm", "1e999-2mm"):
+        with pytest.raises(
+            InputError, match=r"^--start: .* is no start .* center, search, near, LOW-HIGHmm, MM,DEGREES, .*toth2018"
+        ):
             Start(wrong)
 
 
@@ -145,6 +147,15 @@ def test_folders_that_hold_no_cases(tmp_path: Path) -> None:
     (place / "truth.json").write_text(json.dumps({"cases": {"0": case}, "targets_ct": [[0, 0, 0]]}))
     with pytest.raises(InputError, match="no scan leg"):
         list(folder(tmp_path, 1))
+    flat, short = {**case, "pose_world_from_ct": [[1, 0, 0]] * 4}, [[0, 0]]
+    for wrong, targets, words in (
+        (flat, [[0, 0, 0]], "four rows of four"),
+        (case, short, "x, y and z"),
+        (case, [], "x, y and z"),
+    ):
+        (place / "truth.json").write_text(json.dumps({"cases": {"0": wrong}, "targets_ct": targets}))
+        with pytest.raises(InputError, match=f"truth.json.*no record of cases .*{words}"):
+            list(folder(tmp_path, 1))
 
 
 def test_real_cases(shared: Path) -> None:

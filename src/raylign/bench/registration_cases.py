@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
-from raylign.geometry import Rigid, View
+from raylign.geometry import Rigid, View, se3
 from raylign.registration import SearchConfig, centred
 from raylign.registration.register import NEAR, WIDE
 from raylign.simulation import (
@@ -32,7 +33,7 @@ from raylign.simulation import (
     starts,
     thorax,
 )
-from raylign.simulation.poses import Motion, Uniform
+from raylign.simulation.poses import STARTS, Motion, Uniform
 from raylign.simulation.poses.starts import Scattered, StartSampler
 
 HELD_OUT = 990_000
@@ -64,21 +65,30 @@ class Start:
 
     def _sampler(self) -> StartSampler | None:
         """The distribution, or None where there is nothing to draw."""
+        try:
+            return self._drawn()
+        except InputError as error:
+            known = ", ".join(("center", "search", "near", "LOW-HIGHmm", "MM,DEGREES", *STARTS))
+            raise InputError(
+                f"{self.name!r} is no start ({error.problem})", field="--start", remedy=f"give one of {known}"
+            ) from None
+
+    def _drawn(self) -> StartSampler | None:
         if self.name in ("center", "search"):
             return None
         if self.name == "near":
             return _box("near", 10.0, 5.0)
         low, dash, high = self.name.removesuffix("mm").partition("-")
         if self.name.endswith("mm") and dash:
+            if not _rising(low, high):
+                raise InputError("it takes a lower and a higher number, e.g. 20-40mm")
             return starts(f"mtre-bin/{low}-{high}")
         mm, comma, degrees = self.name.partition(",")
         if comma:
             try:
                 return _box(self.name, float(mm), float(degrees))
             except ValueError:
-                raise InputError(
-                    f"{self.name!r} is no start", field="--start", remedy="give millimetres,degrees, e.g. 30,15"
-                ) from None
+                raise InputError("it takes two numbers, e.g. 30,15") from None
         return starts(self.name)
 
     @property
@@ -109,6 +119,13 @@ class Start:
             return centred(case.model)
         arguments = (case.pose.matrix[None], [case.xrays[0].view], case.model.centre, case.targets)
         return Rigid(sampler.draw(*arguments, [generator(seed, 0)])[0])
+
+
+def _rising(low: str, high: str) -> bool:
+    try:
+        return 0 <= float(low) < float(high) < math.inf
+    except ValueError:
+        return False
 
 
 def _box(name: str, mm: float, degrees: float) -> Scattered:
@@ -259,10 +276,14 @@ def _told(place: Path) -> dict[str, Any]:
     try:
         truth = json.loads(file.read_text(encoding="utf-8"))
         for case in truth["cases"].values():
-            if len(case["files"]) < 1 or len(case["pose_world_from_ct"]) != 4:
-                raise ValueError("a case without files or with another pose than 4 x 4")
-        if len(truth["targets_ct"]) < 1:
-            raise ValueError("no targets")
+            if len(case["files"]) < 1:
+                raise ValueError("a case without files")
+            pose = torch.tensor(case["pose_world_from_ct"], dtype=torch.float64)
+            if pose.shape != (4, 4) or not se3.is_rigid(pose):
+                raise ValueError("a pose that is not four rows of four numbers, a turn and a shift")
+        targets = torch.tensor(truth["targets_ct"], dtype=torch.float64)
+        if targets.ndim != 2 or targets.shape[0] < 1 or targets.shape[1] != 3 or not bool(targets.isfinite().all()):
+            raise ValueError("targets that are not x, y and z each")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"is no record of cases ({error})", file=file, field="--data") from None
     return dict(truth)
