@@ -112,7 +112,7 @@ class RegisterFlags(ExposureFlags):
         _start("The same in mm: center 35, search 200, a pose 15, landmarks by their accuracy.", "MM"),
     ] = None
     search_depth: Annotated[float | None, _start("The same along the beam: as --search-mm, search 300.", "MM")] = None
-    starts: Annotated[int | None, _start("Poses tried at the coarsest level; 1: the given one alone. For --method direct.")] = None
+    starts: Annotated[int | None, _start("Poses tried at the coarsest level; 1: the given one alone. Direct only.")] = None
     labels: Annotated[
         str | None,
         typer.Option(
