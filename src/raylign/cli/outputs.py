@@ -181,15 +181,6 @@ def _for_display(problem: Problem) -> Volume:
     return Volume(data, torch.from_numpy(level.affine), "raw" if model.unit == "raw" else "1/mm", truncated)
 
 
-def _as_read(problem: Problem, result: Result) -> Problem:
-    """The problem with its model's faces cut as the registration took them."""
-    cut = result.settings.get("cut_faces")
-    if problem.model.truncated is not None or cut is None:
-        return problem
-    x, y, z = ((bool(a), bool(b)) for a, b in cut)
-    return replace(problem, model=replace(problem.model, truncated=(x, y, z)))
-
-
 def write_outputs(folder: Path, problem: Problem, result: Result, about: About) -> None:
     """Write ``result.json``, ``pose.tfm``, ``overlay.png`` and ``report.html`` into ``folder``."""
     from raylign.evaluation import ReportContent, gather
@@ -197,8 +188,9 @@ def write_outputs(folder: Path, problem: Problem, result: Result, about: About) 
     from raylign.evaluation.report import write_report
     from raylign.io.transforms import write_pose_itk
     from raylign.registration.coverage import covered
+    from raylign.registration.problem import as_read
 
-    shown = replace(problem, model=_for_display(_as_read(problem, result)))
+    shown = replace(problem, model=_for_display(as_read(problem, result)))
     exposures = gather.rendered(shown, result, covered, longest=320)
     points = gather.surface_points(problem.model)
     content = ReportContent(result, exposures, truth=about.truth, points=points, command=about.command, inputs=dict(about.words))

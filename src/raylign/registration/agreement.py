@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raylign.geometry import Rigid
 from raylign.registration.levels import build_scales, centre_under, evaluate
-from raylign.registration.problem import Problem
+from raylign.registration.problem import Problem, as_read
 from raylign.registration.refinement import refine
 from raylign.registration.result import Result
 from raylign.registration.search import Bounds, camera_axes
@@ -68,11 +68,7 @@ def agreement(problem: Problem, result: Result, config: DirectConfig | None = No
     """
     config = config or DirectConfig()
     near = replace(config, search=replace(config.search, degrees=_DEGREES, mm=_MM, depth=None))
-    model, cut = problem.model, result.settings.get("cut_faces")
-    if model.truncated is None and cut is not None:
-        x, y, z = ((bool(a), bool(b)) for a, b in cut)
-        model = replace(model, truncated=(x, y, z))
-    scales = build_scales(replace(problem, model=model, start=result.transform), near)
+    scales = build_scales(replace(as_read(problem, result), start=result.transform), near)
     scale = scales[min(level, len(scales) - 1)]
     matrix = result.transform.matrix.numpy()
     centre = centre_under(scale, matrix)

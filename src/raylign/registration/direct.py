@@ -124,7 +124,7 @@ def ends_at_its_faces(ruled: Reading, whole: Reading, level: int, config: Direct
     return beyond < _SHARE * measure
 
 
-def without_rim(reading: Reading, scales: list[Scale], config: DirectConfig) -> Reading:
+def without_rim(reading: Reading, scales: list[Scale]) -> Reading:
     """The last level without the rays through cut faces, if enough others are left, even where the patient ends there.
 
     Where exactly the outermost voxels end is a matter of half a voxel, which would move a slab seen along its faces by
@@ -201,10 +201,9 @@ class Direct:
         results = [self.search_once(problem)]
         search = self.config.search
         if not results[0].confidence.trusted and search.hypotheses > 1:
-            thorough = replace(self.config, search=search.denser(2), seed=self.config.seed + 1)
-            with contextlib.suppress(
-                InputError
-            ):  # the other exposures may show nothing to search in: then the first result stands
+            thorough = replace(self.config, search=search.denser(2))
+            # the other exposures may show nothing to search in: then the first result stands
+            with contextlib.suppress(InputError):
                 results.append(replace(self, config=thorough).search_once(problem, first=1))
         best = max(results, key=lambda r: r.confidence.probability)
         return replace(
@@ -253,7 +252,7 @@ class Direct:
             if both and count > 1 and level < last:
                 count += max(1, count // 2)
             if level == 0 and len(readings) == 1:
-                readings = [without_rim(readings[0], scales, config)]
+                readings = [without_rim(readings[0], scales)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
             renders += sum(r.renders for r in readings)
             lost = min(rivalry(r.candidates) for r in readings) > _STANDS_OUT  # no pose stands out, as the right one does

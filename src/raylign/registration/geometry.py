@@ -28,7 +28,7 @@ from raylign.geometry import Rigid, View
 from raylign.registration.calibration import PARAMETERS, UNITS, adjusted, motions, moved_images, seen_as
 from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
 from raylign.registration.matching import ExposureSystem, MatchConfig, Rendering, answered, exposure_system, render, voxel_rays
-from raylign.registration.problem import Problem
+from raylign.registration.problem import Problem, as_read
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import _UNMODELLED
 from raylign.registration.result import Result, Step
@@ -297,15 +297,6 @@ def _refine(level: _Level, state: _State, config: GeometryConfig) -> tuple[_Stat
     return state, now, tuple(steps)
 
 
-def _reading(problem: Problem, result: Result) -> Problem:
-    """The problem at the result, its model's faces cut as the registration took them."""
-    model, cut = problem.model, result.settings.get("cut_faces")
-    if model.truncated is None and cut is not None:
-        x, y, z = ((bool(a), bool(b)) for a, b in cut)
-        model = replace(model, truncated=(x, y, z))
-    return replace(problem, model=model, start=result.transform)
-
-
 def refine_geometry(
     problem: Problem, result: Result, bounds: GeometryBounds | None = None, config: GeometryConfig | None = None
 ) -> GeometryResult:
@@ -325,7 +316,7 @@ def refine_geometry(
     bounds, config = bounds or GeometryBounds(), config or GeometryConfig()
     begun = time.perf_counter()
     direct = replace(config.direct, search=replace(config.direct.search, mm=_MARGIN, depth=None))
-    scales = build_scales(_reading(problem, result), direct)
+    scales = build_scales(replace(as_read(problem, result), start=result.transform), direct)
     widths = bounds.widths(len(problem.xrays))
     state = first = _State(result.transform.matrix.numpy(), np.zeros_like(widths))
     fine = replace(direct.match, step=direct.match.finest_step)

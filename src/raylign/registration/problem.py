@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -51,6 +51,15 @@ class Registrar(Protocol):
     def register(self, problem: Problem) -> Result:
         """The pose under which the model explains the exposures."""
         ...
+
+
+def as_read(problem: Problem, result: Result) -> Problem:
+    """The problem with its model's faces cut as a registration took them, where the model does not state them itself."""
+    cut = result.settings.get("cut_faces")
+    if problem.model.truncated is not None or cut is None:
+        return problem
+    x, y, z = ((bool(a), bool(b)) for a, b in cut)
+    return replace(problem, model=replace(problem.model, truncated=(x, y, z)))
 
 
 def centred(model: Volume) -> Rigid:

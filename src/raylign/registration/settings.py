@@ -94,7 +94,7 @@ class DirectConfig:
     tolerance: a level ends when the predicted decrease of the cost (mean log variance ratio a pixel) is below this.
     leash: cost of a pose 10 mm or 5 degrees from where its level began, above the finest level.
     trust: probability of success from which a result is called trustworthy.
-    seed: of the spread of starts.
+    seed: stated in the result; nothing in the method is random.
     """
 
     search: SearchConfig = field(default_factory=SearchConfig)
