@@ -281,8 +281,9 @@ def test_what_the_system_says_is_told_of_the_right_file(tmp_path: Path) -> None:
 
 
 def test_pictures_take_the_faces_as_the_registration_did() -> None:
-    from raylign.cli.outputs import _as_read, _for_display
+    from raylign.cli.outputs import _for_display
     from raylign.registration import Problem, Result, centred
+    from raylign.registration.problem import as_read
     from raylign.registration.result import Confidence
 
     sides = torch.full((12, 12, 12), 40.0)
@@ -294,4 +295,4 @@ def test_pictures_take_the_faces_as_the_registration_did() -> None:
     for ends in (True, False):
         faces = ((ends, ends), (False, False), (ends, False))
         result = Result(pose, pose, torch.eye(6), torch.zeros(3), 0.5, Confidence(0.9, True), settings={"cut_faces": faces})
-        assert _for_display(_as_read(problem, result)).truncated == faces
+        assert _for_display(as_read(problem, result)).truncated == faces
