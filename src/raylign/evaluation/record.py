@@ -44,7 +44,7 @@ class Record:
     failure: empty, or in one line what the method broke off with ("Type: message"), or why there was nothing to register.
     seconds: "make" (the case), "register" (wall clock), "cpu" (processor time of the registration), "warm" (loading or compiling
         kernels, stated apart, in a worker's first record). Nothing else in a record depends on the machine.
-    bound_in_plane, bound_depth: mm, what the exposure's quantum noise alone leaves (one standard deviation), where it was asked for.
+    bound_in_plane, bound_depth: mm, one standard deviation that the exposure's quantum noise alone leaves, where asked for.
     """
 
     case: int
