@@ -101,3 +101,28 @@ def test_no_targets_is_an_error() -> None:
         metrics.mtre(EYE, EYE, torch.zeros(0, 3))
     with pytest.raises(InputError, match="no view"):
         metrics.mpd(EYE, EYE, ISOCENTRE, [])
+
+
+def test_the_cross_is_measured_in_the_plane_of_the_landmark() -> None:
+    view = frontal()  # rays run towards -y; columns along x, rows along z
+    centre = torch.tensor([20.0, 30.0, -10.0], dtype=torch.float64)
+    assert float(metrics.cross_tre(shifted(3, 0, 4), EYE, centre, view)) == pytest.approx(5)  # whatever the magnification
+    # a quarter turn about the ray through the isocentre, there: four ends move by 10 sqrt 2, the centre not at all
+    turn = se3.exp(torch.tensor([0, math.pi / 2, 0, 0, 0, 0], dtype=torch.float64))
+    assert float(metrics.cross_tre(turn, EYE, ISOCENTRE[0], view)) == pytest.approx(4 / 5 * 10 * math.sqrt(2))
+    # in depth nothing but the size of the cross changes: 10 mm, 50 mm nearer to the source, are 10 / 9 as large
+    nearer = metrics.cross_tre(shifted(0, 50, 0), EYE, ISOCENTRE[0], view)
+    assert float(nearer) == pytest.approx(4 / 5 * (10 / 0.9 - 10))
+
+
+def test_the_cross_moves_with_a_gold_pose_that_is_not_the_identity() -> None:
+    gold = se3.exp(torch.tensor([0.3, -0.2, 0.5, 11.0, -7.0, 3.0], dtype=torch.float64))
+    estimate = shifted(1.5, 0, -2.0) @ gold
+    centre = torch.tensor([5.0, -8.0, 12.0], dtype=torch.float64)
+    assert float(metrics.cross_tre(estimate, gold, centre, frontal())) == pytest.approx(2.5)
+    assert float(metrics.cross_tre(gold, gold, centre, frontal())) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_cross_behind_the_source_is_refused() -> None:
+    with pytest.raises(InputError, match="not between source and detector"):
+        metrics.cross_tre(EYE, EYE, torch.tensor([0.0, 600.0, 0.0], dtype=torch.float64), frontal())

@@ -93,6 +93,35 @@ def mrpd(poses: Pose, gold: Pose, points: Float[Tensor, "n 3"], views: View | Se
     return torch.stack(total).mean(0)
 
 
+def cross_tre(poses: Pose, gold: Pose, centre: Float[Tensor, "3"], view: View, arm: float = 10.0) -> Float[Tensor, "*batch"]:
+    """Two-dimensional registration error of a cross at a landmark, as Toth et al. (2018) measure it, mm.
+
+    The cross lies in the plane through the landmark's gold position that is parallel to the detector: its centre and its four ends,
+    ``arm`` mm along the directions of columns and rows. Its points move with the model, are projected, and their mean distance
+    on the detector is divided by the magnification at the landmark, so that it is mm in that plane, not on the detector.
+
+    Parameters
+    ----------
+    centre: of the cross, volume LPS mm (Toth et al.: of the left ventricle).
+
+    Raises
+    ------
+    InputError: a cross of no length, or a landmark that is not between source and detector.
+    """
+    if not 0 < arm < float("inf"):
+        raise InputError(f"a cross of {arm} mm", field="arm", remedy="give a positive length in mm")
+    truth = _matrix(gold)
+    middle = se3.transform(truth, _points(torch.as_tensor(centre, dtype=torch.float64)[None]))
+    across, down = (step / step.norm() for step in (view.column_step, view.row_step))
+    normal = torch.linalg.cross(across, down)
+    depth, far = ((p - view.source) @ normal for p in (middle[0], view.origin))
+    if not 0 < float(depth / far) < 1:
+        raise InputError("the landmark is not between source and detector", field="centre")
+    offsets = arm * torch.stack([0 * across, across, -across, down, -down])
+    cross = se3.transform(se3.inverse(truth), middle + offsets)
+    return mpd(poses, gold, cross, view) * (depth / far)
+
+
 def view_axes(view: View, point: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     """Unit vectors as rows: image horizontal, image vertical, and depth (away from the source), for a world point in mm.
 
