@@ -1,7 +1,7 @@
 """How well two segmentations, or two images, agree: Dice, Jaccard, precision, recall, surface distance, structural similarity.
 
-Masks are of any number of dimensions: silhouettes on a detector, structures in a volume. The first is the estimate, the second the
-truth.
+Masks are of any number of dimensions: silhouettes on a detector, structures in a volume. The first is the estimate, the second
+the truth.
 """
 
 from __future__ import annotations

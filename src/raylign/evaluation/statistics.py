@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -46,7 +47,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Roc:
-    """A receiver operating characteristic: shares of the negatives and of the positives at or above each threshold, and its area."""
+    """A receiver operating characteristic: the area, and the shares of negatives and positives at or above each threshold."""
 
     false_positive: tuple[float, ...]
     true_positive: tuple[float, ...]
@@ -214,10 +215,10 @@ def by_start(starts: Float[np.ndarray, " n"], good: Bool[np.ndarray, " n"], edge
     InputError: edges that do not rise.
     """
     rising = [float(e) for e in edges]
-    if len(rising) < 2 or any(a >= b for a, b in zip(rising, rising[1:], strict=False)):
+    if len(rising) < 2 or any(a >= b for a, b in pairwise(rising)):
         raise InputError("the edges of the bins do not rise", field="bins_mm", remedy="give them from low to high")
     out = []
-    for low, high in zip(rising, rising[1:], strict=False):
+    for low, high in pairwise(rising):
         inside = (starts >= low) & (starts < high)
         n = int(inside.sum())
         out.append(Bin(low, high, n, float(good[inside].mean()) if n else math.nan))
@@ -227,7 +228,7 @@ def by_start(starts: Float[np.ndarray, " n"], good: Bool[np.ndarray, " n"], edge
 
 
 def capture_range(bins: Sequence[Bin], share: float = SHARE) -> float:
-    """mm up to which every bin keeps at least ``share`` of success: the upper edge of the last bin before the first that does not.
+    """mm up to which every bin keeps at least ``share`` of success: the upper edge of the last bin before one that does not.
 
     Bins without a start are passed over: nothing is known of them. 0 where the first bin fails, NaN where no bin has a start.
     Where no bin fails it is the end of what was tried, and the truth may lie beyond.
@@ -244,7 +245,7 @@ def capture_range(bins: Sequence[Bin], share: float = SHARE) -> float:
 
 
 def roc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Roc:
-    """The curve of a score that should be larger for positives; its area is the chance that a positive scores more than a negative.
+    """The curve of a score that should be larger for positives; its area is the chance that a positive exceeds a negative.
 
     Ties count half (Hanley and McNeil 1982). The area is NaN where one kind is missing.
     """
