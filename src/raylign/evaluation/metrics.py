@@ -96,9 +96,9 @@ def mrpd(poses: Pose, gold: Pose, points: Float[Tensor, "n 3"], views: View | Se
 def cross_tre(poses: Pose, gold: Pose, centre: Float[Tensor, "3"], view: View, arm: float = 10.0) -> Float[Tensor, "*batch"]:
     """Two-dimensional registration error of a cross at a landmark, as Toth et al. (2018) measure it, mm.
 
-    The cross lies in the plane through the landmark's gold position that is parallel to the detector: its centre and its
-    four ends, ``arm`` mm along the directions of columns and rows. Its points move with the model, are projected, and their mean distance
-    on the detector is divided by the magnification at the landmark, so that it is mm in that plane, not on the detector.
+    The cross lies in the plane through the landmark's gold position that is parallel to the detector: its centre and its four
+    ends, ``arm`` mm along the directions of columns and rows. Its points move with the model and are projected. Their mean
+    distance on the detector is divided by the magnification at the landmark: mm in that plane, not on the detector.
 
     Parameters
     ----------
