@@ -1,0 +1,210 @@
+"""The cases of a protocol by their number: a model, its exposures, the truth and a start.
+
+Case n of a protocol and a seed is the same in any process and in any order: each random decision has a stream of its own, keyed
+by the seed, the case and which decision it is. The arms of one case share them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.data import Volume, XRay
+from raylign.errors import InputError
+from raylign.evaluation import disturb
+from raylign.evaluation.arms import UNDISTURBED, Arm
+from raylign.evaluation.protocol import Protocol, Targets, Views, law
+from raylign.evaluation.starts import Start
+from raylign.evaluation.subject_kinds import Phantoms, Scans
+from raylign.evaluation.subjects import Patient, patient
+from raylign.evaluation.truth import Truth
+from raylign.geometry import Rigid, View
+from raylign.registration import Problem, SearchConfig
+from raylign.simulation import expose, generator
+from raylign.simulation.instruments import INSTRUMENT_SETS, Placed, Site, instrument_paths
+from raylign.simulation.poses import TARGETS, CArmModel, Direction, TargetSampler
+
+POINT, POSE, START, APPARATUS, PHYSICS, METAL, DISTURBANCE = range(7)
+"""The decisions of a case, as places in the tree of seeds: (seed, 1, case, decision, view)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One case of an evaluation.
+
+    Parameters
+    ----------
+    index: its number in the protocol. name: unique within the protocol.
+    subject: whose anatomy it shows. kind: of what.
+    arm: "none", or how it is disturbed.
+    model, xrays: what a method gets. pose: the truth, ``T_world_from_volume``.
+    targets: [N, 3] patient LPS mm, over which errors are means.
+    centre: [3] patient LPS mm of the point that the start turned about.
+    start: ``T_world_from_volume``. start_name: its kind. search: what it leaves open.
+    """
+
+    index: int
+    name: str
+    subject: str
+    kind: str
+    arm: str
+    model: Volume
+    xrays: tuple[XRay, ...]
+    pose: Rigid
+    targets: Float[Tensor, "N 3"]
+    centre: Float[Tensor, "3"]
+    start: Rigid
+    start_name: str
+    search: SearchConfig
+
+    @property
+    def problem(self) -> Problem:
+        """What a method is asked."""
+        return Problem(self.model, self.xrays, self.start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """A subject exposed at a known pose, before a start is drawn."""
+
+    truth: Truth
+    subject: str
+    centre: Float[Tensor, "3"]
+
+
+def case_count(protocol: Protocol, data: Path | None = None) -> int:
+    """How many cases a protocol has, arms counted; of data that come with exposures no more than there are.
+
+    Raises
+    ------
+    InputError: data that are not there.
+    """
+    from raylign.evaluation.recorded import recorded_count
+
+    many = min(protocol.cases, recorded_count(protocol.subjects, data)) if protocol.subjects.exposed else protocol.cases
+    return many * len(protocol.arms)
+
+
+def make_case(protocol: Protocol, index: int, seed: int | None = None, data: Path | None = None) -> Case:
+    """One case. Arms of an exposure stand together: ``index`` is arm ``index % len(arms)`` of exposure ``index // len(arms)``.
+
+    Parameters
+    ----------
+    seed: in place of the protocol's.
+    data: the folder in which scans and exposures are found.
+
+    Raises
+    ------
+    InputError: a negative index, data that are not there.
+    """
+    if index < 0:
+        raise InputError(f"case {index}", field="index", remedy="cases count from 0")
+    seed = protocol.seed if seed is None else seed
+    number, arm = index // len(protocol.arms), protocol.arms[index % len(protocol.arms)]
+    shown = _exposed(protocol, number, arm, seed, data)
+    name = protocol.start_names[number % len(protocol.start_names)]
+    start = Start(name)
+    rank = number // len(protocol.start_names)
+    drawn = start.of(shown.truth, shown.centre, generator(seed, 1, number, START), rank)
+    truth, pose = shown.truth, shown.truth.pose
+    xrays, motions = [], []
+    for n, xray in enumerate(truth.xrays):
+        stream = generator(seed, 1, number, DISTURBANCE, n)
+        view, motion = disturb.told(xray.view, arm, stream)
+        xrays.append(disturb.seen(replace(xray, view=view), arm, stream))
+        motions.append(motion)
+    if arm.kind != UNDISTURBED:
+        pose = Rigid(motions[0] @ pose.matrix)
+    return Case(
+        index,
+        truth.name if arm.kind == UNDISTURBED else f"{truth.name}/{arm.name}",
+        shown.subject,
+        truth.kind,
+        arm.name,
+        disturb.coarser(truth.model, arm),
+        tuple(xrays),
+        pose,
+        truth.targets,
+        shown.centre,
+        drawn,
+        name,
+        start.search,
+    )
+
+
+def _exposed(protocol: Protocol, number: int, arm: Arm, seed: int, data: Path | None) -> _Shown:
+    kind = protocol.subjects
+    if not isinstance(kind, Phantoms | Scans):
+        from raylign.evaluation.recorded import recorded
+
+        subject, truth = recorded(kind, number, data)
+        return _Shown(truth, subject, truth.model.centre)
+    who = patient(kind, protocol.points.wanted, number // protocol.per_subject, seed, data)
+    pick = int(torch.randint(len(who.isocentres), (), generator=generator(seed, 1, number, POINT)))
+    point = who.isocentres[pick]
+    sampler = sampler_of(protocol)
+    each = sampler.views_per_case
+    views, poses = sampler.draw(point, each, [generator(seed, 1, number, POSE) for _ in range(each)])
+    pose = Rigid(poses[0])
+    metal = _metal(protocol, arm, (views[0], point, pose), generator(seed, 1, number, METAL))
+    xrays = tuple(_exposure(protocol, arm, who, (view, pose, metal), (seed, number, n)) for n, view in enumerate(views))
+    return _Shown(Truth(f"{who.name}/{number:05d}", who.kind, who.model, xrays, pose, who.targets), who.name, point)
+
+
+def _exposure(
+    protocol: Protocol, arm: Arm, who: Patient, scene: tuple[View, Rigid, tuple[Placed, ...]], place: tuple[int, int, int]
+) -> XRay:
+    (view, pose, metal), (seed, number, n) = scene, place
+    config = disturb.exposed(protocol.ranges.draw(generator(seed, 1, number, APPARATUS, n)), arm)
+    extra = {k: v[0] for k, v in instrument_paths([metal], [view]).items()} if metal else None
+    stream = generator(seed, 1, number, PHYSICS, n)
+    made = expose(who.body, view, pose, config, stream, extra=extra).xray
+    return replace(made, name=f"view {n}")
+
+
+def _metal(
+    protocol: Protocol, arm: Arm, scene: tuple[View, Float[Tensor, "3"], Rigid], stream: torch.Generator
+) -> tuple[Placed, ...]:
+    usual = None if protocol.instruments is None else INSTRUMENT_SETS[protocol.instruments]
+    what = disturb.in_beam(usual, arm)
+    if what is None:
+        return ()
+    view, point, pose = scene
+    return what.draw(view, Site(point).moved(pose.matrix), stream)
+
+
+def sampler_of(protocol: Protocol) -> TargetSampler:
+    """The distribution of views and true poses of a protocol."""
+    given, views = protocol.targets, protocol.views
+    base = TARGETS[given if isinstance(given, str) else "raylign"]
+    if isinstance(given, Targets):
+        base = replace(base, name=protocol.name, chosen="", motion=given.motion, axes=given.axes, disc_mm=given.disc_mm)
+    directions = base.directions
+    if views.angles:
+        directions = tuple(Direction(str(n), law(a.primary), law(a.secondary)) for n, a in enumerate(views.angles))
+    together = base.biplane if views.together is None else views.together
+    return replace(base, carm=_carm(base.carm, views), directions=directions, biplane=together)
+
+
+def _carm(base: CArmModel, views: Views) -> CArmModel:
+    """A C-arm with what a protocol says otherwise; of another number of pixels and no other pitch the detector keeps its size."""
+    out = base
+    if views.shape is not None:
+        if views.pitch is not None:
+            out = replace(out, shape=views.shape, row_pitch=1.0)
+        else:
+            low, high = (float(x) for x in base.pitch.at(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+            across, down = base.shape[1] / views.shape[1], base.shape[0] / views.shape[0]
+            spread = law((low * across, high * across))
+            out = replace(out, shape=views.shape, pitch=spread, row_pitch=base.row_pitch * down / across)
+    if views.pitch is not None:
+        out = replace(out, pitch=law(views.pitch), row_pitch=1.0)
+    if views.sid is not None:
+        out = replace(out, sid=law(views.sid))
+    if views.sod is not None:
+        out = replace(out, sod=law(views.sod))
+    return out
