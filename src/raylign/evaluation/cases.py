@@ -141,7 +141,7 @@ def _exposed(protocol: Protocol, number: int, arm: Arm, seed: int, data: Path | 
     if not isinstance(kind, Phantoms | Scans):
         from raylign.evaluation.recorded import recorded
 
-        subject, truth = recorded(kind, number, data)
+        subject, truth = recorded(kind, number, data, protocol.per_subject)
         return _Shown(truth, subject, truth.model.centre)
     who = patient(kind, protocol.points.wanted, number // protocol.per_subject, seed, data)
     pick = int(torch.randint(len(who.isocentres), (), generator=generator(seed, 1, number, POINT)))

@@ -146,7 +146,7 @@ class Protocol(Part):
     starts: names of ``Start``, taken in turn; "bins" stands for one start in each of ``bins_mm``.
     exposure: ranges of the apparatus, fields of ``ExposureRanges``. instruments: a set of ``INSTRUMENT_SETS`` in the beam.
     disturbances: each a kind with levels; every level is an arm beside the undisturbed one, on the same cases.
-    methods: by name, as ``raylign.registration.METHODS`` has them, or "search+direct".
+    methods: by name, as ``raylign.registration.METHODS`` has them, "search+direct", or MODULE:FACTORY of one's own.
     thresholds_mm: under which a registration counts as a success.
     bins_mm: edges of the bins of starting mTRE in which success is told.
     criterion: what errors are judged by. success_mm: and under how much of it, for capture range and confidence.
@@ -217,9 +217,9 @@ class Protocol(Part):
         from raylign.registration import METHODS
 
         for name in value:
-            if name not in METHODS and name not in COMBINED:
+            if name not in METHODS and name not in COMBINED and ":" not in name:  # MODULE:FACTORY is the runner's to load
                 known = ", ".join((*METHODS, *COMBINED))
-                raise InputError(f"there is no method {name!r}", remedy=f"use some of {known}")
+                raise InputError(f"there is no method {name!r}", remedy=f"use some of {known}, or MODULE:FACTORY of your own")
         if len(set(value)) < len(value):
             raise InputError("a method stands there twice", remedy="name each once")
         return value

@@ -126,13 +126,14 @@ class DeepFluoro(_Kind):
 
 
 class Ljubljana(_Kind):
-    """The cerebral angiograms of Pernuš et al. (2013) in one HDF5 file.
+    """The cerebral angiograms of Mitrović et al. (2013) in one HDF5 file; see ``raylign.io.ljubljana``.
 
     Parameters
     ----------
     file: relative to the folder of data.
     subjects: by name; none: all.
     views: of a case: "frontal", "lateral", "each" in turn, or "both" together.
+    nothing_below: voxels of smaller numbers (the file's own) are taken as empty, so that vessels are left.
     reduction: pixels along each side that are averaged into one.
     """
 
@@ -142,6 +143,7 @@ class Ljubljana(_Kind):
     file: str = "ljubljana/ljubljana.h5"
     subjects: tuple[str, ...] = ()
     views: Literal["frontal", "lateral", "each", "both"] = "each"
+    nothing_below: Annotated[float, Field(ge=0)] = 500.0
     reduction: Annotated[int, Field(ge=1, le=16)] = 4
 
 
