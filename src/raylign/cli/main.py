@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from raylign._version import __version__
-from raylign.cli import bench, convert, demo, info, project, register, simulate
+from raylign.cli import bench, convert, demo, evaluate, info, project, register, simulate
 from raylign.cli.console import INTERRUPTED, WRONG_INPUT, catch_interruption, complain
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("register")(register.register)
 app.command("convert")(convert.convert)
 app.command("simulate")(simulate.simulate)
 app.command("bench")(bench.bench)
+app.command("evaluate")(evaluate.evaluate)
 
 
 def _version(wanted: bool) -> None:

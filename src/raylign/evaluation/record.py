@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,9 @@ class Record:
         return json.dumps(_finite(asdict(self)), separators=(",", ":"), allow_nan=False)
 
 
+Records = Generator[Record, None, None]
+"""Records as they are done; closing it ends the work."""
+
 _NAMES = {f.name for f in fields(Record)}
 _REQUIRED = ("case", "name", "subject", "arm", "method", "seed")
 _TUPLES = ("start_rotation", "rotation", "pose", "start")
@@ -102,7 +105,8 @@ def from_line(line: str) -> Record:
     said = json.loads(line)
     if not isinstance(said, dict) or not set(_REQUIRED) <= set(said) or not set(said) <= _NAMES:
         raise ValueError("not a record")
-    return Record(**{k: tuple(v) if k in _TUPLES and v is not None else v for k, v in said.items()})
+    values: dict[str, Any] = {k: tuple(v) if k in _TUPLES and v is not None else v for k, v in said.items()}
+    return Record(**values)
 
 
 def read_records(path: str | Path) -> list[Record]:

@@ -1,0 +1,161 @@
+"""One method on one case, measured."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from raylign.errors import InputError
+from raylign.evaluation.metrics import mpd, mrpd, mtre, pose_error
+from raylign.evaluation.record import Record, one_line
+from raylign.geometry import Rigid, View, se3
+from raylign.registration import METHODS, WIDE, Problem, Registrar, Result, centred, registrar
+from raylign.simulation.seeds import numpy_generator
+
+if TYPE_CHECKING:
+    from raylign.evaluation.cases import Case
+
+SEARCHED = "search+direct"
+"""The direct method from nothing: the model's centre at the isocentre, and all of ``WIDE`` looked through about it."""
+
+_METHOD = 1  # which stream of a case's random numbers is the methods'
+
+
+def check_method(name: str) -> None:
+    """See that there is a method of this name: one of ``METHODS``, "search+direct", or MODULE:FACTORY of one's own.
+
+    Raises
+    ------
+    InputError: there is none.
+    """
+    if ":" in name:
+        _factory(name)
+    elif name not in METHODS and name != SEARCHED:
+        known = ", ".join((*METHODS, SEARCHED))
+        raise InputError(
+            f"there is no method {name!r}", field="--method", remedy=f"use some of {known}, or MODULE:FACTORY of your own"
+        )
+
+
+def _factory(name: str) -> Any:
+    """What makes a registrar of one's own; modules of the folder that the command is run in are found too."""
+    module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{name!r} cannot be loaded ({one_line(error)})", field="--method", remedy="name an importable MODULE:FACTORY"
+        ) from None
+    if not callable(found):
+        raise InputError(f"{name!r} is nothing that can be called", field="--method", remedy="name a function (search, seed)")
+    return found
+
+
+def case_seed(seed: int, index: int) -> int:
+    """The seed that methods get on a case: of the run's seed and the case's index, and of nothing else."""
+    return int(numpy_generator(seed, index, _METHOD).integers(2**31))
+
+
+def solve(case: Case, method: str, seed: int) -> Result:
+    """Register a case with a method.
+
+    Parameters
+    ----------
+    method: see ``check_method``. A factory of one's own is called with the ``SearchConfig`` that the start leaves open and the
+        seed, and gives a ``Registrar``.
+    seed: of the run.
+
+    Raises
+    ------
+    InputError: no such method; and whatever the method breaks off with.
+    """
+    mine = case_seed(seed, case.index)
+    problem = Problem(case.model, case.xrays, case.start)
+    if method == SEARCHED:
+        problem = replace(problem, start=centred(case.model))
+        return registrar("direct", search=WIDE, seed=mine).register(problem)
+    chosen: Registrar = _factory(method)(case.search, mine) if ":" in method else registrar(method, search=case.search, seed=mine)
+    return chosen.register(problem)
+
+
+def begun(case: Case, method: str, seed: int) -> Record:
+    """The record of a case before it is registered: who, where, and how far off the start is."""
+    views = [x.view for x in case.xrays]
+    told = _errors(case.start, case.pose, case.targets, views)
+    return Record(
+        case.index, case.name, case.subject, case.arm, method, seed, start=_flat(case.start), **_prefixed("start_", told)
+    )
+
+
+def attempt(case: Case, method: str, seed: int) -> Record:
+    """One method on one case. Whatever it breaks off with is a failure of the method, and a record like any other."""
+    blank = begun(case, method, seed)
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        result = solve(case, method, seed)
+    except Exception as error:
+        return replace(blank, failure=one_line(error), seconds=_cost(wall, cpu))
+    seconds = _cost(wall, cpu)
+    try:
+        told = _errors(result.transform, case.pose, case.targets, [x.view for x in case.xrays])
+    except Exception as error:  # a method of one's own may return anything
+        return replace(blank, failure=one_line(error), seconds=seconds)
+    if told["mtre"] is None:
+        return replace(blank, failure="its pose is not finite", seconds=seconds)
+    sure = result.confidence
+    return replace(
+        blank,
+        pose=_flat(result.transform),
+        probability=_finite(float(sure.probability)),
+        trusted=bool(sure.trusted),
+        renders=int(result.renders),
+        seconds=seconds,
+        **told,
+    )
+
+
+def _cost(wall: float, cpu: float) -> dict[str, float]:
+    return {"register": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
+def _errors(pose: Rigid, gold: Rigid, targets: torch.Tensor, views: list[View]) -> dict[str, Any]:
+    split = pose_error(pose, gold, targets, views[0])
+    return {
+        "mtre": _finite(float(mtre(pose, gold, targets))),
+        "mpd": _finite(float(mpd(pose, gold, targets, views))),
+        "mrpd": _finite(float(mrpd(pose, gold, targets, views))),
+        "in_plane": _finite(split.in_plane),
+        "depth": _finite(split.depth),
+        "rotation": split.rotation if all(map(math.isfinite, split.rotation)) else None,
+        "angle": _finite(split.angle),
+    }
+
+
+def _prefixed(prefix: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in told.items()}
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def _flat(pose: Rigid) -> tuple[float, ...]:
+    return tuple(pose.matrix.to(torch.float64).flatten().tolist())
+
+
+def rigid(numbers: tuple[float, ...]) -> Rigid:
+    """The pose of a record."""
+    matrix = torch.tensor(numbers, dtype=torch.float64).reshape(4, 4)
+    assert se3.is_rigid(matrix)
+    return Rigid(matrix)

@@ -1,0 +1,236 @@
+"""The work of an evaluation, cut into jobs, and done in this process. ``local`` and ``cluster`` do it in others.
+
+A job is a case, or a few of one subject. It is sent as text: protocol, seed, where the data are, and which methods each case
+still lacks. Whoever does it makes the cases anew, which depends on nothing else, and hands back records.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raylign.evaluation.record import NOT_MADE, WORKER_DIED, Record, Records, one_line
+from raylign.registration.versions import versions
+
+if TYPE_CHECKING:
+    from raylign.evaluation.cases import Case
+    from raylign.evaluation.protocol import Protocol
+
+RETRIES = 2
+"""How often a case is tried again that a worker died of."""
+
+TOGETHER = 4
+"""Cases of one subject that a worker of a cluster gets at a time, so that its volumes are made once for them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all jobs of a run have in common.
+
+    Parameters
+    ----------
+    protocol: as JSON. seed: the run's. data: the folder, where there is one. versions: of the packages that results depend on.
+    """
+
+    protocol: str
+    seed: int
+    data: str | None
+    versions: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """To be sent."""
+        return json.dumps([self.protocol, self.seed, self.data, [list(v) for v in self.versions]])
+
+    @classmethod
+    def of_text(cls, text: str) -> Work:
+        """From what was sent."""
+        protocol, seed, data, with_versions = json.loads(text)
+        return cls(protocol, seed, data, tuple((name, version) for name, version in with_versions))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cases by index, for each the methods that it still lacks, in their order; and whose they are, where that is known."""
+
+    cases: tuple[tuple[int, tuple[str, ...]], ...]
+    subject: str = ""
+
+    def __len__(self) -> int:
+        return sum(len(methods) for _, methods in self.cases)
+
+    def without(self, done: set[tuple[int, str]]) -> Job:
+        """What is left of it."""
+        left = ((index, tuple(m for m in methods if (index, m) not in done)) for index, methods in self.cases)
+        return Job(tuple((index, methods) for index, methods in left if methods), self.subject)
+
+    def apart(self) -> list[Job]:
+        """A job for every method on every case."""
+        return [Job(((index, (method,)),), self.subject) for index, methods in self.cases for method in methods]
+
+    def text(self) -> str:
+        """To be sent."""
+        return json.dumps([[index, list(methods)] for index, methods in self.cases])
+
+    @classmethod
+    def of_text(cls, text: str) -> Job:
+        """From what was sent."""
+        return cls(tuple((index, tuple(methods)) for index, methods in json.loads(text)))
+
+
+def jobs(lacking: Sequence[tuple[int, tuple[str, ...]]], subject: Callable[[int], str], most: int = 1) -> list[Job]:
+    """Cases in their order, up to ``most`` neighbours of one subject to a job."""
+    found: list[Job] = []
+    for entry in lacking:
+        whose = subject(entry[0])
+        if found and whose and whose == found[-1].subject and len(found[-1].cases) < most:
+            found[-1] = Job((*found[-1].cases, entry), whose)
+        else:
+            found.append(Job((entry,), whose))
+    return found
+
+
+At = Callable[[int, str], None]
+"""Told before each step of a job: the case, and the method, or "" while the case is being made."""
+
+
+def perform(work: Work, job: Job, at: At | None = None) -> Records:
+    """The records of a job, one after the other. A case that cannot be made is a record too, one for each method."""
+    from raylign.evaluation.attempt import attempt
+
+    warm = warm_once()
+    protocol, say = known(work.protocol), at or (lambda case, method: None)
+    for index, methods in job.cases:
+        say(index, "")
+        begun = time.perf_counter()
+        try:
+            case = made(protocol, index, work)
+            bounds = bounds_of(protocol, case)
+        except Exception as error:
+            yield from failed(work, index, methods, f"{NOT_MADE}: {one_line(error)}")
+            continue
+        spent = time.perf_counter() - begun
+        for method in methods:
+            say(index, method)
+            record = attempt(case, method, work.seed)
+            yield replace(record, seconds={"make": spent, **record.seconds, **warm}, **bounds)
+            spent, warm = 0.0, {}  # once
+
+
+_warmed = False
+
+
+def warm_once() -> dict[str, float]:
+    """Load or compile the kernels, the first time in a process: what it took, for the first record."""
+    global _warmed
+    if _warmed:
+        return {}
+    from raylign.evaluation.warm import warm_kernels
+
+    _warmed = True
+    return {"warm": warm_kernels()}
+
+
+@lru_cache(maxsize=4)
+def known(text: str) -> Protocol:
+    """The protocol of a text; the last few are kept."""
+    from raylign.evaluation.protocol import Protocol
+
+    return Protocol.model_validate_json(text)
+
+
+def made(protocol: Protocol, index: int, work: Work) -> Case:
+    """A case of the run."""
+    from raylign.evaluation.cases import make_case
+
+    return make_case(protocol, index, work.seed, None if work.data is None else Path(work.data))
+
+
+def bounds_of(protocol: Protocol, case: Case) -> dict[str, Any]:
+    """What quantum noise alone leaves, for the record, where the protocol asks for it."""
+    if not getattr(protocol, "bounds", False):
+        return {}
+    from raylign.evaluation import bounds
+
+    return dict(bounds.bounds_of(case) or {})
+
+
+def failed(work: Work, index: int, methods: Sequence[str], failure: str) -> Iterator[Record]:
+    """Records of a case on which nothing could be registered."""
+    name, subject, arm = called(work, index)
+    for method in methods:
+        yield Record(index, name, subject, arm, method, work.seed, failure=failure)
+
+
+def died(work: Work, index: int, methods: Sequence[str], how: str) -> Iterator[Record]:
+    """Records of a case that workers died of."""
+    yield from failed(work, index, methods, f"{WORKER_DIED}{f': {how}' if how else ''}")
+
+
+def called(work: Work, index: int) -> tuple[str, str, str]:
+    """Name, subject and arm of a case, without making it; the subject is empty where only making it would tell."""
+    protocol = known(work.protocol)
+    number, arm = index // len(protocol.arms), protocol.arms[index % len(protocol.arms)]
+    return f"case {index}", subject_of(protocol, number, work), arm.name
+
+
+def subject_of(protocol: Protocol, number: int, work: Work) -> str:
+    """Whose anatomy an exposure shows, as ``make_case`` will call it."""
+    from raylign.evaluation.subject_kinds import Folder, Phantoms, Scans
+    from raylign.evaluation.subjects import HELD_OUT
+
+    kind, person = protocol.subjects, number // protocol.per_subject
+    if isinstance(kind, Phantoms):
+        which = person % kind.people
+        return f"{kind.bodies[which % len(kind.bodies)]}-{HELD_OUT + 1000 * work.seed + which}"
+    if isinstance(kind, Scans):
+        return kind.scans[person % len(kind.scans)].name
+    if isinstance(kind, Folder) and work.data is not None:
+        there = _cts(work.data, kind.sets)
+        return there[number] if number < len(there) else ""
+    return ""
+
+
+@lru_cache(maxsize=2)
+def _cts(data: str, sets: tuple[str, ...]) -> tuple[str, ...]:
+    from raylign.evaluation.folders import entries
+
+    return tuple(entry.ct for entry in entries(Path(data), sets))
+
+
+def inline(work: Work, todo: Sequence[Job]) -> Records:
+    """Everything in this process, one after the other."""
+    with one_torch_thread():
+        for job in todo:
+            yield from perform(work, job)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Sums in torch may depend on how they are divided among threads: everywhere an evaluation runs there is one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's environment, for a worker of so many threads that finds the same raylign."""
+    place = str(Path(__file__).resolve().parents[2])
+    paths = [place, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RAYLIGN_THREADS": str(threads), "OMP_NUM_THREADS": "1"}
+
+
+def ours() -> tuple[tuple[str, str], ...]:
+    """Versions that results depend on."""
+    return tuple(sorted(versions().items()))

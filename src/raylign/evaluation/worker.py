@@ -1,0 +1,54 @@
+"""A process that does jobs of an evaluation: ``python -m raylign.evaluation.worker``, a line of JSON each way.
+
+It is told the work, then jobs, on standard input, and ends when that ends: a worker whose evaluation was killed does not stay.
+What libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import Any
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+
+    def say(kind: str, value: Any = None) -> None:
+        out.write(json.dumps([kind, value]) + "\n")
+        out.flush()
+
+    from raylign.evaluation.execution import Job, Work, one_torch_thread, perform
+
+    work = Work.of_text(lines.get())
+    with one_torch_thread():
+        _load()
+        say("ready")
+        while True:
+            job = Job.of_text(lines.get())
+            for record in perform(work, job, lambda case, method: say("at", [case, method])):
+                say("record", record.line())
+            say("done")
+
+
+def _load() -> None:
+    """Whatever takes long to load, before the first case."""
+    import raylign.evaluation.attempt
+    import raylign.evaluation.cases  # noqa: F401
+
+
+def _read(lines: queue.Queue[str]) -> None:
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)  # whoever asked is gone, and so is the answer's reader
+
+
+if __name__ == "__main__":
+    main()
