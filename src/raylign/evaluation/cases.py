@@ -83,9 +83,11 @@ def case_count(protocol: Protocol, data: Path | None = None) -> int:
     ------
     InputError: data that are not there.
     """
-    from raylign.evaluation.recorded import recorded_count
+    kind, many = protocol.subjects, protocol.cases
+    if not isinstance(kind, Phantoms | Scans):
+        from raylign.evaluation.recorded import recorded_count
 
-    many = min(protocol.cases, recorded_count(protocol.subjects, data)) if protocol.subjects.exposed else protocol.cases
+        many = min(many, recorded_count(kind, data))
     return many * len(protocol.arms)
 
 

@@ -55,7 +55,8 @@ def recorded(kind: Recorded, number: int, data: Path | None, block: int = 1) -> 
     one = there[number]
     if isinstance(kind, Folder):
         return one.ct, folders.opened(needed(data, "cases"), one)
-    return one[0], (_deepfluoro if isinstance(kind, DeepFluoro) else _ljubljana)(kind, _file(kind, data), *one)
+    file, (subject, which) = _file(kind, data), one
+    return subject, _deepfluoro(kind, file, *one) if isinstance(kind, DeepFluoro) else _ljubljana(kind, file, subject, which)
 
 
 def _listed(kind: Recorded, data: Path | None, block: int) -> Sequence[Any]:
@@ -124,7 +125,6 @@ def _deepfluoro(kind: DeepFluoro, file: Path, specimen: str, name: str) -> Truth
         assert found is not None
     shot = read_deepfluoro_projection(file, specimen, name)
     pixels, view = reduced(shot.pixels, shot.view, kind.border, kind.reduction)
-    # counts, in a field that the housing bounds: cut off above, all the rest of it counts
     xray = exposure(replace(shot, pixels=pixels, view=view), ExposureOptions(relationship="LIN"), name=f"{specimen}/{name}")
     pose = shot.poses[kind.structure]
     return Truth(f"{specimen}/{name}", kind.structure, found[0], (xray,), pose, found[1])

@@ -2,10 +2,10 @@
 
 The data: Mitrović, Špiclin, Likar and Pernuš, "3D-2D registration of cerebral angiograms: a method and evaluation on clinical
 images" (IEEE TMI 2013): ten patients, each a 3D angiogram, a frontal and a lateral subtraction angiogram, and gold poses from
-markers. The file: as DiffPose and xvr distribute it (``ljubljana.h5``), of which their readers are the only description. It holds
-``subjectNN/`` with ``volume/pixels`` [x, y, z] and ``volume/spacing``; ``proj-ap``, ``proj-lat`` (and those of the strongest contrast,
-``-max``), each with ``pixels``, ``intrinsic`` (focal lengths negative, as xReg's), ``extrinsic`` (volume mm to camera),
-``row-spacing``, ``col-spacing``; and ``points``, volume mm.
+markers. The file: as DiffPose and xvr distribute it (``ljubljana.h5``), of which their readers are the only description. It
+holds ``subjectNN/`` with ``volume/pixels`` [x, y, z] and ``volume/spacing``; ``proj-ap``, ``proj-lat`` (and ``-max``, those of
+the strongest contrast), each with ``pixels``, ``intrinsic`` (focal lengths negative, as xReg's), ``extrinsic`` (volume mm to
+camera), ``row-spacing``, ``col-spacing``; and ``points``, volume mm.
 
 What no reader says and is taken here: coordinates begin at the first voxel's centre, and the image's are those of pixel centres.
 """
