@@ -28,6 +28,7 @@ class Scale:
     kind: "linear", "log" (values at or below low are drawn at its edge) or "asinh" (linear within ``width`` of zero, then as a
         logarithm on either side).
     percent: values are shares, ticks per cent.
+    named: ticks of one's own: values and what is written at them.
     """
 
     low: float
@@ -35,6 +36,7 @@ class Scale:
     kind: str = "linear"
     width: float = 1.0
     percent: bool = False
+    named: tuple[tuple[float, str], ...] = ()
 
     def _bent(self, value: float) -> float:
         if self.kind == "log":
@@ -55,6 +57,8 @@ class Scale:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Values and what is written at them."""
+        if self.named:
+            return list(self.named)
         if self.kind == "log":
             found = [10.0**k for k in range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)]
         elif self.kind == "asinh":
