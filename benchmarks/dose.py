@@ -197,7 +197,7 @@ def sources(scenes: list[Scene], pixels: int) -> list[dict[str, Any]]:
     """Where error without noise comes from: root mean square over the poses, mm, by exposure and by method."""
     ways = {
         "direct": None,
-        "last step, no bone": PolishConfig(pixels=pixels, bone=False),
+        "last step, no beam": PolishConfig(pixels=pixels, beam=False),
         "last step": PolishConfig(pixels=pixels),
     }
     found: dict[tuple[str, str], list[_Array]] = {}

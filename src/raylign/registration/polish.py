@@ -4,46 +4,48 @@ The direct method compares gradients of reduced images in small windows, which i
 From where it ends, this stage takes one or two Gauss-Newton steps on the intensities themselves, at higher resolution. In a
 window around each pixel the fixed image is explained by the moving one with a gain and an offset of their own,
 
-    F = b + a G,     G = M + beta B,     E = <(F - b - a G)^2> / n,
+    F = b + a G,     E = <(F - b - a G)^2> / n,
 
-so that scatter, heel effect, an unknown dose and display curve drop out as far as they are even over a window. ``M`` are line
-integrals, ``B`` those of what attenuates more than soft tissue. HU become attenuation at one energy, beams have many, and bone
-hardens them: one number ``beta`` a view, fitted to the exposure, gives bone the weight that it has in this beam. Without it the
-contrast of bone against soft tissue is wrong in one and the same sense all over the image, and the pose moves along the beam to
-make up for it. The cost is the direct method's, the mean of ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian
-noise whose variance is unknown and differs from place to place, as that of counted photons does, and deaf where metal or moved
-tissue do not fit.
+so that heel effect, an unknown dose and display curve drop out as far as they are even over a window. ``G`` is what the model and
+a beam make of the exposure (``polish_beam``): HU become attenuation at one energy, beams have many, bone hardens them, and scatter
+takes contrast where little comes through. Voltage and scatter are fitted to each exposure at the pose where the stage begins. Where that explains it no better (a display curve, a model not in HU), ``G = M + beta B``: ``M`` the line integrals, ``B``
+those of what attenuates as bone does, and one number ``beta`` a view for the weight that bone has in this beam. The cost is the
+direct method's, the mean of ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown and
+differs from place to place, as that of counted photons does, and deaf where metal or moved tissue do not fit.
 
-A step is kept if this cost falls at the pose where it ends, on the same pixels and with the same floor. Otherwise, and where the
-step would be larger than what a last step can be, the pose stays as it was.
+A step is kept if this cost falls at the pose where it ends, on the same pixels, with the same floor and the same beam. Otherwise,
+and where the step would be larger than what a last step can be, the pose stays as it was.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raylign.data import Volume
 from raylign.geometry import Rigid
-from raylign.projection import cpu
 from raylign.registration.levels import Scale, build_scales, centre_under
-from raylign.registration.matching import MatchConfig, _jacobian_images, answered, render, voxel_rays
+from raylign.registration.matching import _jacobian_images, answered, samples_on, voxel_rays
+from raylign.registration.polish_beam import Beam, developed, fit_beam, hinges
 from raylign.registration.polish_kernels import cost_of, equations, gains, subtract_means
+from raylign.registration.polish_rays import HINGES, two_materials
 from raylign.registration.problem import Problem, Registrar
-from raylign.registration.pyramid import Array32, Array64, ModelLevel, _reduced, box_corners, content, footprint, native
+from raylign.registration.pyramid import Array32, Array64, box_corners, content, footprint, model_pyramid
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
 from raylign.registration.settings import DirectConfig, SearchConfig
 
-_BONE_HU = 50.0  # above it lies what hardens a beam as bone does
 _UNMODELLED = 3.5  # as for the direct method: what moves the optimum itself
 _BLOCK = 16  # pixels: residuals farther apart than this are taken for independent
 _ROUNDS = 3  # of reweighting on one rendering
+_WEIGHTS = (-0.03, 0.1)  # 1/mm; all that cortical bone attenuates at 70 keV is 0.05
 _SINGULAR = 1e10  # condition of the scaled normal equations beyond which nothing is determined
+_FINE = 0.75  # voxels are at most about so large, in pixels at the model: averages of more show in the pose
+_VOXELS = 2e8  # a model of more stays as coarse as the direct method has it
 _ALONG = 10.0  # a step may be so much longer along the beam than across it: so much less is depth seen
 
 
@@ -57,7 +59,7 @@ class PolishConfig:
     window: radius in pixels of the window that shares one gain and one offset.
     steps: Gauss-Newton steps at most.
     sampling: distance of samples along a ray, in voxels of the level.
-    bone: whether the weight of bone is fitted to the exposure; models in HU alone.
+    beam: whether voltage and scatter, or the weight of bone, are fitted to the exposure; models in HU alone.
     floor: of the residual variance, as a share of its median over the image.
     reach: how far the model's surface may move across the beam, in pixels of the level: a longer step is not a last one.
     """
@@ -65,8 +67,8 @@ class PolishConfig:
     pixels: int = 512
     window: int = 7
     steps: int = 1
-    sampling: float = 1.0
-    bone: bool = True
+    sampling: float = 0.75
+    beam: bool = True
     floor: float = 0.1
     reach: float = 1.0
 
@@ -112,14 +114,13 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
     axes = camera_axes(problem.xrays[0].view)
     steps: list[Step] = []
     covariance = None
-    shown = _shown(stage, matrix, masks, jacobian=True)
+    shown = _shown(stage, matrix, masks)
     for iteration in range(1, config.steps + 1):
         step = _step(stage, shown)
         if step is None or not _short(stage, step.twist, axes):
             break
         trial = moved(matrix, step.twist, centre_under(stage.scale, matrix))
-        last = iteration == config.steps
-        seen = _shown(stage, trial, masks, jacobian=not last)
+        seen = _shown(stage, trial, masks, shown, jacobian=iteration < config.steps)
         before, after = (_cost(stage, images, step) for images in (shown, seen))
         if not after < before:
             break
@@ -143,22 +144,32 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
 
 @dataclass(frozen=True, eq=False)
 class _Stage:
-    """What does not change between steps: the level, bone on the same grid, the fixed images."""
+    """What does not change between steps: the level and the fixed images.
+
+    ``pitch``: mm at the model that count as a pixel; ``bends``: how much of an attenuation is bone's, of models in HU;
+    ``linear``: which exposures are logarithms of an intensity.
+    """
 
     scale: Scale
-    bone: ModelLevel | None
+    pitch: float
     fixed: list[Array32]
+    bends: Array32 | None
+    linear: list[bool]
     config: PolishConfig
 
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """One exposure's fixed image less its local mean, and the moving ones: [1 or 7, H, W] of the model and of bone."""
+    """One exposure's fixed image less its local mean, and the moving ones: [1 or 7, H, W] of the model and of bone.
+
+    Where the exposure's beam is known ``model`` holds what it makes of both, and ``bone`` nothing.
+    """
 
     fixed: Array32
     model: Array32
     bone: Array32 | None
     valid: NDArray[np.bool_]
+    beam: Beam | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +187,9 @@ def _stage(problem: Problem, config: PolishConfig) -> _Stage:
     # a level of its own: as the direct method makes its finest, no coarser ones and no margin to search
     single = DirectConfig(search=SearchConfig(mm=0.0), pixels=config.pixels, coarsest=1 << 30)
     scale = build_scales(problem, single)[0]
-    fixed = []
-    corners = box_corners(problem.model, *content(problem.model))
+    fixed, pitches = [], []
+    box = content(problem.model)
+    corners = box_corners(problem.model, *box)
     pose = problem.start.matrix.numpy()
     for xray, image in zip(problem.xrays, scale.images, strict=True):
         region = footprint(xray, corners @ pose[:3, :3].T + pose[:3, 3], 0.0)
@@ -186,48 +198,67 @@ def _stage(problem: Problem, config: PolishConfig) -> _Stage:
         (h, w), start = image.shape, (rows.start, columns.start)
         part = xray.image.numpy()[start[0] : start[0] + h * factor, start[1] : start[1] + w * factor]
         fixed.append(np.ascontiguousarray(part.reshape(h, factor, w, factor).mean((1, 3), dtype=np.float32)))
-    bone = _bone(problem.model, scale.model) if config.bone and problem.model.unit == "HU" else None
-    return _Stage(scale, bone, fixed, config)
+        pitches.append(max(image.view.pixel_spacing) * region.depth / float(image.view.sid))
+    pitch = scale.model.spacing / 1.5
+    factors = np.maximum(1, np.ceil(_FINE * min(pitches) / np.linalg.norm(problem.model.affine[:3, :3].numpy(), axis=0) - 0.1))
+    if np.prod(box[1] // factors) < _VOXELS:
+        fine = model_pyramid(problem.model, box, [_FINE * min(pitches)])[0]
+        # the faces that were found to blind too much stay out
+        faces = tuple(new if old.size else old for new, old in zip(fine.faces, scale.model.faces, strict=True))
+        scale = replace(scale, model=replace(fine, faces=faces))
+    bends = hinges() if config.beam and problem.model.unit == "HU" else None
+    return _Stage(scale, pitch, fixed, bends, [x.scale == "line-integral" for x in problem.xrays], config)
 
 
-def _bone(model: Volume, level: ModelLevel) -> ModelLevel | None:
-    """What attenuates more than soft tissue, as attenuation beyond it, on the grid of a level."""
-    first, size = content(model)
-    box = tuple(slice(int(a), int(a + n)) for a, n in zip(first[::-1], size[::-1], strict=True))
-    excess = (torch.from_numpy(native(model)[box]) - _BONE_HU).clamp_(min=0).mul_(model.attenuation_coefficients()[1])
-    if not bool((excess > 0).any()):
-        return None
-    native_pitch, pitch = (np.linalg.norm(a[:3, :3], axis=0) for a in (model.affine.numpy(), level.affine))
-    whole = (np.zeros(3, np.int64), np.asarray(size, np.int64))
-    # the grid's own affine, so that both lie on the same voxels
-    padded, _ = _reduced(excess.numpy(), level.affine, whole, np.rint(pitch / native_pitch).astype(np.int64), None)
-    return replace(level, grid=cpu.grid_around(padded))
-
-
-def _shown(stage: _Stage, matrix: Array64, masks: list[NDArray[np.bool_]], *, jacobian: bool) -> list[_Shown]:
-    """What one pose shows on every exposure, less its local mean."""
-    levels = [stage.scale.model] if stage.bone is None else [stage.scale.model, stage.bone]
-    centre = centre_under(stage.scale, matrix)
-    match = MatchConfig(step=stage.config.sampling)
-    moving = []
-    for level in levels:
-        rendering = render(level, stage.scale.images, matrix, match, jacobian=jacobian)
-        for i, image in enumerate(stage.scale.images):
-            slopes = rendering.slopes[i]
-            if slopes is None:
-                moving.append((rendering.integrals[i] * image.lengths)[None])
-                continue
-            _, voxel_from_world = voxel_rays(level, image, matrix)
-            images = np.empty((7, *image.shape), np.float32)
-            world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
-            _jacobian_images(rendering.integrals[i], slopes, image.lengths, world, image.source - centre, image.steps, images)
-            moving.append(images)
-    count = len(stage.scale.images)
+def _shown(
+    stage: _Stage, matrix: Array64, masks: list[NDArray[np.bool_]], before: list[_Shown] | None = None, *, jacobian: bool = True
+) -> list[_Shown]:
+    """What one pose shows on every exposure, less its local mean; as ``before`` explained it, or as it is explained best."""
     out = []
     for i, valid in enumerate(masks):
-        parts = [_less_mean(part, valid, stage.config.window) for part in (stage.fixed[i][None], *moving[i::count])]
-        out.append(_Shown(parts[0][0], parts[1], parts[2] if len(parts) > 2 else None, valid))
+        integrals = _integrals(stage, matrix, i, jacobian=jacobian)
+        less_mean = partial(_less_mean, valid=valid, radius=stage.config.window)
+        fixed = less_mean(stage.fixed[i][None])[0]
+        if before is not None:
+            beam = before[i].beam
+        else:
+            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid) if stage.bends is not None and stage.linear[i] else None
+        ways = []
+        if beam is not None:
+            ways.append(_Shown(fixed, less_mean(developed(integrals, stage.fixed[i], beam)), None, valid, beam))
+        if beam is None or before is None:
+            ways.append(_Shown(fixed, less_mean(integrals[0]), None if stage.bends is None else less_mean(integrals[1]), valid))
+        out.append(ways[0] if len(ways) == 1 else _better(stage, ways[0], ways[1]))
     return out
+
+
+def _integrals(stage: _Stage, matrix: Array64, view: int, *, jacobian: bool) -> Array32:
+    """[2, 1 or 7, H, W]: line integrals of the model and of its bone (mm), and their derivatives by the pose."""
+    level, image = stage.scale.model, stage.scale.images[view]
+    rays, voxel_from_world = voxel_rays(level, image, matrix)
+    bends = np.zeros((HINGES, 2), np.float32) if stage.bends is None else stage.bends
+    samples = samples_on(image, stage.config.sampling * level.spacing)
+    values, slopes = two_materials(level.grid, rays, image.shape, samples, image.valid, bends, gradients=jacobian)
+    if not jacobian:
+        return (values * image.lengths)[:, None]
+    out = np.empty((2, 7, *image.shape), np.float32)
+    world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
+    arm = image.source - centre_under(stage.scale, matrix)
+    for part in range(2):
+        _jacobian_images(values[part], slopes[part], image.lengths, world, arm, image.steps, out[part])
+    return out
+
+
+def _better(stage: _Stage, one: _Shown, other: _Shown) -> _Shown:
+    """Which explains the exposure better, by the cost at one floor."""
+    radius = stage.config.window
+    floor = max(stage.config.floor * min(cost_of(x.fixed, x.model[:1], x.valid, radius, 1e-12)[1] for x in (one, other)), 1e-12)
+
+    def cost(way: _Shown) -> float:
+        bone = _weight_of_bone(way, 0.0, np.zeros(6), radius, floor)
+        return float(cost_of(way.fixed, _mixed(way, bone, np.zeros(6))[:1], way.valid, radius, floor)[0])
+
+    return one if cost(one) < cost(other) else other
 
 
 def _mixed(image: _Shown, bone: float, twist: Array64) -> Array32:
@@ -285,7 +316,7 @@ def _weight_of_bone(image: _Shown, bone: float, twist: Array64, radius: int, flo
     if np.linalg.cond(normal / np.sqrt(np.outer(np.diag(normal), np.diag(normal)) + 1e-30)) > _SINGULAR:
         return bone
     gain, more = np.linalg.solve(normal, (columns * weight.reshape(-1)) @ image.fixed.reshape(-1).astype(np.float64))
-    return float(np.clip(more / gain, -1.0, 3.0)) if gain > 0 else bone
+    return float(np.clip(more / gain, *_WEIGHTS)) if gain > 0 else bone
 
 
 def _cost(stage: _Stage, shown: list[_Shown], step: _Step) -> float:
@@ -300,10 +331,9 @@ def _cost(stage: _Stage, shown: list[_Shown], step: _Step) -> float:
 
 def _short(stage: _Stage, twist: Array64, axes: Array64) -> bool:
     """Whether a step is no longer than a last one may be; ``axes`` of the first view, the beam last."""
-    pitch = stage.scale.model.spacing / 1.5  # about a pixel at the model
     shift = np.abs(axes.T @ twist[3:])
     across = float(np.hypot(shift[0], shift[1])) + stage.scale.model.radius * float(np.linalg.norm(twist[:3]))
-    return across < stage.config.reach * pitch and shift[2] < _ALONG * stage.config.reach * pitch
+    return across < stage.config.reach * stage.pitch and shift[2] < _ALONG * stage.config.reach * stage.pitch
 
 
 def _blocks(shape: tuple[int, int]) -> int:

@@ -131,3 +131,28 @@ def equations(images, fixed, valid, radius, floor, block, hessian, scores):  # t
                 d *= weight[r, c]
                 for m in range(k, channels - 1):
                     hessian[k, m] += d * derivatives[m, r, c]
+
+
+@njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+def develop(integrals, share, by_v, by_b, scatter, least, out):  # type: ignore[no-untyped-def]
+    """``-log(sum_e share_e exp(-by_v_e V - by_b_e B) + scatter)`` of V, B = ``integrals`` [2, C, H, W], and its derivatives.
+
+    Channel 0 holds the integrals, the others derivatives of them.
+    """
+    channels, h, w = out.shape
+    for r in range(h):
+        for c in range(w):
+            v, b = integrals[0, 0, r, c], integrals[1, 0, r, c]
+            total, dv, db = scatter[r, c], np.float32(0.0), np.float32(0.0)
+            for e in range(len(share)):
+                through = share[e] * np.exp(-by_v[e] * v - by_b[e] * b)
+                total += through
+                dv += by_v[e] * through
+                db += by_b[e] * through
+            if total < least[r, c]:
+                total, dv, db = least[r, c], np.float32(0.0), np.float32(0.0)
+            out[0, r, c] = -np.log(total)
+            dv /= total
+            db /= total
+            for k in range(1, channels):
+                out[k, r, c] = dv * integrals[0, k, r, c] + db * integrals[1, k, r, c]
