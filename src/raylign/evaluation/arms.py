@@ -25,6 +25,7 @@ LEVELS: dict[str, tuple[float, float, str]] = {
 """Lowest and highest level of each kind, and what a level is."""
 
 UNDISTURBED = "none"
+BEFORE_EXPOSING = ("dose", "metal")
 
 
 class Disturbance(BaseModel):
@@ -48,7 +49,7 @@ class Disturbance(BaseModel):
     @property
     def before_exposing(self) -> bool:
         """Whether it changes how the exposure is made, and not what is made of it."""
-        return self.kind in ("dose", "metal")
+        return self.kind in BEFORE_EXPOSING
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.evaluation import disturb
-from raylign.evaluation.arms import UNDISTURBED, Arm
+from raylign.evaluation.arms import BEFORE_EXPOSING, UNDISTURBED, Arm
 from raylign.evaluation.protocol import Protocol, Targets, Views, law
 from raylign.evaluation.starts import Start
 from raylign.evaluation.subject_kinds import Phantoms, Scans
@@ -77,7 +77,7 @@ class _Shown:
 
 
 def case_count(protocol: Protocol, data: Path | None = None) -> int:
-    """How many cases a protocol has, arms counted; of data that come with exposures no more than there are.
+    """How many cases a protocol has, arms counted; of data that come with exposures no more than these have starts.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def case_count(protocol: Protocol, data: Path | None = None) -> int:
     if not isinstance(kind, Phantoms | Scans):
         from raylign.evaluation.recorded import recorded_count
 
-        many = min(many, recorded_count(kind, data))
+        many = min(many, recorded_count(kind, data) * protocol.repeats)
     return many * len(protocol.arms)
 
 
@@ -107,23 +107,24 @@ def make_case(protocol: Protocol, index: int, seed: int | None = None, data: Pat
         raise InputError(f"case {index}", field="index", remedy="cases count from 0")
     seed = protocol.seed if seed is None else seed
     number, arm = index // len(protocol.arms), protocol.arms[index % len(protocol.arms)]
-    shown = _exposed(protocol, number, arm, seed, data)
-    name = protocol.start_names[number % len(protocol.start_names)]
-    start = Start(name)
-    rank = number // len(protocol.start_names)
-    drawn = start.of(shown.truth, shown.centre, generator(seed, 1, number, START), rank)
+    place = number // protocol.repeats
+    shown = _shown(protocol, place, arm, seed, data)
+    turn, which = divmod(number, len(protocol.start_kinds))
+    start_name, search = protocol.start_kinds[which]
+    drawn = Start(start_name).of(shown.truth, shown.centre, generator(seed, 1, number, START), turn)
     truth, pose = shown.truth, shown.truth.pose
     xrays, motions = [], []
     for n, xray in enumerate(truth.xrays):
-        stream = generator(seed, 1, number, DISTURBANCE, n)
+        stream = generator(seed, 1, place, DISTURBANCE, n)
         view, motion = disturb.told(xray.view, arm, stream)
         xrays.append(disturb.seen(replace(xray, view=view), arm, stream))
         motions.append(motion)
     if arm.kind != UNDISTURBED:
         pose = Rigid(motions[0] @ pose.matrix)
+    name = truth.name if protocol.repeats == 1 else f"{truth.name}/start {number % protocol.repeats}"
     return Case(
         index,
-        truth.name if arm.kind == UNDISTURBED else f"{truth.name}/{arm.name}",
+        name if arm.kind == UNDISTURBED else f"{name}/{arm.name}",
         shown.subject,
         truth.kind,
         arm.name,
@@ -133,9 +134,22 @@ def make_case(protocol: Protocol, index: int, seed: int | None = None, data: Pat
         truth.targets,
         shown.centre,
         drawn,
-        name,
-        start.search,
+        start_name,
+        search,
     )
+
+
+_last: dict[bool, tuple[tuple[object, ...], _Shown]] = {}  # the last exposure as usual, and the last as an arm has it
+
+
+def _shown(protocol: Protocol, number: int, arm: Arm, seed: int, data: Path | None) -> _Shown:
+    """Exposure ``number``, kept until another is asked for: most arms, and all starts of one, share it."""
+    made_so = arm if arm.kind in BEFORE_EXPOSING else Arm()
+    key = (protocol.model_dump_json(), number, made_so, seed, data)
+    usual = made_so == Arm()
+    if usual not in _last or _last[usual][0] != key:
+        _last[usual] = (key, _exposed(protocol, number, made_so, seed, data))
+    return _last[usual][1]
 
 
 def _exposed(protocol: Protocol, number: int, arm: Arm, seed: int, data: Path | None) -> _Shown:

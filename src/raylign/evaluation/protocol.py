@@ -21,6 +21,7 @@ from raylign.evaluation.arms import Arm, Disturbance
 from raylign.evaluation.starts import Start
 from raylign.evaluation.subject_kinds import Subjects
 from raylign.evaluation.yaml_files import field_of, loaded
+from raylign.registration import SearchConfig
 from raylign.simulation.datasets.recipes import TargetPoints
 from raylign.simulation.physics.ranges import ExposureRanges
 from raylign.simulation.poses.laws import Uniform
@@ -111,6 +112,24 @@ class Targets(Part):
         return Motion(**{name: law(getattr(self, name)) for name in Motion.__dataclass_fields__})
 
 
+class Search(Part):
+    """How far the truth may lie from the start, as the methods are told: half widths of the box that they look through.
+
+    Parameters
+    ----------
+    degrees: about each axis. mm: across the beam. depth: mm along it, where it is not ``mm``.
+    """
+
+    degrees: Annotated[float, Field(gt=0, le=180)]
+    mm: Annotated[float, Field(gt=0, le=1000)]
+    depth: Annotated[float, Field(gt=0, le=2000)] | None = None
+
+    @property
+    def config(self) -> SearchConfig:
+        """As the methods take it."""
+        return SearchConfig(degrees=self.degrees, mm=self.mm, depth=self.depth)
+
+
 class Points(Part):
     """Over which errors are means: points on the surface of structures; of none named, of bone.
 
@@ -138,12 +157,14 @@ class Protocol(Part):
     source: citation of what it follows.
     description: what it measures, what differs from the source, what it takes.
     seed, cases: defaults; the command line may say otherwise (``with_``). With arms, so many cases in each.
-    per_subject: so many cases in a row show one subject.
+    per_subject: so many exposures in a row show one subject.
     subjects: whose models and exposures.
     views, targets: how they are exposed and where they lie: the name of a distribution of ``raylign.simulation.poses.targets``,
         or one's own. Not of data that come with exposures.
     points: over which errors are means; not of data that come with points.
     starts: names of ``Start``, taken in turn; "bins" stands for one start in each of ``bins_mm``.
+    search: what starts leave open; none: what ``Start.search`` says of each, and of bins the widest's.
+    repeats: so many starts of every exposure.
     exposure: ranges of the apparatus, fields of ``ExposureRanges``. instruments: a set of ``INSTRUMENT_SETS`` in the beam.
     disturbances: each a kind with levels; every level is an arm beside the undisturbed one, on the same cases.
     methods: by name, as ``raylign.registration.METHODS`` has them, "search+direct", or MODULE:FACTORY of one's own.
@@ -169,6 +190,8 @@ class Protocol(Part):
     targets: str | Targets = "raylign"
     points: Points = Points()
     starts: str | Annotated[tuple[str, ...], Field(min_length=1)] = "center"
+    search: Search | None = None
+    repeats: Annotated[int, Field(ge=1)] = 1
     exposure: dict[str, Any] = {}
     instruments: str | None = None
     disturbances: tuple[Disturbance, ...] = ()
@@ -233,7 +256,7 @@ class Protocol(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Protocol:
-        if "bins" in self.start_names and len(self.bins_mm) < 2:
+        if "bins" in self._given_starts and len(self.bins_mm) < 2:
             raise InputError("starts are of bins, and there is none", field="bins_mm", remedy="give at least two edges")
         if self.subjects.exposed:
             for name in ("views", "targets", "exposure", "instruments"):
@@ -250,12 +273,25 @@ class Protocol(Part):
             raise InputError("two arms are the same", field="disturbances", remedy="name each kind and level once")
         return self
 
+    @property
+    def _given_starts(self) -> tuple[str, ...]:
+        return (self.starts,) if isinstance(self.starts, str) else self.starts
+
     @cached_property
-    def start_names(self) -> tuple[str, ...]:
-        """The kinds of starts that cases take in turn, bins written out."""
-        given = (self.starts,) if isinstance(self.starts, str) else self.starts
-        bins = [f"{low:g}-{high:g}mm" for low, high in self.bins]
-        return tuple(name for one in given for name in (bins if one == "bins" else [one]))
+    def start_kinds(self) -> tuple[tuple[str, SearchConfig], ...]:
+        """The kinds of starts that cases take in turn, bins written out, each with what it leaves open.
+
+        In which bin a start lies the methods are not told: all leave open what the widest does.
+        """
+        told = None if self.search is None else self.search.config
+        out = []
+        for one in self._given_starts:
+            if one == "bins":
+                widest = told or Start(f"0-{self.bins_mm[-1]:g}mm").search
+                out += [(f"{low:g}-{high:g}mm", widest) for low, high in self.bins]
+            else:
+                out.append((one, told or Start(one).search))
+        return tuple(out)
 
     @property
     def bins(self) -> tuple[tuple[float, float], ...]:

@@ -84,7 +84,7 @@ def _femur(seed: int, whole: bool) -> Subject:
 
 def _aorta(seed: int, whole: bool) -> Subject:
     config = AortaConfig(voxel_mm=2.5, region="lower", meshes=False)
-    return aorta(replace(config, region="whole") if whole else config, seed)
+    return aorta(replace(config, region="whole", voxel_mm=2.0) if whole else config, seed)
 
 
 BODIES: dict[str, Callable[[int, bool], Subject]] = {
