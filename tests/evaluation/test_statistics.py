@@ -80,6 +80,7 @@ def test_whole_subjects_are_drawn() -> None:
     assert found.subjects == 3
     assert (w[:, 0] == w[:, 1]).all() and (w[:, 0] == w[:, 5]).all() and (w[:, 2] == w[:, 4]).all()
     assert (w[:, 0] + w[:, 2] + w[:, 3] == 3).all()  # as many subjects as there are
+    assert (found.singly.sum(1) == 6).all() and not (found.singly[:, 0] == found.singly[:, 1]).all()
     assert (s.resamples(subjects, draws=500, seed=4).weights == w).all()
     assert not (s.resamples(subjects, draws=500, seed=5).weights == w).all()
 
@@ -107,6 +108,14 @@ def test_where_all_succeed_the_interval_is_wilsons() -> None:
     found = s.resamples(["a", "b", "c"]).success(np.array([1.0, 1.0, 1.0]), 2.0)
     assert found == s.wilson(3, 3)
     assert found.high == 1.0 and found.low < 0.5
+
+
+def test_two_subjects_that_are_alike_do_not_make_an_interval_of_no_width() -> None:
+    errors = np.array([1.0, 1.0, 5.0, 1.0, 1.0, 5.0])
+    drawn = s.resamples(["a", "a", "a", "b", "b", "b"])
+    assert drawn.success(errors, 2.0) == s.wilson(4, 6)
+    assert drawn.percentile(errors, 50) == s.resamples(list(range(6))).percentile(errors, 50)
+    assert drawn.mean(errors).high - drawn.mean(errors).low > 1
 
 
 def test_one_subject_gets_wilsons_interval_over_its_cases() -> None:

@@ -119,31 +119,34 @@ def wilson(successes: int, n: int) -> Interval:
 class Resamples:
     """Bootstrap samples that draw whole subjects with replacement (cluster bootstrap; Davison and Hinkley 1997, 3.8).
 
-    Cases of one subject resemble each other: to draw cases as if they were independent would make intervals too narrow. With one
-    subject alone there is nothing to draw but its cases; such an interval says nothing of other subjects.
+    Cases of one subject resemble each other: to draw cases as if they were independent makes intervals too narrow. Of few
+    subjects the bootstrap knows too little itself (of two alike it sees no spread at all). Every interval is therefore the hull
+    of that over subjects and of one over cases: never narrower than independent cases would have it. With one subject there
+    is nothing else to draw; such an interval says nothing of other subjects.
 
     Parameters
     ----------
-    weights: [B, n] how often each of n cases is in each of B samples.
+    weights: [B, n] how often each of n cases is in each of B samples of subjects.
+    singly: [B, n] the same of samples of cases.
     subjects: how many there are.
     """
 
     weights: Int[np.ndarray, "B n"]
+    singly: Int[np.ndarray, "B n"]
     subjects: int
 
     def interval(self, statistic: Callable[[_Array, _Array], _Array], *values: Float[np.ndarray, " n"]) -> Interval:
         """The 2.5th and 97.5th percentile of ``statistic(weights, *values) -> [B]``; NaN where no sample has a number."""
-        drawn = np.asarray(statistic(self.weights, *values), np.float64)
-        drawn = np.sort(drawn[~np.isnan(drawn)])
-        return Interval(_ordered(drawn, 2.5), _ordered(drawn, 97.5))
+        many = [self.singly] if self.subjects in (1, len(self.weights[0])) else [self.weights, self.singly]
+        return hull(*(_middle(np.asarray(statistic(w, *values), np.float64)) for w in many))
 
     def success(self, errors: Float[np.ndarray, " n"], threshold: float) -> Interval:
-        """Of the share under a threshold. Wilson's over the cases where the bootstrap cannot tell: all or none succeed, or
-        there is one subject."""
+        """Of the share under a threshold; over cases it is Wilson's, which has a width where all or none succeed."""
         good = np.asarray(errors) < threshold
-        if self.subjects < 2 or good.all() or not good.any():
-            return wilson(int(good.sum()), len(good))
-        return self.interval(weighted_share, good.astype(np.float64))
+        singly = wilson(int(good.sum()), len(good))
+        if self.subjects < 2:
+            return singly
+        return hull(_middle(weighted_share(self.weights, good.astype(np.float64))), singly)
 
     def percentile(self, errors: Float[np.ndarray, " n"], q: float) -> Interval:
         """Of a percentile."""
@@ -165,13 +168,24 @@ def resamples(subjects: Sequence[Hashable], draws: int = 1000, seed: int = 0) ->
         raise InputError(f"{draws} samples of {len(subjects)} cases", field="subjects", remedy="give at least one of each")
     codes = {name: k for k, name in enumerate(dict.fromkeys(subjects))}
     index = np.array([codes[s] for s in subjects])
-    if len(codes) == 1:
-        index = np.arange(len(subjects))
-    units = int(index.max()) + 1
-    chosen = np.random.default_rng(seed).integers(0, units, (draws, units))
-    counts = np.zeros((draws, units), np.int32)
-    np.add.at(counts, (np.arange(draws)[:, None], chosen), 1)
-    return Resamples(counts[:, index], len(codes))
+
+    def drawn(units: int) -> Int[np.ndarray, "B u"]:
+        counts = np.zeros((draws, units), np.int32)
+        np.add.at(counts, (np.arange(draws)[:, None], np.random.default_rng(seed).integers(0, units, (draws, units))), 1)
+        return counts
+
+    return Resamples(drawn(len(codes))[:, index], drawn(len(index)), len(codes))
+
+
+def hull(*intervals: Interval) -> Interval:
+    """The smallest interval that holds all."""
+    return Interval(min(i.low for i in intervals), max(i.high for i in intervals))
+
+
+def _middle(drawn: _Array) -> Interval:
+    """95 % of the samples that have a number."""
+    ordered = np.sort(drawn[~np.isnan(drawn)])
+    return Interval(_ordered(ordered, 2.5), _ordered(ordered, 97.5))
 
 
 def weighted_share(weights: _Array, good: _Array) -> _Array:

@@ -16,6 +16,7 @@ from raylign.evaluation.study_content import Study
 MOST = 10
 _LONGEST = 380  # pixels of a picture's longer side
 _VIEWS = 2  # of a case that are shown
+_BEGAN, _ENDED = "where it began", "where it ended"
 
 
 def worst(study: Study) -> Markup:
@@ -30,8 +31,8 @@ def worst(study: Study) -> Markup:
         "worst",
         "Worst cases",
         f"<p>The worst of {text(first.method)} by {study.criterion}, in the undisturbed arm. Outlines are of the "
-        'model rendered at <span class="swatch truth"></span>the true pose and <span class="swatch estimate"></span>where it '
-        "ended.</p>",
+        'model rendered at <span class="swatch truth"></span>the true pose and <span class="swatch estimate"></span>'
+        "the one that a picture names.</p>",
         shown,
         rest,
     )
@@ -61,8 +62,8 @@ def _case(study: Study, r: Record) -> Markup:
     tiles = "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in facts)
     broke = f"<p>{text(r.failure)}</p>" if r.failure else ""
     return Markup(
-        f'<div class="case"><h3>Case {r.case}: {text(r.name)}</h3><dl class="facts">{tiles}</dl>{broke}'
-        f'<div class="pictures">{_pictures(study, r)}</div>'
+        f'<div class="case"><h3>Case {r.case}: {text(r.name)}</h3>{broke}'
+        f'<div class="sides">{_pictures(study, r)}<dl class="facts">{tiles}</dl></div>'
         f"{code(replay_command(study.run, study.out, r.case, r.method), f'command that runs case {r.case} again')}</div>"
     )
 
@@ -73,33 +74,33 @@ def _pictures(study: Study, r: Record) -> Markup:
 
     try:
         case = make_case(study.protocol, r.case, int(study.run.get("seed", study.protocol.seed)), study.data)
-        return Markup("".join(_picture(case, k, r) for k in range(min(len(case.xrays), _VIEWS))))
+        ended = "".join(_picture(case, k, r.pose, _ENDED) for k in range(min(len(case.xrays), _VIEWS)))
+        return Markup(_picture(case, 0, r.start, _BEGAN) + ended)
     except Exception as error:  # the data may have gone since; the numbers above are still right
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return Markup(f"<p>No picture: the case could not be made again ({text(said[:300])}).</p>")
 
 
-def _picture(case: Any, k: int, r: Record) -> Markup:
+def _picture(case: Any, k: int, pose: tuple[float, ...] | None, says: str) -> Markup:
+    """One exposure with the model's outlines at the true pose and at another, which lie over those of the truth."""
     from raylign.projection import project
 
     xray = case.xrays[k]
-    view = xray.view
-    shape = overlay.display_shape(view.shape, view.pixel_spacing, _LONGEST)
-    poses = [case.pose.matrix, *([] if r.pose is None else [torch.tensor(r.pose, dtype=torch.float64).reshape(4, 4)])]
+    shape = overlay.display_shape(xray.view.shape, xray.view.pixel_spacing, _LONGEST)
+    poses = [case.pose.matrix, *([] if pose is None else [torch.tensor(pose, dtype=torch.float64).reshape(4, 4)])]
     with torch.no_grad():
         step = max(min(case.model.spacing), 1.0)
-        images = project(case.model, view.resample(shape), torch.stack(poses).to(torch.float64), step=step)[:, 0]
+        images = project(case.model, xray.view.resample(shape), torch.stack(poses).to(torch.float64), step=step)[:, 0]
     mask = None if xray.mask is None else overlay.resized_mask(xray.mask, shape)
     shown = overlay.radiograph(overlay.resized(xray.image, shape), mask)
     for image, colour in zip(images, (overlay.END, overlay.START), strict=False):
         shown = overlay.painted(shown, overlay.contours(image, mask, width=1.4), colour)
     name = xray.name or f"view {k}"
-    alt = f"{name} of case {r.case}: the exposure with outlines at the true pose" + (
-        " and at the pose that was found" if r.pose is not None else "; there is no result"
-    )
+    what = says if pose is not None else "the truth alone: there is no result"
     return Markup(
         f'<figure><img src="{pictures.data_uri(pictures.jpeg(shown, 82))}" width="{shape[1]}" height="{shape[0]}" '
-        f'alt="{text(alt)}"><figcaption>{text(name)}</figcaption></figure>'
+        f'alt="{text(f"{name} of {case.name}, outlines of the truth and of {what}")}">'
+        f"<figcaption><b>{text(name)}</b> {text(what)}</figcaption></figure>"
     )
 
 

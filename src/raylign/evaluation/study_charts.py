@@ -14,6 +14,7 @@ from raylign.evaluation.markup import Markup, text
 
 _W, _H = 560, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 28, 46
+_NARROW = 400  # a violin chart's width: three stand side by side
 COLOURS = 7
 """Colours of methods in the style sheet; further methods take them again, dashed."""
 
@@ -209,17 +210,17 @@ def violins(title: str, unit: str, many: Sequence[Violin], width: float = 0.1) -
     everything = np.concatenate([*finite, [width]])
     top = 10.0 ** math.ceil(math.log10(max(float(np.abs(everything).max()), width)) - 1e-9)
     scale = Scale(-top if float(everything.min()) < 0 else 0.0, top, "asinh", width)
-    out = [f'<svg class="chart study" viewBox="0 0 {_W} {_H}" role="img"><title>{text(title)}</title>']
+    out = [f'<svg class="chart study" viewBox="0 0 {_NARROW} {_H}" role="img"><title>{text(title)}</title>']
     for value, label in scale.ticks:
         y = _py(scale, value)
         out.append(
-            f'<line class="{"mark" if value == 0 else "grid"}" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="{"mark" if value == 0 else "grid"}" x1="{_LEFT}" x2="{_NARROW - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    slot = (_W - _LEFT - _RIGHT) / max(len(many), 1)
+    slot = (_NARROW - _LEFT - _RIGHT) / max(len(many), 1)
     for k, (v, values) in enumerate(zip(many, finite, strict=True)):
         middle = _LEFT + (k + 0.5) * slot
-        out.extend(_violin(scale, v, values, middle, min(0.42 * slot, 60)))
+        out.extend(_violin(scale, v, values, middle, min(0.42 * slot, 44)))
         shown = v.name if len(v.name) * 6.6 < slot else f"{v.name[: max(2, int(slot / 6.6) - 1)]}…"
         out.append(f'<text class="small" x="{middle:.1f}" y="{_H - _BOTTOM + 18}" text-anchor="middle">{text(shown)}</text>')
     out.append(f'<text class="small" x="{_LEFT - 50}" y="15">{text(unit)}</text>')

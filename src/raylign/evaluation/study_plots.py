@@ -37,7 +37,7 @@ def success(study: Study) -> Markup:
     capture = figure(
         _capture(study),
         "Success by start",
-        f"share under {limit:g} mm {study.criterion} in each bin of starting mTRE; the dashed line is "
+        f"share under {limit:g} mm {study.criterion} in each bin of starting mTRE; the dotted line is "
         f"{share(study.protocol.capture_share)} %",
     )
     scatter = figure(

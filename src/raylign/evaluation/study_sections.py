@@ -115,10 +115,10 @@ def summary(study: Study) -> Markup:
     return section(
         "summary",
         "Summary",
-        f"<p>Errors are {study.criterion}{whole}. Small print: 95 % intervals, by resampling subjects. A registration without a "
-        "result counts as infinitely wrong. “start” is no registration at all. Capture range: largest starting mTRE up to "
-        f"which every bin keeps {share(study.protocol.capture_share)} % under {study.protocol.success_mm:g} mm; bins without a "
-        "start are passed over.</p>",
+        f"<p>Errors are {study.criterion}{whole}. Small print: 95 % intervals by resampling subjects, no narrower than over "
+        "cases. A registration without a result counts as infinitely wrong. “start” is no registration at all. Capture range: "
+        f"largest starting mTRE up to which every bin keeps {share(study.protocol.capture_share)} % under "
+        f"{study.protocol.success_mm:g} mm; bins without a start are passed over.</p>",
         table(head, rows, "Accuracy"),
         table(
             ("Method", "No result", "Trusted", "Silent failures", "AUROC", "ECE", "Renders", "Seconds, median / 95th", "CPU s"),

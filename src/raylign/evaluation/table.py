@@ -122,7 +122,7 @@ def write_tables(records: Iterable[Record], protocol: Protocol, out: str | Path)
         "protocol": protocol.name,
         "criterion": protocol.criterion,
         "success_mm": protocol.success_mm,
-        "interval": f"95 %, {DRAWS} bootstrap samples of subjects; Wilson's where all or none succeed or one subject is there",
+        "interval": f"95 %, {DRAWS} bootstrap samples of subjects, seed 0, and no narrower than over cases (of shares: Wilson's)",
         "rows": [{k: _json(v) for k, v in r.items()} for r in found],
     }
     write_text(Path(out) / "table.json", json.dumps(said, indent=1, allow_nan=False) + "\n")
