@@ -20,6 +20,7 @@ Gauss-Newton step in depth came out 50 times too short. The component along the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from raylign.projection import cpu
+from raylign.registration import match_kernels
 from raylign.registration.cut_rays import clear_unanswered as clear_unanswered
+from raylign.registration.match_kernels import box_sum as box_sum
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
 Mask = NDArray[np.bool_]
@@ -75,35 +78,6 @@ class Normal:
     costs: Array64
 
 
-@njit(cache=True, nogil=True)
-def box_sum(image, radius, scratch, out):  # type: ignore[no-untyped-def]
-    """Sums over (2 radius + 1)^2 windows, cut at the border; ``scratch`` is as large as ``image``, ``out`` may be ``image``."""
-    h, w = image.shape
-    for y in range(h):
-        s = np.float32(0.0)
-        for x in range(min(radius, w)):
-            s += image[y, x]
-        for x in range(w):
-            if x + radius < w:
-                s += image[y, x + radius]
-            if x - radius - 1 >= 0:
-                s -= image[y, x - radius - 1]
-            scratch[y, x] = s
-    row = np.zeros(w, np.float32)
-    for y in range(min(radius, h)):
-        for x in range(w):
-            row[x] += scratch[y, x]
-    for y in range(h):
-        if y + radius < h:
-            for x in range(w):
-                row[x] += scratch[y + radius, x]
-        if y - radius - 1 >= 0:
-            for x in range(w):
-                row[x] -= scratch[y - radius - 1, x]
-        for x in range(w):
-            out[y, x] = row[x]
-
-
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def _jacobian_images(integrals, slopes, lengths, world, source, steps, images):  # type: ignore[no-untyped-def]
     """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]."""
@@ -141,118 +115,6 @@ def _jacobian_images(integrals, slopes, lengths, world, source, steps, images): 
             images[4, r, c] = -length * gx
             images[5, r, c] = -length * gy
             images[6, r, c] = -length * gz
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _normal_equations(images, fixed, valid, radius, sigma2, block, hessian, scores):  # type: ignore[no-untyped-def]
-    """Adds one exposure's normal equations; returns cost, explained energy, fixed energy, pixels, summed residual E.
-
-    ``images`` is [1 + K, H, W]: the line integral, then its derivatives by K parameters (six of a pose, none where the cost alone
-    is wanted); ``hessian`` is [K, K], of which the upper half is filled, ``scores`` [blocks, K].
-    """
-    channels, h, w = images.shape
-    has = np.zeros((h, w), np.float32)
-    grad = np.zeros((2 * channels, h, w), np.float32)
-    energy = 0.0
-    pixels = 0.0
-    for r in range(1, h - 1):
-        for c in range(1, w - 1):
-            if valid[r, c] and valid[r, c - 1] and valid[r, c + 1] and valid[r - 1, c] and valid[r + 1, c]:
-                has[r, c] = 1.0
-                pixels += 1.0
-                for k in range(channels):
-                    grad[2 * k, r, c] = np.float32(0.5) * (images[k, r, c + 1] - images[k, r, c - 1])
-                    grad[2 * k + 1, r, c] = np.float32(0.5) * (images[k, r + 1, c] - images[k, r - 1, c])
-                energy += grad[0, r, c] ** 2 + grad[1, r, c] ** 2
-    if pixels < 16.0 or energy == 0.0:
-        return 0.0, 0.0, 0.0, pixels, 0.0
-    delta = np.float32(0.01 * energy / pixels)
-    scratch = np.empty((h, w), np.float32)
-    work = np.empty((h, w), np.float32)
-    count = np.empty((h, w), np.float32)
-    both = np.empty((h, w), np.float32)
-    moving = np.empty((h, w), np.float32)
-    total = np.empty((h, w), np.float32)
-    box_sum(has, radius, scratch, count)
-    for r in range(h):
-        for c in range(w):
-            both[r, c] = fixed[0, r, c] * grad[0, r, c] + fixed[1, r, c] * grad[1, r, c]
-            moving[r, c] = grad[0, r, c] ** 2 + grad[1, r, c] ** 2
-            total[r, c] = has[r, c] * (fixed[0, r, c] ** 2 + fixed[1, r, c] ** 2)
-    box_sum(both, radius, scratch, both)
-    box_sum(moving, radius, scratch, moving)
-    box_sum(total, radius, scratch, total)
-    factor = np.zeros((h, w), np.float32)
-    residual = np.empty((h, w), np.float32)
-    for r in range(h):
-        for c in range(w):
-            if count[r, c] > 0.5:
-                moving[r, c] += delta * count[r, c]
-                factor[r, c] = max(both[r, c] / moving[r, c], np.float32(0.0))
-            x = fixed[0, r, c] - factor[r, c] * grad[0, r, c]
-            y = fixed[1, r, c] - factor[r, c] * grad[1, r, c]
-            residual[r, c] = has[r, c] * (x * x + y * y)
-    box_sum(residual, radius, scratch, residual)
-    cost = 0.0
-    noise = 0.0
-    left = 0.0
-    seen = 0.0
-    speaks = np.float32(26.0) * delta  # a quarter of the mean moving energy: there the model has something to say
-    for r in range(h):
-        for c in range(w):
-            work[r, c] = 0.0
-            if has[r, c] > 0:
-                n = count[r, c]
-                e = max(residual[r, c], np.float32(0.0)) / n  # running sums leave tiny negative numbers
-                f = max(total[r, c], np.float32(0.0)) / n
-                cost += np.log((e + sigma2) / (f + sigma2))
-                noise += e
-                if moving[r, c] > speaks * n:
-                    left += e
-                    seen += f
-                work[r, c] = 1.0 / ((e + sigma2) * n)
-    if channels == 1:
-        return cost, seen - left, seen, pixels, noise
-    box_sum(work, radius, scratch, work)
-    # d factor / d pose = (<gF, gJ> - 2 a <gM, gJ>) / <gM, gM>, window by window
-    by_pose = np.empty((channels - 1, h, w), np.float32)
-    other = np.empty((h, w), np.float32)
-    for k in range(channels - 1):
-        for r in range(h):
-            for c in range(w):
-                jx = grad[2 * k + 2, r, c]
-                jy = grad[2 * k + 3, r, c]
-                by_pose[k, r, c] = fixed[0, r, c] * jx + fixed[1, r, c] * jy
-                other[r, c] = grad[0, r, c] * jx + grad[1, r, c] * jy
-        box_sum(by_pose[k], radius, scratch, by_pose[k])
-        box_sum(other, radius, scratch, other)
-        for r in range(h):
-            for c in range(w):
-                by_pose[k, r, c] -= np.float32(2.0) * factor[r, c] * other[r, c]
-    columns = (w + block - 1) // block
-    jx_all = np.zeros(channels - 1)
-    jy_all = np.zeros(channels - 1)
-    for r in range(1, h - 1):
-        for c in range(1, w - 1):
-            a = factor[r, c]
-            if has[r, c] == 0.0 or a <= 0.0:
-                continue
-            weight = max(work[r, c], np.float32(0.0))
-            gx = grad[0, r, c]
-            gy = grad[1, r, c]
-            x = fixed[0, r, c] - a * gx
-            y = fixed[1, r, c] - a * gy
-            inverse = 1.0 / moving[r, c]
-            here = (r // block) * columns + c // block
-            for k in range(channels - 1):
-                da = by_pose[k, r, c] * inverse
-                jx_all[k] = a * grad[2 * k + 2, r, c] + gx * da
-                jy_all[k] = a * grad[2 * k + 3, r, c] + gy * da
-                scores[here, k] += weight * (jx_all[k] * x + jy_all[k] * y)
-            for k in range(channels - 1):
-                for m in range(k, channels - 1):
-                    hessian[k, m] += weight * (jx_all[k] * jx_all[m] + jy_all[k] * jy_all[m])
-    return cost, seen - left, seen, pixels, noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,6 +176,49 @@ def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> li
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """What the windows of an exposure hold, whatever the model shows there.
+
+    ``has`` [H, W] is 1 where a pixel has a gradient, that is where it and its four neighbours are valid, ``count`` how many such
+    pixels are in its window, ``energy`` the mean square of the exposure's gradient over them, ``pixels`` how many there are.
+    """
+
+    valid: Mask
+    has: Array32
+    count: Array32
+    energy: Array32
+    pixels: int
+
+
+def windows_of(image: ImageLevel, valid: Mask, config: MatchConfig) -> Windows:
+    """The windows of an exposure of which the ``valid`` pixels [H, W] are compared."""
+    has, count, energy = np.empty((3, *image.shape), np.float32)
+    pixels = match_kernels.window_sums(valid, image.gradient, config.window, has, count, energy)
+    return Windows(valid, has, count, energy, pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """A rendering beside one exposure, window by window; names as in ``match_kernels``."""
+
+    windows: Windows
+    delta: float
+    gradient: Array32
+    factor: Array32
+    moving: Array32
+    variance: Array32
+
+
+def _compared(moving: Array32, image: ImageLevel, windows: Windows, config: MatchConfig) -> _Compared:
+    """Line integrals [H, W], those of what does not move included, beside an exposure."""
+    gradient = np.empty((2, *image.shape), np.float32)
+    factor, energy, variance = np.empty((3, *image.shape), np.float32)
+    setting = (windows.has, windows.count, windows.pixels, config.window)
+    delta = match_kernels.residuals(moving, image.gradient, *setting, gradient, factor, energy, variance)
+    return _Compared(windows, delta, gradient, factor, energy, variance)
+
+
+@dataclass(frozen=True, eq=False)
 class ExposureSystem:
     """What one exposure adds to the normal equations of K parameters: [K, K] and, by image block, [blocks, K].
 
@@ -329,16 +234,106 @@ class ExposureSystem:
     scores: Array64
 
 
+def _system(
+    compared: _Compared, image: ImageLevel, floor: float, config: MatchConfig, derivatives: Array32 | None
+) -> ExposureSystem:
+    """One exposure at a floor of the residual variance; without derivatives [K, H, W] its system is six zeros."""
+    windows = compared.windows
+    least = np.float32(max(floor, config.floor * image.energy, 1e-20))
+    block, count = 2 * config.window + 1, 6 if derivatives is None else len(derivatives)
+    h, w = image.shape
+    hessian, scores = np.zeros((count, count)), np.zeros((-(-h // block) * -(-w // block), count))
+    if compared.delta == 0:  # nothing to compare
+        return ExposureSystem(0.0, 0.0, 0.0, windows.pixels, 0.0, hessian, scores)
+    own = (compared.moving, compared.variance)
+    cost, explained, seen, left = match_kernels.judged(windows.has, windows.count, windows.energy, *own, compared.delta, least)
+    if derivatives is not None:
+        match_kernels.derivatives(
+            derivatives, image.gradient, compared.gradient, windows.has, windows.count, compared.factor, *own,
+            least, config.window, block, hessian, scores,
+        )  # fmt: skip
+        hessian += np.triu(hessian, 1).T
+    return ExposureSystem(cost, explained, seen, windows.pixels, left, hessian, scores)
+
+
 def exposure_system(moving: Array32, image: ImageLevel, valid: Mask, floor: float, config: MatchConfig) -> ExposureSystem:
     """One exposure against [1 + K, H, W]: line integral and derivatives by K parameters; of none, the cost and six zeros."""
-    h, w = image.shape
-    block, count = 2 * config.window + 1, len(moving) - 1 or 6
-    hessian, scores = np.zeros((count, count)), np.zeros((-(-h // block) * -(-w // block), count))
     if image.background is not None:
         moving[0] += image.background
-    least = np.float32(max(floor, config.floor * image.energy, 1e-20))
-    c, e, s, n, left = _normal_equations(moving, image.gradient, valid, config.window, least, block, hessian, scores)
-    return ExposureSystem(c, e, s, int(n), left, hessian + np.triu(hessian, 1).T, scores)
+    compared = _compared(moving[0], image, windows_of(image, valid, config), config)
+    return _system(compared, image, floor, config, moving[1:] if len(moving) > 1 else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A rendering beside the exposures, at no floor of the residual variance yet: what ``compare`` returns."""
+
+    level: ModelLevel
+    images: list[ImageLevel]
+    rendering: Rendering
+    compared: tuple[_Compared, ...]
+    config: MatchConfig
+
+    def judged(self, sigma2: Array64) -> Normal:
+        """Cost and shares at a floor [views]; the system is zero."""
+        return self._normal(sigma2, [None] * len(self.images))
+
+    def normal(self, sigma2: Array64) -> Normal:
+        """Cost, shares and Gauss-Newton system at a floor [views], of a rendering with Jacobian."""
+        return self._normal(sigma2, self.derivatives())
+
+    def beside(self, windows: Sequence[Windows]) -> Comparison:
+        """The same rendering with other windows; what is the same is not looked at again."""
+        if all(old.windows is new for old, new in zip(self.compared, windows, strict=True)):
+            return self
+        return compare(self.level, self.images, self.rendering, windows, self.config)
+
+    def derivatives(self) -> list[Array32]:
+        """Of each exposure's line integrals by a twist about the model's centre, [6, H, W]."""
+        found = []
+        matrix, centre = self.rendering.matrix, self._centre()
+        for image, integrals, slopes in zip(self.images, self.rendering.integrals, self.rendering.slopes, strict=True):
+            moving = np.empty((7, *image.shape), np.float32)
+            world = np.ascontiguousarray(np.linalg.inv(matrix @ self.level.affine)[:3, :3].T)
+            _jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
+            found.append(moving[1:])
+        return found
+
+    def _centre(self) -> Array64:
+        return np.asarray((self.rendering.matrix @ self.level.affine @ np.array([*(self.level.size - 1) / 2, 1.0]))[:3])
+
+    def _normal(self, sigma2: Array64, derivatives: Sequence[Array32 | None]) -> Normal:
+        found = [
+            _system(compared, image, floor, self.config, jacobian)
+            for compared, image, floor, jacobian in zip(self.compared, self.images, sigma2, derivatives, strict=True)
+        ]
+        scores = np.concatenate([f.scores for f in found])
+        seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in self.images))
+        return Normal(
+            cost=sum(f.cost for f in found) / usable,
+            hessian=np.sum([f.hessian for f in found], 0),
+            gradient=scores.sum(0),
+            scores=scores,
+            explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
+            pixels=sum(f.pixels for f in found),
+            noise=np.array([f.left / max(f.pixels, 1) for f in found]),
+            centre=self._centre(),
+            shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
+            costs=np.array([f.cost for f in found]) / usable,
+        )
+
+
+def compare(
+    level: ModelLevel, images: list[ImageLevel], rendering: Rendering, windows: Sequence[Windows], config: MatchConfig
+) -> Comparison:
+    """A rendering beside every exposure, of each the pixels of its ``windows``."""
+    found = []
+    for image, integrals, window in zip(images, rendering.integrals, windows, strict=True):
+        moving = integrals * image.lengths
+        if image.background is not None:
+            moving += image.background
+        found.append(_compared(moving, image, window, config))
+    return Comparison(level, images, rendering, tuple(found), config)
 
 
 def normal_equations(
@@ -348,28 +343,6 @@ def normal_equations(
 
     Of a rendering without Jacobian the cost and the shares alone; its system is zero.
     """
-    matrix = rendering.matrix
-    centre = (matrix @ level.affine @ np.array([*(level.size - 1) / 2, 1.0]))[:3]
-    found = []
-    for image, integrals, slopes, valid, floor in zip(images, rendering.integrals, rendering.slopes, masks, sigma2, strict=True):
-        if slopes is None:
-            moving = (integrals * image.lengths)[None]
-        else:
-            moving = np.empty((7, *image.shape), np.float32)
-            world = np.ascontiguousarray(voxel_rays(level, image, matrix)[1][:3, :3].T)
-            _jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
-        found.append(exposure_system(moving, image, valid, floor, config))
-    scores = np.concatenate([f.scores for f in found])
-    seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in images))
-    return Normal(
-        cost=sum(f.cost for f in found) / usable,
-        hessian=np.sum([f.hessian for f in found], 0),
-        gradient=scores.sum(0),
-        scores=scores,
-        explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
-        pixels=sum(f.pixels for f in found),
-        noise=np.array([f.left / max(f.pixels, 1) for f in found]),
-        centre=centre,
-        shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
-        costs=np.array([f.cost for f in found]) / usable,
-    )
+    windows = [windows_of(image, valid, config) for image, valid in zip(images, masks, strict=True)]
+    compared = compare(level, images, rendering, windows, config)
+    return compared.judged(sigma2) if any(s is None for s in rendering.slopes) else compared.normal(sigma2)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from raylign.registration.levels import Scale, centre_under
-from raylign.registration.matching import Normal, answered, normal_equations, render
+from raylign.registration.matching import MatchConfig, Normal, Windows, answered, compare, render, windows_of
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Step
 from raylign.registration.search import Bounds, moved, separation
@@ -33,6 +33,17 @@ class Candidate:
     renders: int = 0
 
 
+def looked_up(scale: Scale, matrix: Array64, config: MatchConfig, known: Sequence[Windows] = ()) -> list[Windows]:
+    """The windows of each exposure's pixels that the model answers for under a pose; of those ``known`` what still holds."""
+    masks = answered(scale.model, scale.images, matrix)
+    if not known:
+        return [windows_of(image, mask, config) for image, mask in zip(scale.images, masks, strict=True)]
+    return [
+        old if np.array_equal(old.valid, mask) else windows_of(image, mask, config)
+        for old, image, mask in zip(known, scale.images, masks, strict=True)
+    ]
+
+
 def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *, threaded: bool) -> Candidate:
     """Levenberg-Marquardt from one pose at one level.
 
@@ -49,9 +60,6 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     match = replace(config.match, step=config.match.finest_step) if scale.index == 0 else config.match
     none = np.zeros(len(scale.images))
 
-    def system(rendering, masks, floor):  # type: ignore[no-untyped-def]
-        return normal_equations(scale.model, scale.images, rendering, masks, floor, match)
-
     usable = max(1, sum(image.usable for image in scale.images))
     leash = config.leash if scale.index > 0 else 0.0
     stiffness = usable * leash / np.array([np.radians(_LEASH_DEGREES)] * 3 + [_LEASH_MM] * 3) ** 2
@@ -62,10 +70,11 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
         return np.concatenate([np.radians(turn), shift])
 
     matrix = start
-    masks = answered(scale.model, scale.images, matrix)
+    windows = looked_up(scale, matrix, match)
     rendering = render(scale.model, scale.images, matrix, match, threaded=threaded)
-    floor = system(rendering, masks, none).noise
-    now = system(rendering, masks, floor)
+    seen = compare(scale.model, scale.images, rendering, windows, match)
+    floor = seen.judged(none).noise
+    now = seen.normal(floor)
     steps = [Step(scale.index, 0, now.cost, torch.from_numpy(matrix.copy()))]
     renders, damping = 1, 1e-4
     radius = scale.model.radius
@@ -86,8 +95,9 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
             if not bounds.hold(trial_matrix):
                 damping = max(damping, 1e-4) * 10
                 continue
-            trial_rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
-            trial = system(trial_rendering, masks, floor)
+            rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
+            trial_seen = compare(scale.model, scale.images, rendering, windows, match)
+            trial = trial_seen.judged(floor)
             renders += 1
             if trial.cost + float(stiffness @ pull(trial_matrix) ** 2) / usable < now.cost + tension:
                 accepted = True
@@ -95,15 +105,17 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
             damping = max(damping, 1e-4) * 10
         if not accepted:
             break
-        matrix, rendering = trial_matrix, trial_rendering
+        matrix, seen = trial_matrix, trial_seen
         damping /= 10
         floor = np.minimum(floor, trial.noise)
         if np.abs(twist[3:]).max() + radius * np.abs(twist[:3]).max() > 0.3 * scale.model.spacing:
-            masks = answered(scale.model, scale.images, matrix)
-        now = system(rendering, masks, floor)
+            windows = looked_up(scale, matrix, match, windows)
+            seen = seen.beside(windows)
+        now = seen.normal(floor)
         steps.append(Step(scale.index, iteration, now.cost, torch.from_numpy(matrix.copy())))
     # all candidates are compared at the same floor
-    final = system(rendering, answered(scale.model, scale.images, matrix), none)
+    windows = looked_up(scale, matrix, match, windows)
+    final = seen.beside(windows).judged(none)
     judged = replace(final, hessian=now.hessian, gradient=now.gradient, scores=now.scores)
     return Candidate(matrix, judged, tuple(steps), renders)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from raylign.geometry import View
+from raylign.registration.rotations import matrix_of, vector_of
 
 Array64 = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ def camera_axes(view: View) -> Array64:
 
 def moved(matrix: Array64, twist: Array64, centre: Array64) -> Array64:
     """``matrix``, then turned about ``centre`` (world mm) and shifted, as ``twist`` (rotation vector, mm) says."""
-    turn = Rotation.from_rotvec(twist[:3]).as_matrix()
+    turn = matrix_of(twist[:3])
     out = matrix.copy()
     out[:3, :3] = turn @ matrix[:3, :3]
     out[:3, 3] = turn @ (matrix[:3, 3] - centre) + centre + twist[3:]
@@ -67,8 +67,7 @@ class Bounds:
 
     def offset(self, matrix: Array64) -> tuple[Array64, Array64]:
         """Rotation vector in degrees, and shift of the centre in mm, of a pose from the start, along the axes."""
-        rotation = Rotation.from_matrix(matrix[:3, :3] @ self.start[:3, :3].T)
-        turn = np.degrees(self.axes.T @ rotation.as_rotvec())
+        turn = np.degrees(self.axes.T @ vector_of(matrix[:3, :3] @ self.start[:3, :3].T))
         in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
         return turn, self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
 

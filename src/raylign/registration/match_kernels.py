@@ -1,0 +1,246 @@
+"""The loops over pixels of the comparison (``matching``), in the order in which a registration needs them.
+
+``window_sums`` is asked once for a set of pixels, ``residuals`` once for a rendering, ``judged`` once for a floor of the residual
+variance, and ``derivatives`` only where a step is to be taken. Rows are worked through in arrays, which processors add up sixteen
+numbers at a time; sums over an image are taken in float64, row by row, always in the same order.
+"""
+
+# mypy: disable-error-code="assignment"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_FAST = {"contract", "nsz", "arcp", "reassoc"}
+_ROWS = 8  # rows whose ratios of variances are multiplied before one logarithm is taken: a ratio is above 1e-8 or so
+
+
+@njit(cache=True, nogil=True)
+def box_sum(image, radius, scratch, out):  # type: ignore[no-untyped-def]
+    """Sums over (2 radius + 1)^2 windows, cut at the border; ``scratch`` is as large as ``image``, ``out`` may be ``image``."""
+    h, w = image.shape
+    for y in range(h):
+        s = np.float32(0.0)
+        for x in range(min(radius, w)):
+            s += image[y, x]
+        for x in range(w):
+            if x + radius < w:
+                s += image[y, x + radius]
+            if x - radius - 1 >= 0:
+                s -= image[y, x - radius - 1]
+            scratch[y, x] = s
+    row = np.zeros(w, np.float32)
+    for y in range(min(radius, h)):
+        for x in range(w):
+            row[x] += scratch[y, x]
+    for y in range(h):
+        if y + radius < h:
+            for x in range(w):
+                row[x] += scratch[y + radius, x]
+        if y - radius - 1 >= 0:
+            for x in range(w):
+                row[x] -= scratch[y - radius - 1, x]
+        for x in range(w):
+            out[y, x] = row[x]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def window_sums(valid, fixed, radius, has, count, energy):  # type: ignore[no-untyped-def]
+    """Pixels with a gradient, how many are in each window, the fixed gradient's mean square there; returns how many in all."""
+    h, w = valid.shape
+    scratch = np.empty((h, w), np.float32)
+    has[:] = np.float32(0.0)
+    pixels = 0
+    for r in range(1, h - 1):
+        for c in range(1, w - 1):
+            if valid[r, c] and valid[r, c - 1] and valid[r, c + 1] and valid[r - 1, c] and valid[r + 1, c]:
+                has[r, c] = np.float32(1.0)
+                pixels += 1
+    box_sum(has, radius, scratch, count)
+    for r in range(h):
+        for c in range(w):
+            energy[r, c] = has[r, c] * (fixed[0, r, c] ** 2 + fixed[1, r, c] ** 2)
+    box_sum(energy, radius, scratch, energy)
+    for r in range(h):
+        for c in range(w):
+            # running sums leave tiny negative numbers
+            energy[r, c] = max(energy[r, c], np.float32(0.0)) / max(count[r, c], np.float32(1.0))
+    return pixels
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def residuals(image, fixed, has, count, pixels, radius, gradient, factor, moving, variance):  # type: ignore[no-untyped-def]
+    """Gradient [2, H, W] of a rendering, factor, ``<gM, gM> + delta n`` and residual variance E of every window; returns delta.
+
+    ``factor`` and all else is zero where a window holds nothing, and delta is where the rendering shows nothing.
+    """
+    h, w = image.shape
+    half = np.float32(0.5)
+    zero = np.float32(0.0)
+    scratch = np.empty((h, w), np.float32)
+    both = np.zeros((h, w), np.float32)
+    gradient[:, 0] = gradient[:, h - 1] = zero
+    moving[0] = moving[h - 1] = zero
+    total = 0.0
+    for r in range(1, h - 1):
+        here, above, below, inside = image[r], image[r - 1, 1:], image[r + 1, 1:], has[r, 1:]
+        right = here[2:]
+        gx, gy, squares, products = gradient[0, r, 1:], gradient[1, r, 1:], moving[r, 1:], both[r, 1:]
+        fx, fy = fixed[0, r, 1:], fixed[1, r, 1:]
+        row = zero
+        for c in range(w - 2):
+            # chosen, not multiplied: what lies outside the valid pixels may be no number
+            x = half * (right[c] - here[c]) if inside[c] > zero else zero
+            y = half * (below[c] - above[c]) if inside[c] > zero else zero
+            gx[c] = x
+            gy[c] = y
+            squares[c] = x * x + y * y
+            products[c] = fx[c] * x + fy[c] * y
+            row += x * x + y * y
+        total += row
+        for k in range(2):
+            gradient[k, r, 0] = gradient[k, r, w - 1] = zero
+        moving[r, 0] = moving[r, w - 1] = zero
+    if pixels < 16 or total == 0.0:
+        factor[:] = zero
+        variance[:] = zero
+        return zero
+    delta = np.float32(0.01 * total / pixels)
+    box_sum(both, radius, scratch, both)
+    box_sum(moving, radius, scratch, moving)
+    for r in range(h):
+        n, m, b, a, e = count[r], moving[r], both[r], factor[r], variance[r]
+        fx, fy, gx, gy, inside = fixed[0, r], fixed[1, r], gradient[0, r], gradient[1, r], has[r]
+        for c in range(w):
+            m[c] += delta * n[c]
+            # a window without a pixel has neither
+            a[c] = max(b[c] / (m[c] if n[c] > half else np.float32(1.0)), zero) if n[c] > half else zero
+            x = fx[c] - a[c] * gx[c]
+            y = fy[c] - a[c] * gy[c]
+            e[c] = x * x + y * y if inside[c] > zero else zero
+    box_sum(variance, radius, scratch, variance)
+    for r in range(h):
+        n, e = count[r], variance[r]
+        for c in range(w):
+            e[c] = max(e[c], zero) / max(n[c], np.float32(1.0))
+    return delta
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def judged(has, count, energy, moving, variance, delta, sigma2):  # type: ignore[no-untyped-def]
+    """Sums over pixels: cost, explained energy, fixed energy (of both: where the model has something to say), residual E."""
+    h, w = has.shape
+    cost = 0.0
+    noise = 0.0
+    left = 0.0
+    seen = 0.0
+    speaks = np.float32(26.0) * delta  # a quarter of the mean moving energy: there the model has something to say
+    zero = np.float32(0.0)
+    ratio = np.ones(w, np.float64)
+    for r in range(h):
+        inside, n, f, m, e = has[r], count[r], energy[r], moving[r], variance[r]
+        row_noise = zero
+        row_left = zero
+        row_seen = zero
+        for c in range(w):
+            ratio[c] *= (e[c] + sigma2) / (f[c] + sigma2) if inside[c] > zero else np.float32(1.0)
+            row_noise += e[c] if inside[c] > zero else zero
+            says = inside[c] > zero and m[c] > speaks * n[c]
+            row_left += e[c] if says else zero
+            row_seen += f[c] if says else zero
+        noise += row_noise
+        left += row_left
+        seen += row_seen
+        if r % _ROWS == _ROWS - 1 or r == h - 1:
+            for c in range(w):
+                if ratio[c] != 1.0:
+                    cost += np.log(ratio[c])
+                    ratio[c] = 1.0
+    return cost, seen - left, seen, noise
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def derivatives(images, fixed, gradient, has, count, factor, moving, variance, sigma2, radius, block, hessian, scores):  # type: ignore[no-untyped-def]
+    """Adds the normal equations: ``images`` [K, H, W] are the line integral's derivatives by K parameters.
+
+    ``hessian`` is [K, K], of which the upper half is filled, ``scores`` [blocks, K].
+    """
+    number, h, w = images.shape
+    zero = np.float32(0.0)
+    half = np.float32(0.5)
+    two = np.float32(2.0)
+    scratch = np.empty((h, w), np.float32)
+    work = np.empty((h, w), np.float32)
+    for r in range(h):
+        inside, n, e, out = has[r], count[r], variance[r], work[r]
+        for c in range(w):
+            out[c] = np.float32(1.0) / ((e[c] + sigma2) * max(n[c], np.float32(1.0))) if inside[c] > zero else zero
+    box_sum(work, radius, scratch, work)
+    # d factor / d parameter = (<gF, gJ> - 2 a <gM, gJ>) / <gM, gM>, window by window
+    turns = np.empty((number, h, w), np.float32)
+    other = np.zeros((h, w), np.float32)
+    for k in range(number):
+        turns[k, 0] = turns[k, h - 1] = zero
+        for r in range(1, h - 1):
+            here, above, below, inside = images[k, r], images[k, r - 1, 1:], images[k, r + 1, 1:], has[r, 1:]
+            right = here[2:]
+            fx, fy, gx, gy = fixed[0, r, 1:], fixed[1, r, 1:], gradient[0, r, 1:], gradient[1, r, 1:]
+            out_fixed, out_moving = turns[k, r, 1:], other[r, 1:]
+            for c in range(w - 2):
+                x = half * (right[c] - here[c]) if inside[c] > zero else zero
+                y = half * (below[c] - above[c]) if inside[c] > zero else zero
+                out_fixed[c] = fx[c] * x + fy[c] * y
+                out_moving[c] = gx[c] * x + gy[c] * y
+            turns[k, r, 0] = turns[k, r, w - 1] = zero
+            other[r, 0] = other[r, w - 1] = zero
+        box_sum(turns[k], radius, scratch, turns[k])
+        box_sum(other, radius, scratch, other)
+        for r in range(h):
+            m, a, out, o, n = moving[r], factor[r], turns[k, r], other[r], count[r]
+            for c in range(w):
+                out[c] = (out[c] - two * a[c] * o[c]) / (m[c] if n[c] > half else np.float32(1.0))
+        other[0] = other[h - 1] = zero
+    columns = (w + block - 1) // block
+    jx = np.zeros((number, w), np.float32)
+    jy = np.zeros((number, w), np.float32)
+    weight = np.zeros(w, np.float32)
+    left_x = np.zeros(w, np.float32)
+    left_y = np.zeros(w, np.float32)
+    score = np.zeros(w, np.float32)
+    for r in range(1, h - 1):
+        inside, a, gx, gy, fx, fy, v = has[r], factor[r], gradient[0, r], gradient[1, r], fixed[0, r], fixed[1, r], work[r]
+        for c in range(w):
+            weight[c] = max(v[c], zero) if inside[c] > zero and a[c] > zero else zero
+            left_x[c] = weight[c] * (fx[c] - a[c] * gx[c])
+            left_y[c] = weight[c] * (fy[c] - a[c] * gy[c])
+        first = (r // block) * columns
+        for k in range(number):
+            here, above, below, inner = images[k, r], images[k, r - 1, 1:], images[k, r + 1, 1:], has[r, 1:]
+            right = here[2:]
+            factors, slopes_x, slopes_y, turn = factor[r, 1:], gradient[0, r, 1:], gradient[1, r, 1:], turns[k, r, 1:]
+            out_x, out_y = jx[k, 1:], jy[k, 1:]
+            for c in range(w - 2):
+                x = half * (right[c] - here[c]) if inner[c] > zero else zero
+                y = half * (below[c] - above[c]) if inner[c] > zero else zero
+                out_x[c] = factors[c] * x + slopes_x[c] * turn[c]
+                out_y[c] = factors[c] * y + slopes_y[c] * turn[c]
+            own_x, own_y = jx[k], jy[k]
+            for c in range(w):
+                score[c] = left_x[c] * own_x[c] + left_y[c] * own_y[c]
+            for b in range(columns):
+                total = zero
+                for c in range(b * block, min(b * block + block, w)):
+                    total += score[c]
+                scores[first + b, k] += total
+        for k in range(number):
+            own_x, own_y = jx[k], jy[k]
+            for c in range(w):
+                left_x[c] = weight[c] * own_x[c]
+                left_y[c] = weight[c] * own_y[c]
+            for m in range(k, number):
+                its_x, its_y = jx[m], jy[m]
+                total = zero
+                for c in range(w):
+                    total += left_x[c] * its_x[c] + left_y[c] * its_y[c]
+                hessian[k, m] += total
