@@ -216,7 +216,10 @@ class Protocol(Part):
     def _known_starts(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for name in (value,) if isinstance(value, str) else value:
             if name != "bins":
-                Start(name)
+                try:
+                    Start(name)
+                except InputError as error:  # the field is this one, not the option of a command
+                    raise InputError(error.problem, remedy=f"{error.remedy}, or bins") from None
         return value
 
     @field_validator("exposure")
