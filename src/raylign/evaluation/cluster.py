@@ -45,14 +45,14 @@ def cluster(work: Work, todo: Sequence[Job], address: str) -> Records:
     suspects: deque[Job] = deque()
 
     def submit(job: Job) -> Any:
-        future = client.submit(remote, work.text(), job.text(), pure=False)
+        future = client.submit(remote, work.text(), job.text(), pure=False, priority=-job.cases[0][0])  # in order
         waiting[future] = job
         return future
 
     try:
         _check_workers(client, work)
         alone = False
-        done = as_completed([submit(job) for job in todo])
+        done = as_completed([submit(job) for job in todo], loop=client.loop)
         for future in done:
             job = waiting.pop(future)
             error = None if future.status == "finished" else _error(future)
@@ -153,15 +153,20 @@ def _check_workers(client: Any, work: Work) -> None:
         raise InputError(
             "the scheduler has no workers", field="--dask", remedy="start some: dask worker ADDRESS --nthreads 1"
         ) from None
-    data = work.data
+    data, names = work.data, [name for name, _ in work.versions if name not in ("python", "raylign")]
 
-    # written out here, so that it is sent by value: a worker without raylign could not look it up
+    # written out here, so that it is sent by value: a worker without raylign could not look it up. It loads nothing that takes
+    # long, because it runs in the worker's event loop
     def look() -> Any:
-        import os as _os
+        import importlib.metadata
+        import os
 
-        from raylign.registration.versions import versions
+        from raylign._version import __version__
 
-        return [versions(), data is None or _os.path.isdir(data)]
+        return [
+            {"raylign": __version__, **{n: importlib.metadata.version(n) for n in names}},
+            data is None or os.path.isdir(data),
+        ]
 
     threads = {address: told["nthreads"] for address, told in client.scheduler_info(n_workers=-1)["workers"].items()}
     for address, count in threads.items():

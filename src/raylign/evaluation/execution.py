@@ -104,8 +104,9 @@ def perform(work: Work, job: Job, at: At | None = None) -> Records:
     """The records of a job, one after the other. A case that cannot be made is a record too, one for each method."""
     from raylign.evaluation.attempt import attempt
 
-    warm = warm_once()
     protocol, say = known(work.protocol), at or (lambda case, method: None)
+    # a method of one's own may need none of our kernels
+    warm = warm_once() if any(":" not in method for _, methods in job.cases for method in methods) else {}
     for index, methods in job.cases:
         say(index, "")
         begun = time.perf_counter()

@@ -57,12 +57,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def listing(data: Path | None) -> list[list[Any]]:
-    """What lies in a folder of data, two levels deep: path, and bytes of a file or entries of a folder. Sorted by path."""
+def listing(data: Path | None, file: str | None = None) -> list[list[Any]]:
+    """What evaluations find in a folder of data: path, and bytes of a file or entries of a folder. Sorted by path.
+
+    Parameters
+    ----------
+    data: the folder. Scans and their segmentations (``ct/*``) and sets of cases (``cases/*/*``) are looked at, nothing else.
+    file: one more, relative to it.
+    """
     found: list[list[Any]] = []
     if data is None:
         return found
-    for path in sorted(p for p in (*data.glob("*"), *data.glob("*/*")) if not p.name.startswith(".")):
+    for path in sorted({*data.glob("ct/*"), *data.glob("cases/*/*"), *([data / file] if file else [])}):
         try:
             size = sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
         except OSError:

@@ -175,7 +175,9 @@ def about(protocol: Protocol, settings: RunSettings) -> dict[str, Any]:
         "commit": provenance.commit(),
         "machine": provenance.machine(),
         "workers": settings.workers if settings.dask is None else "dask",
-        "data": None if data is None else {"folder": str(data), "entries": provenance.listing(data)},
+        "data": None
+        if data is None
+        else {"folder": str(data), "entries": provenance.listing(data, getattr(protocol.subjects, "file", None))},
     }
 
 
