@@ -51,8 +51,7 @@ def bound_of_exposure(case: Case, xray: XRay) -> Bound:
     could explain them.
     """
     integrals, jacobian, centre = pose_jacobian(case.model, xray.view, case.pose, step=max(0.5, 1.0 / min(case.model.spacing)))
-    mask = torch.ones(xray.view.shape, dtype=torch.bool) if xray.mask is None else xray.mask.cpu()
-    inside = mask & (integrals > _AIR) & covered(case.model, xray.view, case.pose.matrix)
+    inside = xray.mask.cpu() & (integrals > _AIR) & covered(case.model, xray.view, case.pose.matrix)
     image = xray.image.detach().cpu().double()
     x, y = integrals[inside].double().numpy(), image[inside].numpy()
     slope = np.ones(integrals.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -83,15 +83,18 @@ class Scores:
         right = np.array([mtre is not None and mtre < SILENT_MM for _, mtre in said], bool)
         return np.array([p for p, _ in said], np.float64), right
 
-    def efficiency(self, name: str) -> Float[np.ndarray, " k"]:
+    def efficiency(self, name: str, *, near: bool = False) -> Float[np.ndarray, " k"]:
         """Squared error over the least variance that the exposure's noise allows, "in_plane" or "depth"; of cases with a bound.
 
-        Infinite where there is no result.
+        Infinite where there is no result. ``near``: only those with an mTRE under ``SILENT_MM``, which found the right optimum.
         """
         values = [
             (getattr(r, name), bound)
             for r in self.records
-            if not self.nothing and (bound := getattr(r, f"bound_{name}")) is not None and bound > 0
+            if not self.nothing
+            and (bound := getattr(r, f"bound_{name}")) is not None
+            and bound > 0
+            and not (near and (r.mtre is None or r.mtre >= SILENT_MM))
         ]
         return errors_of([None if e is None else (e / b) ** 2 for e, b in values])
 
@@ -112,7 +115,10 @@ def scores(records: Iterable[Record], protocol: Protocol) -> list[Scores]:
     What the order of the records is does not matter. Arms and methods of which there is no record are left out.
     """
     found = sorted(records, key=lambda r: (r.case, r.method))
-    arms = _ordered([a.name for a in protocol.arms] or [UNDISTURBED], {r.arm for r in found})
+    known = [a.name for a in protocol.arms] or [UNDISTURBED]
+    # where a worker died before it could say, the arm is that of the case's number
+    found = [r if r.arm else replace(r, arm=known[r.case % len(known)], subject=r.subject or r.name) for r in found]
+    arms = _ordered(known, {r.arm for r in found})
     methods = _ordered(protocol.methods, {r.method for r in found})
     out = []
     for arm in arms:

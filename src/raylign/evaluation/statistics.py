@@ -178,8 +178,9 @@ def resamples(subjects: Sequence[Hashable], draws: int = 1000, seed: int = 0) ->
 
 
 def hull(*intervals: Interval) -> Interval:
-    """The smallest interval that holds all."""
-    return Interval(min(i.low for i in intervals), max(i.high for i in intervals))
+    """The smallest interval that holds all that are defined; NaN where none is."""
+    there = [i for i in intervals if not math.isnan(i.low)] or [Interval(math.nan, math.nan)]
+    return Interval(min(i.low for i in there), max(i.high for i in there))
 
 
 def _middle(drawn: _Array) -> Interval:

@@ -91,7 +91,7 @@ def _picture(case: Any, k: int, pose: tuple[float, ...] | None, says: str) -> Ma
     with torch.no_grad():
         step = max(min(case.model.spacing), 1.0)
         images = project(case.model, xray.view.resample(shape), torch.stack(poses).to(torch.float64), step=step)[:, 0]
-    mask = None if xray.mask is None else overlay.resized_mask(xray.mask, shape)
+    mask = overlay.resized_mask(xray.mask, shape)
     shown = overlay.radiograph(overlay.resized(xray.image, shape), mask)
     for image, colour in zip(images, (overlay.END, overlay.START), strict=False):
         shown = overlay.painted(shown, overlay.contours(image, mask, width=1.4), colour)

@@ -238,7 +238,7 @@ def _violin(scale: Scale, v: Violin, values: Float[np.ndarray, " n"], middle: fl
         lower, upper = np.percentile(places, [25, 75])
         bandwidth = 0.9 * min(spread, float(upper - lower) / 1.34 or spread) * len(places) ** -0.2
         bandwidth = max(bandwidth, 0.004)
-        grid = np.linspace(max(places.min() - 2 * bandwidth, 0), min(places.max() + 2 * bandwidth, 1), 80)
+        grid = np.linspace(places.min(), places.max(), 80)  # no tail where nothing was measured
         density = np.exp(-(((grid[:, None] - places) / bandwidth) ** 2) / 2).sum(1)
         wide = half * density / density.max()
         height = _H - _BOTTOM - grid * (_H - _TOP - _BOTTOM)

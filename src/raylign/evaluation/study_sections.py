@@ -26,8 +26,8 @@ def share(value: float, digits: int = 0) -> str:
 
 
 def mm(value: float, digits: int = 2) -> str:
-    """An error in mm; "none" where there is no result, a dash where it is not defined."""
-    return "–" if math.isnan(value) else "no result" if math.isinf(value) else number(value, digits)
+    """A number, mostly of mm; "infinite" where cases without a result make it so, a dash where it is not defined."""
+    return "–" if math.isnan(value) else "infinite" if math.isinf(value) else number(value, digits)
 
 
 def between(row: Mapping[str, Any], name: str, *, shares: bool = False) -> Markup:
@@ -55,7 +55,8 @@ def headline(study: Study) -> Markup:
     )
     if len(methods) > 1:
         says = f"Best of {len(methods)} methods is {says}"
-    chip = "No silent failure" if silent == 0 else f"{silent} silent failure{'s' if silent > 1 else ''}"
+    several = ", all arms together" if len(study.arms) > 1 else ""
+    chip = "No silent failure" if silent == 0 else f"{silent} silent failure{'s' if silent > 1 else ''}{several}"
     icon = '<path d="M5 12.5l4.5 4.5L19 7.5"/>' if silent == 0 else '<path d="M12 4v10M12 18.5v1"/>'
     facts = [
         ("Registrations", str(sum(len(s.records) for s in everything))),
@@ -73,6 +74,13 @@ def headline(study: Study) -> Markup:
     )
 
 
+def _mean(row: Mapping[str, Any]) -> Markup:
+    if math.isinf(row["mean"]):
+        there = row["n"] - row["no_result"]
+        return Markup(f"infinite<small>{text(mm(row['mean_of_results']))} of the {there} results</small>")
+    return Markup(f"{text(mm(row['mean']))}<small>sd {text(mm(row['sd']))}</small>")
+
+
 def summary(study: Study) -> Markup:
     """The tables of accuracy and of trust and cost."""
     other = next(k for k in CRITERIA if k != study.protocol.criterion)
@@ -88,7 +96,7 @@ def summary(study: Study) -> Markup:
                 *(between(r, success_name(t), shares=True) for t in limits),
                 between(r, "median"),
                 f"{mm(r['p5'])} / {mm(r['p95'])}",
-                Markup(f"{text(mm(r['mean']))}<small>sd {text(mm(r['sd']))}</small>"),
+                _mean(r),
                 mm(r[f"{other}_median"]),
                 mm(r["capture_range_mm"], 0),
             )

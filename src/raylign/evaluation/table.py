@@ -61,6 +61,7 @@ def row(s: Scores, protocol: Protocol) -> dict[str, Any]:
         "criterion": protocol.criterion,
         "mean": st.mean(errors),
         "sd": st.deviation(errors),
+        "mean_of_results": st.mean(errors[np.isfinite(errors)]),
     }
     out |= {name: st.percentile(errors, q) for name, q in (("median", 50), ("p5", 5), ("p90", 90), ("p95", 95))}
     for name, interval in (("mean", drawn.mean(errors)), ("median", drawn.percentile(errors, 50))):
@@ -88,17 +89,14 @@ def _measured(measure: str, errors: np.ndarray, limits: Sequence[float]) -> dict
 def _trust(s: Scores) -> dict[str, Any]:
     probability, right = s.confidence()
     none = s.nothing
-    near, deep = s.efficiency("in_plane"), s.efficiency("depth")
     return {
         "trusted": math.nan if none else sum(r.trusted for r in s.records),
         "silent_failures": math.nan if none else len(s.silent),
         "auroc": st.roc(1 - probability, ~right).area,
         "ece": st.expected_calibration_error(probability, right),
         "renders_median": math.nan if none else st.percentile(np.array([r.renders for r in s.records], np.float64), 50),
-        "efficiency_in_plane": st.mean(near),
-        "efficiency_depth": st.mean(deep),
-        "efficiency_in_plane_median": st.percentile(near, 50),
-        "efficiency_depth_median": st.percentile(deep, 50),
+        **{f"efficiency_{name}": st.mean(s.efficiency(name, near=True)) for name in ("in_plane", "depth")},
+        **{f"efficiency_{name}_median": st.percentile(s.efficiency(name), 50) for name in ("in_plane", "depth")},
     }
 
 
