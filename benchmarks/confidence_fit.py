@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 # which way each feature may count: what can only speak for a pose must not be fitted to speak against it
 SIGNS = {
     "agreement": 1, "weakest": 1, "opposed": -1, "contrast": -1, "explained": 1, "rival": -1, "mirror": -1, "wobble": -1,
+    "depth": -1, "drift": -1, "held": 1,
 }  # fmt: skip
 _FOLDS = 8
 _WRONG = 10.0  # mm

@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import pearsonr
 
 from raylign.registration import Direct, DirectConfig, Problem, trust
 from raylign.registration.confidence import Evidence, features, judge
+from raylign.registration.drift import drift
 from raylign.registration.evidence import local_match, mirror_image, mirrored, pattern, reduced
 from raylign.registration.levels import build_scales
 from raylign.registration.matching import answered, render
 from raylign.registration.search import moved
 from tests.registration import scene
 
-GOOD = Evidence(0.8, 1.0, 0.2, 0.3, 0.1, True, 0.4, 0.9, 0.85, 0.01, 0.25)
+GOOD = Evidence(0.8, 1.0, 0.2, 0.3, 0.1, True, 0.4, 0.9, 0.85, 0.01, 0.25, 0.005)
 
 
 def gradients(image: np.ndarray) -> np.ndarray:
@@ -60,7 +61,7 @@ def test_block_means_of_gradients_are_those_of_the_pixels() -> None:
     matrix = scene.truth().matrix.numpy()
     rendering = render(scale.model, scale.images, matrix, DirectConfig().match, jacobian=False)
     mask = answered(scale.model, scale.images, matrix)[0]
-    fixed, moving, share = reduced(image, rendering.integrals[0], mask)
+    fixed, moving, share = reduced(image, rendering.integrals[0], mask, 80)
     factor = image.shape[0] // share.shape[0]
     assert factor == 2 and share.max() == 1 and share.min() == 0
     y, x = 30, 41
@@ -83,6 +84,59 @@ def test_the_pattern_falls_as_the_pose_leaves_the_truth() -> None:
     assert found[0].agreement > found[1].agreement + 0.1 > found[2].agreement + 0.2
     assert found[0].weakest > found[1].weakest > found[2].weakest
     assert found[2].opposed > found[0].opposed + 0.2
+    assert found[0].drift < 0.03 and found[1].drift > found[0].drift + 0.03
+
+
+@pytest.fixture(scope="module")
+def grain() -> np.ndarray:
+    return gaussian_filter(np.random.default_rng(4).standard_normal((64, 72)), 2.5)
+
+
+def test_drift_is_what_windows_gain_by_their_best_shift(grain: np.ndarray) -> None:
+    """Against the same by brute force: every window and every shift by itself."""
+    other = gaussian_filter(np.random.default_rng(5).standard_normal(grain.shape), 2.5)
+    fixed, moving = gradients(grain), gradients(0.8 * np.roll(grain, 2, 1) + 0.3 * other)
+    _, h, w = fixed.shape
+    padded = np.pad(moving, ((0, 0), (14, 14), (14, 14)))
+    first = np.pad(fixed, ((0, 0), (8, 8), (8, 8)))
+    energy = np.array([[(padded[:, y + 6 : y + 23, x + 6 : x + 23] ** 2).sum() for x in range(w)] for y in range(h)])
+    count = np.array(
+        [[(min(y, 8) + min(h - 1 - y, 8) + 1) * (min(x, 8) + min(w - 1 - x, 8) + 1) for x in range(w)] for y in range(h)]
+    )
+    local = energy / count
+    assert local.min() > 0.1 * local.mean()  # so that all of it speaks
+    gain = np.zeros((h, w))
+    for y in range(h):
+        for x in range(w):
+            a = first[:, y : y + 17, x : x + 17]
+            best, still = -1.0, 0.0
+            for v in range(max(0, y - 6), min(h, y + 7)):
+                for u in range(max(0, x - 6), min(w, x + 7)):
+                    if energy[v, u] <= 0.25 * local.mean() * 17**2 and (v, u) != (y, x):
+                        continue
+                    b = padded[:, v + 6 : v + 23, u + 6 : u + 23]
+                    c = (a * b).sum() / np.sqrt((a**2).sum() * energy[v, u])
+                    best, still = max(best, c), c if (v, u) == (y, x) else still
+            gain[y, x] = best - still
+    weight = np.minimum(local, 2 * local.mean())
+    expected = (weight * gain).sum() / weight.sum()
+    assert expected > 0.1
+    assert drift(fixed, moving, np.ones((h, w))) == pytest.approx(expected, rel=1e-3)
+
+
+def test_poor_agreement_in_the_right_place_does_not_drift(grain: np.ndarray) -> None:
+    """Noise, metal and another contrast lower the correlation where it is; a piece that lies elsewhere is missed there."""
+    rng = np.random.default_rng(6)
+    other = gaussian_filter(rng.standard_normal(grain.shape), 2.5)
+    share = np.ones(grain.shape)
+    still = gradients(0.7 * grain + 0.5 * other)
+    ramp = np.linspace(-3, 3, grain.shape[0])[:, None]
+    rows, columns = np.meshgrid(*(np.arange(n, dtype=float) for n in grain.shape), indexing="ij")
+    sheared = gradients(map_coordinates(grain, [rows, columns + ramp], order=3, mode="nearest"))
+    assert drift(still, gradients(grain), share) < 0.02
+    assert drift(sheared, gradients(grain), share) > 0.1
+    assert drift(gradients(grain), gradients(grain), share) == pytest.approx(0, abs=1e-5)
+    assert drift(gradients(grain), 0 * gradients(grain), share) == 2.0
 
 
 def test_every_feature_counts_the_way_it_may() -> None:
@@ -90,7 +144,7 @@ def test_every_feature_counts_the_way_it_may() -> None:
     assert set(features(GOOD)) == set(trust.WEIGHTS)
     worse = {
         "agreement": 0.4, "weakest": 0.1, "opposed": 0.4, "contrast": 0.9, "explained": 0.2, "rival": 0.95, "mirror": 1.3,
-        "wobble": 0.8,
+        "wobble": 0.8, "drift": 0.2, "held": False,
     }  # fmt: skip
     best = judge(GOOD, 0.5).probability
     assert best > 0.9
@@ -100,7 +154,7 @@ def test_every_feature_counts_the_way_it_may() -> None:
 
 
 def test_a_distrusted_result_says_what_is_wrong_with_it() -> None:
-    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, contrast=0.5, explained=0.3, wobble=0.4, rival=0.9)
+    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, contrast=0.5, drift=0.15, wobble=0.8, rival=0.9)
     doubted = judge(stranger, 0.6)
     assert not doubted.trusted and "another patient" in doubted.reasons[0]
     assert judge(GOOD, 0.6).trusted and judge(GOOD, 0.6).reasons == ()

@@ -20,7 +20,7 @@ from raylign.registration.optimisers import Array64, Box, Objective, Optimiser, 
 from raylign.registration.priors import Frame, Prior, Reprojection, penalties
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import cut_faces
-from raylign.registration.refinement import Candidate, covariance_of
+from raylign.registration.refinement import Candidate
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
 from raylign.registration.settings import DirectConfig, SearchConfig
@@ -266,12 +266,8 @@ def assess(problem: Problem, matrix: Array64, axes: Array64, trust: float, held:
     masks = answered(scale.model, scale.images, matrix)
     floor = normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), match)
     normal = normal_equations(scale.model, scale.images, rendering, masks, floor.noise, match)
-    if np.linalg.matrix_rank(normal.hessian, hermitian=True) == 6:
-        covariance = covariance_of(normal)
-    else:  # the model shows next to nowhere: an inverse of nothing would call the pose certain
-        covariance = np.diag([np.pi**2] * 3 + [1e6] * 3)
     rival = 0.0 if floor.cost < 0 else 1.0  # explaining nothing is matched by any pose that shows nothing
-    evidence = gather(Candidate(matrix, replace(normal, cost=floor.cost)), covariance, scale, axes, rival, held, scales)
+    evidence, covariance = gather(Candidate(matrix, replace(normal, cost=floor.cost)), scale, axes, rival, held, scales)
     return Result(
         transform=Rigid(torch.from_numpy(matrix)),
         start=problem.start,

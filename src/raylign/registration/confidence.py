@@ -15,6 +15,7 @@ from raylign.registration.pyramid import Array64
 from raylign.registration.result import Confidence
 from raylign.registration.search import separation
 from raylign.registration.settings import DirectConfig
+from raylign.registration.spread import covariance_of
 
 if TYPE_CHECKING:
     from raylign.registration.levels import Scale
@@ -36,8 +37,8 @@ class Evidence:
     held: whether the pose lies well inside the bounds of the search.
     mirror: cost of the model's mirror image as a share of the model's own, both refined from here (``evidence.mirrored``); 0 if
         it was not tried.
-    agreement, weakest, opposed, contrast: how the images agree with the model, window by window, in the exposure in which it is
-        worst: see ``evidence.Pattern``.
+    agreement, weakest, opposed, contrast, drift: how the images agree with the model, window by window, in the exposure in
+        which it is worst: see ``evidence.Pattern``.
     """
 
     explained: float
@@ -51,6 +52,7 @@ class Evidence:
     weakest: float
     opposed: float
     contrast: float
+    drift: float
 
 
 def rivalry(candidates: Sequence[Candidate], farther_than: float = 5.0) -> float:
@@ -65,18 +67,17 @@ def rivalry(candidates: Sequence[Candidate], farther_than: float = 5.0) -> float
 
 
 def gather(
-    best: Candidate,
-    covariance: Array64,
-    scale: Scale,
-    axes: Array64,
-    rival: float,
-    held: bool,
-    scales: Sequence[Scale] = (),
-) -> Evidence:
-    """The evidence for a candidate at a level; ``axes`` are those of the first view, ``scales`` the pyramid for the mirror."""
+    best: Candidate, scale: Scale, axes: Array64, rival: float, held: bool, scales: Sequence[Scale] = ()
+) -> tuple[Evidence, Array64]:
+    """The evidence for a candidate at a level, and its covariance.
+
+    ``axes`` are those of the first view, ``scales`` the pyramid for the mirror.
+    """
+    seen = pattern(scale, best.matrix, MatchConfig())
+    covariance = covariance_of(best.normal, scale.images, MatchConfig(), seen.drift)
     translation = np.sqrt(np.clip(np.diag(axes.T @ covariance[3:, 3:] @ axes), 0, None))
     rotation = np.sqrt(np.clip(np.diag(covariance[:3, :3]), 0, None))
-    return Evidence(
+    evidence = Evidence(
         explained=best.normal.explained,
         answered=best.normal.pixels / max(1, sum(i.usable for i in scale.images)),
         rival=rival,
@@ -84,8 +85,9 @@ def gather(
         wobble=float(np.hypot(translation[:2].max(), scale.model.radius * rotation.max())),
         held=held,
         mirror=mirrored(scales, best.matrix, DirectConfig()) if scales else 0.0,
-        **asdict(pattern(scale, best.matrix, MatchConfig())),
+        **asdict(seen),
     )
+    return evidence, covariance
 
 
 def features(evidence: Evidence) -> dict[str, float]:
@@ -102,6 +104,9 @@ def features(evidence: Evidence) -> dict[str, float]:
         "rival": max(evidence.rival, 0.5),
         "mirror": float(np.clip(evidence.mirror, 0.8, 1.1)),
         "wobble": float(np.log(np.clip(evidence.wobble, 0.2, 5) / 0.2)),
+        "depth": float(np.log(np.clip(evidence.depth, 1, 30))),
+        "drift": float(np.log(np.clip(evidence.drift, 0.02, 0.3) / 0.02)),
+        "held": float(evidence.held),
     }
 
 
@@ -127,9 +132,15 @@ def _reasons(e: Evidence) -> tuple[str, ...]:
             3 * (e.mirror - 0.9),
             "the model's mirror image explains the exposures about as well or better: left and right may be exchanged",
         ),
+        (
+            8 * (e.drift - 0.06),
+            f"pieces of the model would fit better beside where this pose puts them (local correlation {e.drift:.2f} higher):"
+            " another patient, a wrong geometry, or a pose that is a compromise",
+        ),
         (e.rival - 0.6, f"another pose explains the images {100 * e.rival:.0f} % as well"),
         (0.35 - e.explained, f"the model explains only {100 * e.explained:.0f} % of the image structure where it projects"),
-        (0.3 * np.log(max(e.wobble, 1e-4) / 0.1), f"the images determine the model's surface to {e.wobble:.2g} mm only"),
+        (0.3 * np.log(max(e.depth, 1e-4) / 3), f"the images determine the depth along the beam to {e.depth:.2g} mm only"),
+        (0.3 * np.log(max(e.wobble, 1e-4) / 0.5), f"the images determine the model's surface to {e.wobble:.2g} mm only"),
         (0.5 * (not e.held), "the pose lies at the edge of what was searched: give a nearer start or a wider search"),
         (
             0.4 - e.answered,

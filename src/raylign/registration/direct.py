@@ -20,7 +20,7 @@ from raylign.registration.locate import Place, locate, uncut
 from raylign.registration.matching import answered
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, box_corners, content, cut_faces
-from raylign.registration.refinement import Candidate, covariance_of, distinct, neighbours, refine
+from raylign.registration.refinement import Candidate, distinct, neighbours, refine
 from raylign.registration.result import Result, Step
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
@@ -272,9 +272,8 @@ class Direct:
         # as they were read in the end
         faces = cut_faces(problem.model) if any(f.size for f in readings[0].scales[0].model.faces) else ((False, False),) * 3
         clock.append(time.perf_counter())
-        covariance = covariance_of(best.normal)
         held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(best.matrix)
-        evidence = gather(best, covariance, readings[0].scales[0], axes, rival, held, readings[0].scales)
+        evidence, covariance = gather(best, readings[0].scales[0], axes, rival, held, readings[0].scales)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),
             start=problem.start,

@@ -4,7 +4,8 @@ The cost of a registration forgives what does not fit, and must: metal and moved
 is right shows in what is left when nothing is forgiven: the local correlation of the two gradient images, window by window and
 signed. It is taken on images reduced to about 80 pixels across, in which quantum noise is averaged away and anatomy that does not
 fit is not. Gradients are cut off at a length, or the edges of metal in the one image and of a sawn-off model in the other would
-outvote everything between them.
+outvote everything between them. On images of about 140 pixels it is seen how much better each piece would agree beside where the
+pose has put it (``drift``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylign.projection import cpu
+from raylign.registration.drift import drift
 from raylign.registration.levels import Scale, centre_under
 from raylign.registration.matching import MatchConfig, answered, render
 from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
@@ -24,6 +26,7 @@ from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
 
 _ACROSS = 80  # pixels across at which it is measured, about
+_FINER = 140  # pixels across at which pieces may move
 _PARTS = 4  # the field is looked at in 4 x 4 parts
 _LONGEST = 1.5  # of a gradient, in units of the length that a fifth of them exceed
 
@@ -40,15 +43,17 @@ class Pattern:
     opposed: share of what the model has to say with which the image does not agree, the correlation being under 0.2.
     contrast: spread of the local contrast factors where they agree: half the natural logarithm between the 16th and the 84th
         percentile. One CT and one beam need nearly one factor; a stranger needs many.
+    drift: mean gain in local correlation if every piece of the model could move on its own, 0 to 2 (``drift.drift``).
     """
 
     agreement: float
     weakest: float
     opposed: float
     contrast: float
+    drift: float
 
 
-_NOTHING = Pattern(0.0, 0.0, 1.0, 3.0)  # nothing to compare: no agreement, and the widest contrast that is told apart
+_NOTHING = Pattern(0.0, 0.0, 1.0, 3.0, 2.0)  # nothing to compare: no agreement, and the widest contrast that is told apart
 
 
 def pattern(scale: Scale, matrix: Array64, config: MatchConfig, *, threaded: bool = True) -> Pattern:
@@ -56,17 +61,26 @@ def pattern(scale: Scale, matrix: Array64, config: MatchConfig, *, threaded: boo
     rendering = render(scale.model, scale.images, matrix, config, jacobian=False, threaded=threaded)
     masks = answered(scale.model, scale.images, matrix)
     found = [
-        _pattern(*reduced(image, integrals, mask), config.window)
+        replace(
+            _pattern(*reduced(image, integrals, mask, _ACROSS), config.window),
+            drift=drift(*limited(*reduced(image, integrals, mask, _FINER))),
+        )
         for image, integrals, mask in zip(scale.images, rendering.integrals, masks, strict=True)
     ]
     worst = {
-        name: (max if name in ("opposed", "contrast") else min)(getattr(p, name) for p in found) for name in _NOTHING.__dict__
+        name: (max if name in ("opposed", "contrast", "drift") else min)(getattr(p, name) for p in found)
+        for name in _NOTHING.__dict__
     }
     return Pattern(**worst)
 
 
-def reduced(image: ImageLevel, integrals: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Array64, Array64, Array64]:
-    """Both gradients [2, h, w] averaged over blocks of pixels, and the share [h, w] of each block that can be compared."""
+def reduced(
+    image: ImageLevel, integrals: NDArray[np.float32], mask: NDArray[np.bool_], across: int
+) -> tuple[Array64, Array64, Array64]:
+    """Both gradients [2, h, w] averaged over blocks of pixels, and the share [h, w] of each block that can be compared.
+
+    There are about as many blocks as ``across`` squared.
+    """
     moving = integrals * image.lengths
     if image.background is not None:
         moving = moving + image.background
@@ -75,7 +89,7 @@ def reduced(image: ImageLevel, integrals: NDArray[np.float32], mask: NDArray[np.
     gradient[1, 1:-1] = (moving[2:] - moving[:-2]) / 2
     has = np.zeros(mask.shape)
     has[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    factor = max(1, round(np.sqrt(max(image.usable, 1)) / _ACROSS))
+    factor = max(1, round(np.sqrt(max(image.usable, 1)) / across))
     h, w = (n // factor for n in mask.shape)
 
     def means(a: NDArray[np.float32] | Array64) -> Array64:
@@ -87,9 +101,7 @@ def reduced(image: ImageLevel, integrals: NDArray[np.float32], mask: NDArray[np.
 
 def _pattern(fixed: Array64, moving: Array64, share: Array64, radius: int) -> Pattern:
     """The pattern of one exposure from its gradients, zero where they cannot be compared."""
-    length = np.hypot(*moving) * (share > 0.5)
-    shown = length > 0.1 * np.sqrt((length**2).mean())
-    correlation, energy, factor, there = local_match(cut_off(fixed, shown), cut_off(moving, shown), share, radius)
+    correlation, energy, factor, there = local_match(*limited(fixed, moving, share), radius)
     speaks = there & (energy > 0.1 * energy[there].mean() if there.any() else there)
     if speaks.sum() < 16:
         return _NOTHING
@@ -108,7 +120,15 @@ def _pattern(fixed: Array64, moving: Array64, share: Array64, radius: int) -> Pa
         weakest=float(np.quantile(parts, 0.2)) if parts else 0.0,
         opposed=float(weight[correlation < 0.2].sum() / total),
         contrast=float(min((high - low) / 2, 3.0)),
+        drift=_NOTHING.drift,
     )
+
+
+def limited(fixed: Array64, moving: Array64, share: Array64) -> tuple[Array64, Array64, Array64]:
+    """The same three, both gradients cut off at lengths taken where the model shows something."""
+    length = np.hypot(*moving) * (share > 0.5)
+    shown = length > 0.1 * np.sqrt((length**2).mean())
+    return cut_off(fixed, shown), cut_off(moving, shown), share
 
 
 def cut_off(gradient: Array64, where: NDArray[np.bool_]) -> Array64:

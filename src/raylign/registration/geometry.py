@@ -8,7 +8,7 @@ offsets theta of all views is
 C being the cost of ``matching`` summed over pixels and L the inverse variances of a Gaussian prior. C counts every pixel as
 independent; tau, below one, is what brings its information to that of the scores of image blocks (the magnitude adjustment of
 composite likelihoods; Ribatet, Cooley and Davison, Statistica Sinica 2012). Without it the prior would weigh next to nothing.
-The covariance is ``B^-1 (4 tau^2 S + L) B^-1`` with ``B = 2 tau H + L``, H and S as in ``refinement.covariance_of``.
+The covariance is ``B^-1 (4 tau^2 S + L) B^-1`` with ``B = 2 tau H + L``, H and S as in ``spread.covariance_of``.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from raylign.registration.levels import Scale, build_scales, centre_under, evalu
 from raylign.registration.matching import ExposureSystem, MatchConfig, Rendering, answered, exposure_system, render, voxel_rays
 from raylign.registration.problem import Problem, as_read
 from raylign.registration.pyramid import Array64
-from raylign.registration.refinement import _UNMODELLED
 from raylign.registration.result import Result, Step
 from raylign.registration.search import moved
 from raylign.registration.settings import DirectConfig
+from raylign.registration.spread import UNMODELLED
 
 _MARGIN = 15.0  # mm by which the model may move on from where it was registered
 
@@ -173,7 +173,7 @@ class _System:
         """Covariance of the gradient, from image blocks."""
         scores = self.scores[np.abs(self.scores).sum(1) > 0]
         scores = scores - scores.mean(0) if len(scores) else scores
-        return _UNMODELLED * scores.T @ scores
+        return UNMODELLED * scores.T @ scores
 
     @property
     def tempering(self) -> float:

@@ -17,9 +17,7 @@ from raylign.registration.search import Bounds, moved, separation
 from raylign.registration.settings import DirectConfig
 
 # The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
-_UNMODELLED = 3.5
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
-_OPEN = 1000.0  # mm or radians: as good as unknown
 _RISE = 0.3  # mean log variance ratio
 
 
@@ -143,19 +141,3 @@ def distinct(candidates: Sequence[Candidate], nearer_than: float, radius: float)
         if all(separation(k.matrix, candidate.matrix, k.normal.centre, radius) > nearer_than for k in kept):
             kept.append(candidate)
     return kept
-
-
-def covariance_of(normal: Normal) -> Array64:
-    """Covariance of the twist about the centre: ``H^-1 S H^-1`` (Huber-White), S from the scores of image blocks.
-
-    The Gauss-Newton Hessian alone would take neighbouring residuals for independent; they are not (noise is blurred, anatomy
-    that does not match has extent). Blocks as large as the comparison window carry that correlation into S. What remains (the
-    interpolation of the model, beam hardening, the spectrum) moves the optimum itself; ``_UNMODELLED`` allows for it.
-    """
-    h = normal.hessian
-    inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)
-    values, vectors = np.linalg.eigh(h)
-    unseen = vectors[:, values <= 1e-12 * max(float(values[-1]), 1e-300)]  # no image says anything of these
-    scores = normal.scores[np.abs(normal.scores).sum(1) > 0]
-    scores = scores - scores.mean(0) if len(scores) else scores
-    return np.asarray(_UNMODELLED * inverse @ (scores.T @ scores) @ inverse + _OPEN**2 * unseen @ unseen.T)

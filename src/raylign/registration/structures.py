@@ -22,10 +22,11 @@ from raylign.registration.direct import Direct
 from raylign.registration.levels import Scale, evaluate
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, cut_faces
-from raylign.registration.refinement import Candidate, covariance_of, distinct, refine
+from raylign.registration.refinement import Candidate, distinct, refine
 from raylign.registration.result import Result, Step
 from raylign.registration.search import Bounds, camera_axes, moved, spread
 from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.spread import covariance_of
 from raylign.registration.structure_levels import structure_scales
 from raylign.registration.structure_trust import empty_cost, gather_structure, judge_structure, model_covariance, rival_of
 from raylign.registration.versions import versions
@@ -327,7 +328,8 @@ def descend(scales: Sequence[Scale], problem: Problem, config: DirectConfig) -> 
         seeds = [c.matrix for c in candidates]
         history += candidates[0].steps
     best = candidates[0]
-    covariance = covariance_of(best.normal) + model_covariance(scales[0], best.matrix, best.normal.centre)
+    covariance = covariance_of(best.normal, scales[0].images, config.match)
+    covariance += model_covariance(scales[0], best.matrix, best.normal.centre)
     likely, left = drawn_in(best.matrix, covariance, replace(bounds, centre=best.normal.centre))
     middle = likely @ np.linalg.inv(best.matrix) @ np.append(best.normal.centre, 1)
     return Descent(best, likely, left, middle[:3], rival, history, bounds)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-INTERCEPT = 12.71
+INTERCEPT = 11.38
 WEIGHTS = {
-    "agreement": 8.88,
-    "weakest": 2.56,
+    "agreement": 0.12,
+    "weakest": 0.00,
     "opposed": 0.00,
-    "contrast": -2.11,
-    "explained": 0.16,
-    "rival": -1.31,
-    "mirror": -20.0,
-    "wobble": -2.95,
+    "contrast": 0.00,
+    "explained": 0.00,
+    "rival": -2.60,
+    "mirror": -9.72,
+    "wobble": -0.22,
+    "depth": -1.04,
+    "drift": -1.45,
+    "held": 2.00,
 }

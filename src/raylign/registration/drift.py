@@ -1,0 +1,90 @@
+"""How much better the pieces of a match would agree if each could move on its own.
+
+A rigid pose that is right leaves the pieces nothing to gain. At a wrong one, and with another person's model at its best pose,
+the pose is a compromise: here the model's ribs should go up, there its spine to the left. What has the right place but agrees
+poorly (under metal, moved soft tissue, a bent display curve) finds nothing better beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from raylign.registration.matching import box_sum
+from raylign.registration.pyramid import Array64
+
+_RADIUS = 8  # pixels of the window
+_REACH = 6  # pixels that a window may move along either axis
+_SAYS = 0.25  # of the mean energy of a window: with less the moved model has nothing to say there
+_COUNTS = 0.1  # of the mean energy: windows of the model with less are left out
+
+
+def drift(fixed: Array64, moving: Array64, share: Array64) -> float:
+    """Mean gain in local correlation where every window takes its best shift, 0 to 2; 2 where there is nothing to compare.
+
+    Parameters
+    ----------
+    fixed, moving: [2, h, w] gradients, cut off at a length, zero where they cannot be compared.
+    share: [h, w] part of each pixel that can be.
+    """
+    from scipy.ndimage import uniform_filter
+
+    side = 2 * _RADIUS + 1
+    count = uniform_filter(share, side, mode="constant")
+    energy = uniform_filter((moving**2).sum(0), side, mode="constant")
+    local = np.where(share > 0.5, energy / np.maximum(count, 1e-9), 0)
+    if not (local > 0).any():
+        return 2.0
+    mean = float(local[share > 0.5].mean())
+    speaks = local > _COUNTS * mean
+    weight = np.where(speaks, np.minimum(local, 2 * float(local[speaks].mean())), 0)
+    floor = _SAYS * mean * side**2
+    still, best = (np.zeros(share.shape, np.float32) for _ in range(2))
+    _best_shifts(fixed.astype(np.float32), moving.astype(np.float32), np.float32(floor), _RADIUS, _REACH, still, best)
+    return float((weight * (best - still)).sum() / weight.sum())
+
+
+@njit(cache=True, nogil=True)
+def _best_shifts(fixed, moving, floor, radius, reach, still, best):  # type: ignore[no-untyped-def]
+    """Correlation of every window as it is, and at the best shift of the moving image that leaves it something to say."""
+    _, h, w = fixed.shape
+    product, sums, power, energy, scratch = (
+        np.empty((h, w), np.float32),
+        np.empty((h, w), np.float32),
+        np.empty((h, w), np.float32),
+        np.empty((h, w), np.float32),
+        np.empty((h, w), np.float32),
+    )
+    for y in range(h):
+        for x in range(w):
+            product[y, x] = fixed[0, y, x] ** 2 + fixed[1, y, x] ** 2
+            sums[y, x] = moving[0, y, x] ** 2 + moving[1, y, x] ** 2
+    box_sum(product, radius, scratch, power)
+    box_sum(sums, radius, scratch, energy)
+    # running sums in single precision end a little beside zero
+    least = np.float32(1e-4) * max(power.max(), np.float32(1e-30))
+    best[:] = -1.0
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            for y in range(h):
+                for x in range(w):
+                    v, u = y + dy, x + dx
+                    if 0 <= v < h and 0 <= u < w:
+                        product[y, x] = fixed[0, y, x] * moving[0, v, u] + fixed[1, y, x] * moving[1, v, u]
+                    else:
+                        product[y, x] = np.float32(0.0)
+            box_sum(product, radius, scratch, sums)
+            centre = dy == 0 and dx == 0
+            for y in range(max(0, -dy), min(h, h - dy)):
+                for x in range(max(0, -dx), min(w, w - dx)):
+                    e = energy[y + dy, x + dx]
+                    if power[y, x] > least and (e > floor or (centre and e > np.float32(1e-4) * floor)):
+                        c = sums[y, x] / np.sqrt(power[y, x] * e)
+                        if centre:
+                            still[y, x] = c
+                        if c > best[y, x]:
+                            best[y, x] = c
+    for y in range(h):
+        for x in range(w):
+            if best[y, x] < still[y, x]:
+                best[y, x] = still[y, x]
