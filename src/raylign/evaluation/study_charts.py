@@ -210,21 +210,31 @@ def violins(title: str, unit: str, many: Sequence[Violin], width: float = 0.1) -
     everything = np.concatenate([*finite, [width]])
     top = 10.0 ** math.ceil(math.log10(max(float(np.abs(everything).max()), width)) - 1e-9)
     scale = Scale(-top if float(everything.min()) < 0 else 0.0, top, "asinh", width)
-    out = [f'<svg class="chart study" viewBox="0 0 {_NARROW} {_H}" role="img"><title>{text(title)}</title>']
+    slot = (_NARROW - _LEFT - _RIGHT) / max(len(many), 1)
+    turned = any(len(v.name) * 6.6 > slot for v in many)
+    tall = _H + 34 if turned else _H - 22
+    out = [f'<svg class="chart study" viewBox="0 0 {_NARROW} {tall}" role="img"><title>{text(title)}</title>']
     for value, label in scale.ticks:
         y = _py(scale, value)
         out.append(
             f'<line class="{"mark" if value == 0 else "grid"}" x1="{_LEFT}" x2="{_NARROW - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
         out.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    slot = (_NARROW - _LEFT - _RIGHT) / max(len(many), 1)
     for k, (v, values) in enumerate(zip(many, finite, strict=True)):
         middle = _LEFT + (k + 0.5) * slot
         out.extend(_violin(scale, v, values, middle, min(0.42 * slot, 44)))
-        shown = v.name if len(v.name) * 6.6 < slot else f"{v.name[: max(2, int(slot / 6.6) - 1)]}…"
-        out.append(f'<text class="small" x="{middle:.1f}" y="{_H - _BOTTOM + 18}" text-anchor="middle">{text(shown)}</text>')
+        out.append(_named(v.name, middle, turned))
     out.append(f'<text class="small" x="{_LEFT - 50}" y="15">{text(unit)}</text>')
     return Markup("".join(out) + "</svg>")
+
+
+def _named(name: str, x: float, turned: bool) -> str:
+    """A name below its violin; slanted where there is no room side by side."""
+    y = _H - _BOTTOM + 16
+    if not turned:
+        return f'<text class="small" x="{x:.1f}" y="{y}" text-anchor="middle">{text(name)}</text>'
+    shown = name if len(name) < 17 else f"{name[:15]}…"
+    return f'<text class="small" transform="translate({x + 4:.1f} {y - 4}) rotate(-55)" text-anchor="end">{text(shown)}</text>'
 
 
 def _violin(scale: Scale, v: Violin, values: Float[np.ndarray, " n"], middle: float, half: float) -> list[str]:

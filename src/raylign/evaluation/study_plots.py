@@ -17,7 +17,7 @@ from raylign.evaluation.study_content import CRITERIA, Study
 from raylign.evaluation.study_sections import mm, share
 
 _SHARES = Scale(0.0, 1.0, percent=True)
-_DOTS = 1500  # of one method in a scatter; more than that are thinned out evenly
+_DOTS = 4000  # in a scatter, of all methods together; more than that are thinned out evenly
 _POINTS = 400  # of a curve
 _BANDS = 3  # methods up to which intervals are drawn around curves: more would hide each other
 
@@ -125,9 +125,10 @@ def _scatter(study: Study) -> Markup:
     ended = np.concatenate([s.errors(name) for s in study.methods]) if study.methods else begun
     across, up = log_scale(begun.tolist(), ceiling=1e4), log_scale(ended.tolist(), ceiling=1e4)
     lines = []
+    most = max(100, _DOTS // max(len(study.methods), 1))
     for s in study.methods:
         start, end = s.starts(name), np.where(np.isinf(s.errors(name)), up.high, s.errors(name))
-        chosen = np.unique(np.linspace(0, len(end) - 1, min(len(end), _DOTS)).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(end) - 1, min(len(end), most)).round().astype(int))
         says = [f"{s.method}, case {s.records[k].case}: {start[k]:.3g} to {s.errors(name)[k]:.3g} mm" for k in chosen]
         points = list(zip(start[chosen].tolist(), end[chosen].tolist(), strict=True))
         lines.append(Series(s.method, points, study.styles[s.method], line=False, dots=True, labels=says))

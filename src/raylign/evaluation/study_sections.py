@@ -77,7 +77,7 @@ def headline(study: Study) -> Markup:
 def _mean(row: Mapping[str, Any]) -> Markup:
     if math.isinf(row["mean"]):
         there = row["n"] - row["no_result"]
-        return Markup(f"infinite<small>{text(mm(row['mean_of_results']))} of the {there} results</small>")
+        return Markup(f"infinite<small>{text(mm(row['mean_of_results']))} of {there}</small>")
     return Markup(f"{text(mm(row['mean']))}<small>sd {text(mm(row['sd']))}</small>")
 
 
@@ -124,9 +124,10 @@ def summary(study: Study) -> Markup:
         "summary",
         "Summary",
         f"<p>Errors are {study.criterion}{whole}. Small print: 95 % intervals by resampling subjects, no narrower than over "
-        "cases. A registration without a result counts as infinitely wrong. “start” is no registration at all. Capture range: "
-        f"largest starting mTRE up to which every bin keeps {share(study.protocol.capture_share)} % under "
-        f"{study.protocol.success_mm:g} mm; bins without a start are passed over.</p>",
+        "cases. A registration without a result counts as infinitely wrong; below an infinite mean stands that of the results "
+        "there are. “start” is no registration at all. Capture range: largest starting mTRE up to which every bin keeps "
+        f"{share(study.protocol.capture_share)} % under {study.protocol.success_mm:g} mm; bins without a start are passed "
+        "over.</p>",
         table(head, rows, "Accuracy"),
         table(
             ("Method", "No result", "Trusted", "Silent failures", "AUROC", "ECE", "Renders", "Seconds, median / 95th", "CPU s"),
