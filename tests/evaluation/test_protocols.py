@@ -78,6 +78,8 @@ def test_robustness_has_every_arm_that_was_promised() -> None:
         (PLAIN + "bins_mm: [3, 1]\n", r"mine\.yaml: bins_mm: .*do not rise"),
         (PLAIN + "views: {sid: [1100, 900]}\n", r"mine\.yaml: views\.sid: no range from 1100 to 900"),
         (PLAIN + "views: {shape: [4, 64]}\n", r"mine\.yaml: views\.shape: 4 x 64 pixels"),
+        (PLAIN + "instruments: {set: spine, anny: 0.5}\n", r"mine\.yaml: instruments\.anny: there is no 'anny' here"),
+        (PLAIN + "instruments: {set: spine, any: 5}\n", r"mine\.yaml: instruments\.any: 5.* is no probability"),
         (PLAIN + "instruments: spoons\n", r"mine\.yaml: instruments: no set of instruments 'spoons'; there are everything"),
         (
             PLAIN + "disturbances: [{kind: noise, levels: [11]}]\n",

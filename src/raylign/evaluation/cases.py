@@ -25,7 +25,7 @@ from raylign.evaluation.truth import Truth
 from raylign.geometry import Rigid, View
 from raylign.registration import Problem, SearchConfig
 from raylign.simulation import expose, generator
-from raylign.simulation.instruments import INSTRUMENT_SETS, Placed, Site, instrument_paths
+from raylign.simulation.instruments import Placed, Site, instrument_paths
 from raylign.simulation.poses import TARGETS, CArmModel, Direction, TargetSampler
 
 POINT, POSE, START, APPARATUS, PHYSICS, METAL, DISTURBANCE = range(7)
@@ -185,8 +185,7 @@ def _exposure(
 def _metal(
     protocol: Protocol, arm: Arm, scene: tuple[View, Float[Tensor, "3"], Rigid], stream: torch.Generator
 ) -> tuple[Placed, ...]:
-    usual = None if protocol.instruments is None else INSTRUMENT_SETS[protocol.instruments]
-    what = disturb.in_beam(usual, arm)
+    what = disturb.in_beam(protocol.instrument_set, arm)
     if what is None:
         return ()
     view, point, pose = scene

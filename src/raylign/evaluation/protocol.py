@@ -23,6 +23,7 @@ from raylign.evaluation.subject_kinds import Subjects
 from raylign.evaluation.yaml_files import field_of, loaded
 from raylign.registration import SearchConfig
 from raylign.simulation.datasets.recipes import TargetPoints
+from raylign.simulation.instruments import INSTRUMENT_SETS, InstrumentSet
 from raylign.simulation.physics.ranges import ExposureRanges
 from raylign.simulation.poses.laws import Uniform
 from raylign.simulation.poses.motions import Motion
@@ -165,7 +166,8 @@ class Protocol(Part):
     starts: names of ``Start``, taken in turn; "bins" stands for one start in each of ``bins_mm``.
     search: what starts leave open; none: what ``Start.search`` says of each, and of bins the widest's.
     repeats: so many starts of every exposure.
-    exposure: ranges of the apparatus, fields of ``ExposureRanges``. instruments: a set of ``INSTRUMENT_SETS`` in the beam.
+    exposure: ranges of the apparatus, fields of ``ExposureRanges``. instruments: in the beam: a set of
+        ``INSTRUMENT_SETS`` by name, or fields of ``InstrumentSet``, with ``set`` the one that they change.
     disturbances: each a kind with levels; every level is an arm beside the undisturbed one, on the same cases.
     methods: by name, as ``raylign.registration.METHODS`` has them, "search+direct", or MODULE:FACTORY of one's own.
     thresholds_mm: under which a registration counts as a success.
@@ -193,7 +195,7 @@ class Protocol(Part):
     search: Search | None = None
     repeats: Annotated[int, Field(ge=1)] = 1
     exposure: dict[str, Any] = {}
-    instruments: str | None = None
+    instruments: str | dict[str, Any] | None = None
     disturbances: tuple[Disturbance, ...] = ()
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("direct",)
     thresholds_mm: Annotated[tuple[float, ...], Field(min_length=1)] = (1.0, 2.0, 5.0, 10.0)
@@ -230,11 +232,8 @@ class Protocol(Part):
 
     @field_validator("instruments")
     @classmethod
-    def _known_instruments(cls, value: str | None) -> str | None:
-        from raylign.simulation.instruments import INSTRUMENT_SETS
-
-        if value is not None and value not in INSTRUMENT_SETS:
-            raise InputError(f"no set of instruments {value!r}", remedy=f"there are {', '.join(INSTRUMENT_SETS)}")
+    def _known_instruments(cls, value: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        _instruments(value)
         return value
 
     @field_validator("methods")
@@ -306,6 +305,11 @@ class Protocol(Part):
         """The distribution of the apparatus."""
         return _ranges(self.exposure)
 
+    @property
+    def instrument_set(self) -> InstrumentSet | None:
+        """What lies in the beam."""
+        return _instruments(self.instruments)
+
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
         """The undisturbed arm, then every level of every disturbance."""
@@ -321,6 +325,19 @@ class Protocol(Part):
         given = {"seed": seed, "cases": cases, "methods": methods}
         values = {**self.model_dump(), **{k: v for k, v in given.items() if v is not None}}
         return _checked(values, None)
+
+
+def _instruments(said: str | Mapping[str, Any] | None) -> InstrumentSet | None:
+    from raylign.simulation.datasets.typed import typed
+
+    if said is None:
+        return None
+    values = {"set": said} if isinstance(said, str) else dict(said)
+    name = values.pop("set", "everything")
+    if name not in INSTRUMENT_SETS:
+        raise InputError(f"no set of instruments {name!r}", remedy=f"there are {', '.join(INSTRUMENT_SETS)}")
+    base = INSTRUMENT_SETS[name]
+    return typed(InstrumentSet, {**vars(base), "weights": dict(base.weights), **values}, "")
 
 
 def _ranges(values: Mapping[str, Any]) -> ExposureRanges:
