@@ -168,6 +168,11 @@ def test_area_under_the_roc_is_the_share_of_ordered_pairs() -> None:
     assert math.isnan(s.roc(scores, np.ones(50, bool)).area)
 
 
+def test_distance_from_the_median_end_by_hand() -> None:
+    ends = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [0.0, 1.0], [100.0, 0.0]])
+    assert s.from_median(ends).tolist() == pytest.approx([0, 5, 0, 1, 100])
+
+
 def test_calibration_by_hand() -> None:
     p = np.array([0.05, 0.05, 0.95, 0.95, 0.95, 0.95, 1.0])
     right = np.array([False, True, True, True, True, False, True])

@@ -95,6 +95,9 @@ def test_numbers_by_hand() -> None:
     assert direct["silent_failures"] == 0 and direct["trusted"] == 8
     assert direct["renders_median"] == 100
     assert direct["depth_median"] == pytest.approx(0.4)  # its size; signs do not cancel
+    assert direct["translation_median"] == pytest.approx(math.hypot(0.2, 0.4))
+    assert direct["p60"] == pytest.approx(1.5 + 0.4 * 1.5) and direct["p100"] == math.inf
+    assert direct["mean_of_results"] == pytest.approx(33 / 9)
     assert direct["auroc"] == 1.0  # of the nine with a probability one failed, and it was the least sure
     assert direct["success_2mm_low"] < 0.6 < direct["success_2mm_high"]
 

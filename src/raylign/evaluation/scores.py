@@ -51,7 +51,12 @@ class Scores:
         return np.array([r.case for r in self.records], np.int64)
 
     def errors(self, name: str) -> Float[np.ndarray, " n"]:
-        """A measure of the end, by the record's name for it (mtre, mrpd, mpd, in_plane, depth, angle); infinite where none is."""
+        """A measure of the end, by the record's name for it (mtre, mrpd, mpd, in_plane, depth, angle); infinite where none is.
+
+        "translation" is in plane and depth together: how far the targets' centroid is off, mm.
+        """
+        if name == "translation":
+            return np.hypot(self.errors("in_plane"), self.errors("depth"))
         return errors_of([getattr(r, f"start_{name}" if self.nothing else name) for r in self.records])
 
     def starts(self, name: str = "mtre") -> Float[np.ndarray, " n"]:

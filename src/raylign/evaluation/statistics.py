@@ -276,6 +276,12 @@ def roc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Ro
     return Roc(tuple(false.tolist()), tuple(true.tolist()), area)
 
 
+def from_median(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    """How far points lie from their median, coordinate by coordinate: the spread of ends of many starts (Toth et al. 2018)."""
+    p = np.asarray(points, np.float64)
+    return np.asarray(np.linalg.norm(p - np.median(p, axis=0), axis=1))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """One bin of reported probabilities: their mean, the share that was right, how many."""

@@ -24,6 +24,9 @@ from raylign.io.atomic import write_text
 ALWAYS_MM = (1.0, 2.0, 5.0, 10.0)
 """Thresholds of success that every table has."""
 
+PERCENTILES = (5, 25, 60, 70, 75, 80, 90, 95, 99, 100)
+"""Of the criterion, beside the median: those that papers of the field print."""
+
 DRAWS = 1000
 """Bootstrap samples of an interval."""
 
@@ -63,7 +66,7 @@ def row(s: Scores, protocol: Protocol) -> dict[str, Any]:
         "sd": st.deviation(errors),
         "mean_of_results": st.mean(errors[np.isfinite(errors)]),
     }
-    out |= {name: st.percentile(errors, q) for name, q in (("median", 50), ("p5", 5), ("p90", 90), ("p95", 95))}
+    out |= {"median": st.percentile(errors, 50)} | {f"p{q}": st.percentile(errors, q) for q in PERCENTILES}
     for name, interval in (("mean", drawn.mean(errors)), ("median", drawn.percentile(errors, 50))):
         out |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     for limit in thresholds(protocol):
@@ -72,7 +75,9 @@ def row(s: Scores, protocol: Protocol) -> dict[str, Any]:
     for measure in ("mtre", "mrpd"):
         out |= _measured(measure, s.errors(measure), thresholds(protocol))
     out |= {"mpd_median": st.percentile(s.errors("mpd"), 50)}
-    out |= {f"{name}_median": st.percentile(np.abs(s.errors(name)), 50) for name in ("in_plane", "depth", "angle")}
+    for name in ("in_plane", "depth", "translation", "angle"):
+        sizes = np.abs(s.errors(name))
+        out |= {f"{name}_{said}": st.percentile(sizes, q) for said, q in (("p25", 25), ("median", 50), ("p75", 75), ("p95", 95))}
     begun = s.starts(protocol.criterion)
     out |= {"start_median": st.percentile(begun, 50), "start_p95": st.percentile(begun, 95)}
     reach = st.capture_range(s.bins(protocol), protocol.capture_share)
