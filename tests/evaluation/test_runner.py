@@ -196,7 +196,7 @@ def test_folders_that_are_none_of_a_run(data: Path, tmp_path: Path) -> None:  # 
         ({"methods": ("tests.evaluation.registrars:nothing",)}, "cannot be loaded"),
         ({"methods": ("tests.evaluation.registrars:NOT_A_FUNCTION",)}, "nothing that can be called"),
         ({"cases": 0}, "cases"),
-        ({"data": Path("nowhere")}, "is no folder"),
+        ({"data": Path("nowhere")}, "no such folder"),
         ({"data": None}, "--data"),
     ],
 )

@@ -77,11 +77,11 @@ def evaluate(flags: EvaluateFlags) -> int:
     if flags.listed:
         return _list()
     if flags.out is None:
-        raise InputError("is missing", field="--out", remedy="name a folder: -o FOLDER")
+        raise typer.BadParameter("name a folder: -o FOLDER")
     if flags.compare is not None:
-        return _compare(flags, flags.out)
+        return _compare(flags.compare, flags.out)
     if flags.protocol is None:
-        raise InputError("is missing", field="PROTOCOL", remedy="name one of --list, or a YAML file")
+        raise typer.BadParameter("name a PROTOCOL: one of --list, or a YAML file")
     load("raylign.registration", "pydantic")
     from raylign.evaluation.replay import protocol_of
 
@@ -170,14 +170,11 @@ def _say(records: list[Record], protocol: Protocol, out: Path, seconds: float) -
         )
 
 
-def _compare(flags: EvaluateFlags, out: Path) -> int:
+def _compare(runs: tuple[Path, Path], out: Path) -> int:
     load("raylign.registration", "pydantic")
     from raylign.evaluation.comparison import compare
 
-    assert flags.compare is not None
-    told: Any = compare(flags.compare[0], flags.compare[1], out)
-    if isinstance(told, str):
-        print(told)
+    print(compare(*runs, out))
     return DONE
 
 

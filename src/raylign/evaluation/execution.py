@@ -112,10 +112,10 @@ def perform(work: Work, job: Job, at: At | None = None) -> Records:
         begun = time.perf_counter()
         try:
             case = made(protocol, index, work)
-            bounds = bounds_of(protocol, case)
         except Exception as error:
             yield from failed(work, index, methods, f"{NOT_MADE}: {one_line(error)}")
             continue
+        bounds = bounds_of(protocol, case)
         spent = time.perf_counter() - begun
         for method in methods:
             say(index, method)
@@ -154,12 +154,15 @@ def made(protocol: Protocol, index: int, work: Work) -> Case:
 
 
 def bounds_of(protocol: Protocol, case: Case) -> dict[str, Any]:
-    """What quantum noise alone leaves, for the record, where the protocol asks for it."""
-    if not getattr(protocol, "bounds", False):
+    """What quantum noise alone leaves, for the record, where the exposures tell how many photons they counted."""
+    if not getattr(protocol, "bounds", True):
         return {}
     from raylign.evaluation import bounds
 
-    return dict(bounds.bounds_of(case) or {})
+    try:
+        return dict(bounds.bounds_of(case) or {})
+    except Exception:  # a case is registered whether or not its limit is known
+        return {}
 
 
 def failed(work: Work, index: int, methods: Sequence[str], failure: str) -> Iterator[Record]:

@@ -132,6 +132,10 @@ def evaluate(
 
     settings = settings or RunSettings()
     records, target = run(protocol, out, settings, progress), Path(out)
+    if all(r.of_the_machine for r in records):
+        raise InputError(
+            records[0].failure, file=target / RECORDS, remedy="nothing was registered; mend it, the same command goes on"
+        )
     told = read_run(target)
     write_tables(records, settled(protocol, settings), target)
     write_report(records, settled(protocol, settings), told, target)
@@ -162,9 +166,7 @@ def about(protocol: Protocol, settings: RunSettings) -> dict[str, Any]:
     """
     from raylign.evaluation.cases import case_count
 
-    data = settings.data.absolute() if settings.data is not None and protocol.subjects.needs_data else None
-    if data is not None and not data.is_dir():
-        raise InputError("is no folder", file=data, field="--data", remedy="name the folder that holds the data")
+    data = _found(protocol, settings.data)
     return {
         "schema": SCHEMA,
         "protocol": protocol.model_dump(mode="json"),
@@ -179,6 +181,22 @@ def about(protocol: Protocol, settings: RunSettings) -> dict[str, Any]:
         if data is None
         else {"folder": str(data), "entries": provenance.listing(data, getattr(protocol.subjects, "file", None))},
     }
+
+
+def _found(protocol: Protocol, given: Path | None) -> Path | None:
+    """The folder of data, where the protocol needs one, with all scans that it names."""
+    from raylign.evaluation.folders import scan_path
+    from raylign.evaluation.subject_kinds import Scans
+    from raylign.evaluation.subjects import needed
+
+    kind = protocol.subjects
+    if not kind.needs_data:
+        return None
+    data = needed(None if given is None else given.absolute(), "scans" if isinstance(kind, Scans) else "cases")
+    if isinstance(kind, Scans):
+        for scan in kind.scans:
+            scan_path(data, scan.name)
+    return data
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
