@@ -62,7 +62,7 @@ def test_views_of_every_kind_help(names: tuple[str, ...]) -> None:
     chosen = tuple(x for name, x in xrays.items() if name in names or name[0] in names)
     problem, result = solve(chosen)
     assert scene.error(result.transform) < 0.3
-    assert float(result.standard_deviations[1].max()) < 0.2
+    assert float(result.standard_deviations[1].max()) < 0.25
     assert not agreement(problem, result).reasons()
 
 

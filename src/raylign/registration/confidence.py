@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from raylign.registration.refinement import Candidate
 
 
+IN_PLACE = 0.02
+"""Drift under which every piece of the model is where it belongs, so that neither its mirror image nor single views are asked."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What speaks for and against a pose.
@@ -36,7 +40,7 @@ class Evidence:
     wobble: one standard deviation of the model's surface across the beam, mm: of its shift and of what its rotation moves.
     held: whether the pose lies well inside the bounds of the search.
     mirror: cost of the model's mirror image as a share of the model's own, both refined from here (``evidence.mirrored``); 0 if
-        it was not tried.
+        it was not tried, ``drift`` being under ``IN_PLACE``.
     agreement, weakest, opposed, contrast, drift: how the images agree with the model, window by window, in the exposure in
         which it is worst: see ``evidence.Pattern``.
     """
@@ -84,7 +88,7 @@ def gather(
         depth=float(translation[2]),
         wobble=float(np.hypot(translation[:2].max(), scale.model.radius * rotation.max())),
         held=held,
-        mirror=mirrored(scales, best.matrix, DirectConfig()) if scales else 0.0,
+        mirror=mirrored(scales, best.matrix, DirectConfig()) if scales and seen.drift >= IN_PLACE else 0.0,
         **asdict(seen),
     )
     return evidence, covariance
