@@ -76,7 +76,8 @@ def test_a_cluster_of_which_one_worker_is_killed(data: Path, tmp_path: Path, sch
     try:
         _both_there(scheduler, workers)
         protocol = tiny(tmp_path, SLOW, GUESS)
-        records = run(protocol, tmp_path / "cluster", RunSettings(data=data, dask=scheduler), kill)
+        file = str(place / "scheduler.json")  # the address is in it
+        records = run(protocol, tmp_path / "cluster", RunSettings(data=data, dask=file), kill)
     finally:
         for worker in workers:
             worker.kill()

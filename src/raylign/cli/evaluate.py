@@ -56,7 +56,7 @@ class EvaluateFlags:
         None
     )
     dask: Annotated[
-        str | None, typer.Option(help="Scheduler of a Dask cluster that does the work instead.", metavar="ADDRESS")
+        str | None, typer.Option(help="Scheduler (or its file) of a Dask cluster that does the work instead.", metavar="ADDRESS")
     ] = None
     replay: Annotated[
         int | None, typer.Option(help="Register this one case again, and write the report of that.", metavar="CASE")

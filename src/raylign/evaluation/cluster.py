@@ -29,6 +29,10 @@ def cluster(work: Work, todo: Sequence[Job], address: str) -> Records:
     gives up is cut into single registrations, which are done at the end with nothing beside them; those of which as many workers
     die again are recorded as failures.
 
+    Parameters
+    ----------
+    address: of the scheduler, or the file that it writes with ``--scheduler-file``.
+
     Raises
     ------
     InputError: no Dask, no scheduler at that address, no worker, or workers that would not give the same numbers: another
@@ -78,12 +82,13 @@ def cluster(work: Work, todo: Sequence[Job], address: str) -> Records:
 
 def _connected(client: Any, address: str) -> Any:
     try:
-        return client(address, timeout=_PATIENCE, set_as_default=False)
+        where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
+        return client(**where, timeout=_PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"no Dask scheduler answers at {address} ({one_line(error)})",
             field="--dask",
-            remedy="give what `dask scheduler` prints, e.g. tcp://10.0.0.1:8786",
+            remedy="give what `dask scheduler` prints, e.g. tcp://10.0.0.1:8786, or its scheduler file",
         ) from None
 
 
