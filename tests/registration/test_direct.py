@@ -16,6 +16,7 @@ from raylign.geometry import Rigid, se3
 from raylign.registration import Direct, DirectConfig, Problem, SearchConfig
 from raylign.registration.levels import build_scales
 from raylign.registration.matching import MatchConfig, answered, normal_equations, render
+from raylign.registration.pyramid import content, model_pyramid
 from raylign.registration.search import Bounds, moved, spread
 from tests.registration import scene
 
@@ -207,3 +208,17 @@ def test_derivative_in_depth_is_that_of_the_finely_sampled_image() -> None:
 
     assert error(found) < 0.25
     assert error(summed) > 2
+
+
+def test_levels_are_kept_while_the_model_lives_and_only_what_would_be_made_again() -> None:
+    chest = replace(scene.chest(), data=scene.chest().data.clone())
+    box = content(chest)
+    first = model_pyramid(chest, box, [6.0, 12.0, 20.0])
+    again = model_pyramid(chest, box, [6.0, 12.0, 26.0])
+    assert again[0] is first[0] and again[1] is first[1] and again[2] is not first[2]
+    # the same spacing reached another way is another level, by where its blocks begin
+    fresh = model_pyramid(replace(chest), box, [12.0])[0]
+    alone = model_pyramid(chest, box, [12.0])[0]
+    assert alone is not fresh and np.array_equal(alone.data, fresh.data) and np.array_equal(alone.affine, fresh.affine)
+    chest.data[:] += 100
+    assert float(model_pyramid(chest, box, [6.0])[0].data.mean()) > 1.02 * float(first[0].data.mean())

@@ -68,8 +68,8 @@ def agreement(problem: Problem, result: Result, config: DirectConfig | None = No
     """
     config = config or DirectConfig()
     near = replace(config, search=replace(config.search, degrees=_DEGREES, mm=_MM, depth=None))
-    scales = build_scales(replace(as_read(problem, result), start=result.transform), near)
-    scale = scales[min(level, len(scales) - 1)]
+    scales = build_scales(replace(as_read(problem, result), start=result.transform), near, most=level + 1)
+    scale = scales[-1]
     matrix = result.transform.matrix.numpy()
     centre = centre_under(scale, matrix)
     around = torch.from_numpy(centre + scale.model.radius * np.concatenate([np.eye(3), -np.eye(3)]))

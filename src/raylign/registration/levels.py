@@ -32,8 +32,8 @@ class Scale:
     images: list[ImageLevel]
 
 
-def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
-    """The pyramid of a problem, finest level first."""
+def build_scales(problem: Problem, config: DirectConfig, most: int | None = None) -> list[Scale]:
+    """The pyramid of a problem, finest level first; the finest ``most`` levels of it alone, where that is given."""
     box = content(problem.model)
     corners = box_corners(problem.model, *box)
     start = problem.start.matrix.numpy()
@@ -49,6 +49,7 @@ def build_scales(problem: Problem, config: DirectConfig) -> list[Scale]:
     count = 1
     while min(region.short / (f * 2**count) for region, f in zip(regions, factors, strict=True)) >= config.coarsest:
         count += 1
+    count = count if most is None else min(count, most)
     models = model_pyramid(problem.model, box, [1.5 * min(pitches) * 2**i for i in range(count)])
     scales = [
         Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])

@@ -147,17 +147,19 @@ def render(
     *,
     jacobian: bool = True,
     threaded: bool = True,
+    pixels: Sequence[Mask] | None = None,
 ) -> Rendering:
     """Line integrals, and with ``jacobian`` the ray Jacobians, of every exposure's valid pixels.
 
     ``threaded``: over all threads; callers that work on many poses side by side give each pose one thread.
+    ``pixels``: of each exposure [H, W], those that are wanted; others are zero.
     """
     integrals, slopes = [], []
-    for image in images:
+    for image, wanted in zip(images, pixels or [image.valid for image in images], strict=True):
         rays, _ = voxel_rays(level, image, matrix)
         samples = np.array([samples_on(image, config.step * level.spacing)])
         values, gradients = cpu.forward(
-            level.grid, rays[None], image.shape, samples, image.valid[None], gradients=jacobian, threaded=threaded
+            level.grid, rays[None], image.shape, samples, wanted[None], gradients=jacobian, threaded=threaded
         )
         integrals.append(values[0])
         slopes.append(gradients[0] if jacobian else None)

@@ -127,6 +127,13 @@ def _count(source, threshold, by_row, by_column, z0, z1):  # type: ignore[no-unt
 _sections: WeakKeyDictionary[Volume, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = WeakKeyDictionary()
 
 
+# Levels that were made last, of every model, call by call. A level's name tells all that it was made from, so that what is found
+# here is what would be made anew: the version of the voxels, the box, the blocks, and the name of the level it was reduced from.
+_Name = tuple[object, ...]
+_made: WeakKeyDictionary[Volume, list[dict[_Name, ModelLevel]]] = WeakKeyDictionary()
+_CALLS = 2
+
+
 def _shadow(model: Volume, source: Array32) -> float:
     """The value above which a voxel casts a shadow: of raw numbers, which say nothing of themselves, a share of the largest."""
     if model.unit == "HU":
@@ -238,31 +245,45 @@ def _faces(volume: Array32, spacing: float, threshold: float, cut: Cut) -> tuple
 def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]], spacings: Sequence[float]) -> list[ModelLevel]:
     """A box of the model (first voxel and size, from ``content``) at about the given voxel pitches in mm, finest first.
 
-    Never finer than the model is. HU are converted to attenuation at 70 keV on the way, as ``Volume.attenuation`` does.
+    Never finer than the model is. HU are converted to attenuation at 70 keV on the way, as ``Volume.attenuation`` does. What was
+    made last is kept as long as the model: a second look, single views, the next exposure of a patient ask for much of it again.
     """
-    source, affine = native(model), model.affine.numpy()
+    pitch = np.linalg.norm(model.affine.numpy()[:3, :3], axis=0)
+    calls = _made.get(model, [])
+    known = {name: level for call in calls for name, level in call.items()}
+    whole: _Name = (model.data._version, tuple(box[0].tolist()), tuple(box[1].tolist()))
+    levels: dict[_Name, ModelLevel] = {}
+    found: list[tuple[NDArray[np.int64], _Name]] = []
     hu = model.attenuation_coefficients() if model.unit == "HU" else None
-    pitch = np.linalg.norm(affine[:3, :3], axis=0)
-    made: list[tuple[NDArray[np.int64], Array32, Array64]] = []
-    levels = []
-    cut = cut_faces(model)
+    source: Array32 | None = None
     for spacing in spacings:
         factors = np.maximum(1, np.ceil(spacing / pitch - 0.1).astype(np.int64))
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
-        parents = [m for m in made if not (factors % m[0]).any()]
-        if parents:
-            done, parent, finer = parents[-1]
-            voxels = cpu.inner(parent)
-            whole = (np.zeros(3, np.int64), np.array(voxels.shape[::-1]))
-            padded, moved = _reduced(voxels, finer, whole, factors // done, None)
+        parents = [f for f in found if not (factors % f[0]).any()]
+        name = (tuple(factors.tolist()), parents[-1][1] if parents else whole)
+        if name in known:
+            levels[name] = known[name]
+        elif parents:
+            finer = levels[parents[-1][1]]
+            everything = (np.zeros(3, np.int64), np.array(finer.data.shape[::-1]))
+            levels[name] = _level(model, _reduced(finer.data, finer.affine, everything, factors // parents[-1][0], None))
         else:
-            padded, moved = _reduced(source, affine, box, factors, hu)
-        made.append((factors, padded, moved))
-        data = cpu.inner(padded)
-        mean_pitch = float(np.mean(np.linalg.norm(moved[:3, :3], axis=0)))
-        threshold = 0.3 * hu[0] if hu else (_THIN if model.unit == "1/mm" else 0.1 * float(data.max()))
-        levels.append(ModelLevel(cpu.grid_around(padded), moved, _faces(data, mean_pitch, threshold, cut), mean_pitch))
-    return levels
+            source = native(model) if source is None else source
+            levels[name] = _level(model, _reduced(source, model.affine.numpy(), box, factors, hu))
+        found.append((factors, name))
+    _made[model] = [levels, *calls][:_CALLS]
+    return [levels[name] for _, name in found]
+
+
+def _level(model: Volume, made: tuple[Array32, Array64]) -> ModelLevel:
+    """Voxels in padded memory and their affine as a level of a model."""
+    padded, affine = made
+    hu = model.attenuation_coefficients() if model.unit == "HU" else None
+    data = cpu.inner(padded)
+    mean_pitch = float(np.mean(np.linalg.norm(affine[:3, :3], axis=0)))
+    threshold = 0.3 * hu[0] if hu else (_THIN if model.unit == "1/mm" else 0.1 * float(data.max()))
+    faces = _faces(data, mean_pitch, threshold, cut_faces(model))
+    return ModelLevel(cpu.grid_around(padded), affine, faces, mean_pitch)
 
 
 def image_level(xray: XRay, region: Footprint, factor: int) -> ImageLevel:

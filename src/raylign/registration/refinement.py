@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from raylign.registration.levels import Scale, centre_under
-from raylign.registration.matching import MatchConfig, Normal, Windows, answered, compare, render, windows_of
+from raylign.registration.matching import Mask, MatchConfig, Normal, Windows, answered, compare, render, windows_of
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Step
 from raylign.registration.search import Bounds, moved, separation
 from raylign.registration.settings import DirectConfig
 
-# The squared error over the covariance from image residuals alone, of 36 exposures with known pose (docs/methods/direct.md).
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
 _RISE = 0.3  # mean log variance ratio
 
@@ -31,11 +30,8 @@ class Candidate:
     renders: int = 0
 
 
-def looked_up(scale: Scale, matrix: Array64, config: MatchConfig, known: Sequence[Windows] = ()) -> list[Windows]:
-    """The windows of each exposure's pixels that the model answers for under a pose; of those ``known`` what still holds."""
-    masks = answered(scale.model, scale.images, matrix)
-    if not known:
-        return [windows_of(image, mask, config) for image, mask in zip(scale.images, masks, strict=True)]
+def renewed(known: Sequence[Windows], scale: Scale, masks: Sequence[Mask], config: MatchConfig) -> list[Windows]:
+    """The windows of each exposure's pixels ``masks`` [H, W], the known ones where these are the same."""
     return [
         old if np.array_equal(old.valid, mask) else windows_of(image, mask, config)
         for old, image, mask in zip(known, scale.images, masks, strict=True)
@@ -68,8 +64,9 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
         return np.concatenate([np.radians(turn), shift])
 
     matrix = start
-    windows = looked_up(scale, matrix, match)
-    rendering = render(scale.model, scale.images, matrix, match, threaded=threaded)
+    masks = answered(scale.model, scale.images, matrix)
+    windows = [windows_of(image, mask, match) for image, mask in zip(scale.images, masks, strict=True)]
+    rendering = render(scale.model, scale.images, matrix, match, threaded=threaded, pixels=masks)
     seen = compare(scale.model, scale.images, rendering, windows, match)
     floor = seen.judged(none).noise
     now = seen.normal(floor)
@@ -93,7 +90,10 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
             if not bounds.hold(trial_matrix):
                 damping = max(damping, 1e-4) * 10
                 continue
-            rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded)
+            # no ray is followed that is compared neither now nor after the step
+            trial_masks = answered(scale.model, scale.images, trial_matrix)
+            pixels = [window.valid | mask for window, mask in zip(windows, trial_masks, strict=True)]
+            rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded, pixels=pixels)
             trial_seen = compare(scale.model, scale.images, rendering, windows, match)
             trial = trial_seen.judged(floor)
             renders += 1
@@ -103,17 +103,16 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
             damping = max(damping, 1e-4) * 10
         if not accepted:
             break
-        matrix, seen = trial_matrix, trial_seen
+        matrix, masks, seen = trial_matrix, trial_masks, trial_seen
         damping /= 10
         floor = np.minimum(floor, trial.noise)
         if np.abs(twist[3:]).max() + radius * np.abs(twist[:3]).max() > 0.3 * scale.model.spacing:
-            windows = looked_up(scale, matrix, match, windows)
+            windows = renewed(windows, scale, masks, match)
             seen = seen.beside(windows)
         now = seen.normal(floor)
         steps.append(Step(scale.index, iteration, now.cost, torch.from_numpy(matrix.copy())))
     # all candidates are compared at the same floor
-    windows = looked_up(scale, matrix, match, windows)
-    final = seen.beside(windows).judged(none)
+    final = seen.beside(renewed(windows, scale, masks, match)).judged(none)
     judged = replace(final, hessian=now.hessian, gradient=now.gradient, scores=now.scores)
     return Candidate(matrix, judged, tuple(steps), renders)
 
