@@ -6,12 +6,13 @@ window around each pixel the fixed image is explained by the moving one with a g
 
     F = b + a G,     E = <(F - b - a G)^2> / n,
 
-so that heel effect, an unknown dose and display curve drop out as far as they are even over a window. ``G`` is what the model and
-a beam make of the exposure (``polish_beam``): HU become attenuation at one energy, beams have many, bone hardens them, and scatter
-takes contrast where little comes through. Voltage and scatter are fitted to each exposure at the pose where the stage begins. Where that explains it no better (a display curve, a model not in HU), ``G = M + beta B``: ``M`` the line integrals, ``B``
+so that heel effect, an unknown dose and display curve drop out as far as they are even over a window. ``G`` is what the model
+and a beam make of the exposure (``polish_beam``): HU become attenuation at one energy, beams have many, bone hardens them, and
+scatter takes contrast where little comes through. Voltage and scatter are fitted to each exposure at the pose where the stage
+begins. Where that explains it no better (a display curve, a model not in HU), ``G = M + beta B``: ``M`` the line integrals, ``B``
 those of what attenuates as bone does, and one number ``beta`` a view for the weight that bone has in this beam. The cost is the
-direct method's, the mean of ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown and
-differs from place to place, as that of counted photons does, and deaf where metal or moved tissue do not fit.
+direct method's, the mean of ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown
+and differs from place to place, as that of counted photons does, and deaf where metal or moved tissue do not fit.
 
 A step is kept if this cost falls at the pose where it ends, on the same pixels, with the same floor and the same beam. Otherwise,
 and where the step would be larger than what a last step can be, the pose stays as it was.
@@ -67,9 +68,9 @@ class PolishConfig:
     pixels: int = 512
     window: int = 7
     steps: int = 1
-    sampling: float = 0.75
+    sampling: float = 0.5
     beam: bool = True
-    floor: float = 0.1
+    floor: float = 0.03
     reach: float = 1.0
 
 

@@ -3,9 +3,9 @@
     F = -log(c P(W, B; kV) + S)        P = sum_e s_e exp(-mu_W,e W - mu_B,e B)
 
 ``W`` and ``B`` are mm of water and of cortical bone that attenuate as the tissues on the ray do (Alvarez and Macovski 1976),
-``s_e`` the signal of the open beam by energy, ``c`` what the open beam counts, ``S`` scatter: smooth over the image. Voltage, ``c``
-and ``S`` are fitted to each exposure. Filter and detector are not known, and taken as 3 mm of aluminium and 0.6 mm of caesium iodide:
-what another filter changes, another voltage makes up for.
+``s_e`` the signal of the open beam by energy, ``c`` what the open beam counts, ``S`` scatter: smooth over the image. Voltage,
+``c`` and ``S`` are fitted to each exposure. Filter and detector are not known, and taken as 3 mm of aluminium and 0.6 mm of
+caesium iodide: what another filter changes, another voltage makes up for.
 """
 
 from __future__ import annotations
