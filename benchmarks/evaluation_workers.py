@@ -3,8 +3,8 @@
 ``python benchmarks/evaluation_workers.py [--protocol smoke] [--cases 24] [--workers 1,2] [--json]``
 
 The same run, once for each number of workers and each way, from the call to the last record. Processes start and load their
-kernels within that time. Of a Dask cluster (a scheduler and as many workers of one thread) the workers wait already, and have been
-asked once before. Records are checked to be equal. The load of the machine is told: on a busy one the figures say little.
+kernels within that time. Of a Dask cluster (a scheduler, and workers of one thread) the workers wait already, and were asked once
+before. Records are checked to be equal. The load of the machine is told: on a busy one the figures say little.
 """
 
 from __future__ import annotations
