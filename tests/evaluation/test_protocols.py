@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from raylign import InputError
+from raylign.evaluation.arms import LEVELS
 from raylign.evaluation.cases import sampler_of
 from raylign.evaluation.protocol import Protocol, load_protocol, shipped
 from raylign.evaluation.starts import Start
@@ -151,3 +153,14 @@ def test_views_beside_the_targets(tmp_path: Path) -> None:
     other = made("{sid: [900, 1000], pitch: 0.5, angles: [{primary: 10}, {primary: 100}], together: true}")
     assert other.views_per_case == 2 and other.carm.sid.high == 1000  # type: ignore[attr-defined]
     assert other.carm.pitch.low == other.carm.pitch.high == 0.5  # type: ignore[attr-defined]
+
+
+def test_the_page_describes_every_field(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "protocols.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    protocol = load_protocol(written(tmp_path, example))
+    assert protocol.model_fields_set == set(Protocol.model_fields)
+    table = page[page.index("## Shipped") : page.index("## What differs")]
+    assert set(re.findall(r"`([a-z0-9_]+)`", table)) >= set(shipped())
+    for name in LEVELS:
+        assert f"| `{name}` |" in page
