@@ -90,4 +90,4 @@ def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
 
 def centre_under(scale: Scale, matrix: Array64) -> Array64:
     """The model's centre in world mm under a pose."""
-    return (matrix @ scale.model.affine @ np.array([*(scale.model.size - 1) / 2, 1.0]))[:3]
+    return np.asarray(matrix[:3, :3] @ scale.model.middle + matrix[:3, 3])

@@ -162,9 +162,9 @@ def judged(has, count, energy, moving, variance, delta, sigma2):  # type: ignore
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def derivatives(images, fixed, gradient, has, count, factor, moving, variance, sigma2, radius, block, hessian, scores):  # type: ignore[no-untyped-def]
-    """Adds the normal equations: ``images`` [K, H, W] are the line integral's derivatives by K parameters.
+    """The normal equations: ``images`` [K, H, W] are the line integral's derivatives by K parameters.
 
-    ``hessian`` is [K, K], of which the upper half is filled, ``scores`` [blocks, K].
+    ``hessian`` [K, K] and ``scores`` [blocks, K] are to be zero before.
     """
     number, h, w = images.shape
     zero = np.float32(0.0)
@@ -244,3 +244,6 @@ def derivatives(images, fixed, gradient, has, count, factor, moving, variance, s
                 for c in range(w):
                     total += left_x[c] * its_x[c] + left_y[c] * its_y[c]
                 hessian[k, m] += total
+    for k in range(number):
+        for m in range(k):
+            hessian[k, m] = hessian[m, k]

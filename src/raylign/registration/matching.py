@@ -254,7 +254,6 @@ def _system(
             derivatives, image.gradient, compared.gradient, windows.has, windows.count, compared.factor, *own,
             least, config.window, block, hessian, scores,
         )  # fmt: skip
-        hessian += np.triu(hessian, 1).T
     return ExposureSystem(cost, explained, seen, windows.pixels, left, hessian, scores)
 
 
@@ -302,7 +301,8 @@ class Comparison:
         return found
 
     def _centre(self) -> Array64:
-        return np.asarray((self.rendering.matrix @ self.level.affine @ np.array([*(self.level.size - 1) / 2, 1.0]))[:3])
+        matrix = self.rendering.matrix
+        return np.asarray(matrix[:3, :3] @ self.level.middle + matrix[:3, 3])
 
     def _normal(self, sigma2: Array64, derivatives: Sequence[Array32 | None]) -> Normal:
         found = [

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -42,12 +42,12 @@ class ModelLevel:
     faces: tuple[NDArray[np.bool_], ...]
     spacing: float
 
-    @property
+    @cached_property
     def size(self) -> Array64:
         """Voxels along x, y, z."""
         return np.array(self.grid.shape[::-1], float)
 
-    @property
+    @cached_property
     def middle(self) -> Array64:
         """The centre of the grid, LPS mm."""
         return np.asarray((self.affine @ np.array([*(self.size - 1) / 2, 1.0]))[:3])
