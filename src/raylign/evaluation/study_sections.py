@@ -203,7 +203,7 @@ def again(study: Study) -> Markup:
         "Commit of raylign": str(run.get("commit") or "not known"),
         "Workers": str(run.get("workers", "not known")),
         "Data": str(study.data or "none needed"),
-        **{k.replace("_", " ").capitalize(): v for k, v in machine.items()},
+        **{"Memory, GB" if k == "memory_gb" else k.capitalize(): v for k, v in machine.items()},
     }
     whole = {
         k: v for k, v in study.protocol.model_dump(mode="json").items() if k not in ("name", "title", "source", "description")
