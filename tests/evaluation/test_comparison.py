@@ -119,6 +119,18 @@ def test_equal_protocols_with_other_data_are_refused(tmp_path: Path) -> None:
         compared(folder(tmp_path / "a", before()), folder(tmp_path / "b", moved))
 
 
+def test_a_field_that_an_older_run_did_not_have_is_its_default(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", before()), folder(tmp_path / "b", before())
+    told = json.loads((a / RUN).read_text())
+    del told["protocol"]["capture_share"]
+    (a / RUN).write_text(json.dumps(told))
+    assert len(compared(a, b).pairs) == 1
+    told["protocol"]["capture_share"] = 0.9
+    (a / RUN).write_text(json.dumps(told))
+    with pytest.raises(InputError, match="differ in capture_share of the protocol"):
+        compared(a, b)
+
+
 def test_runs_of_one_method_each_compare_the_two(tmp_path: Path) -> None:
     other = [replace(r, method="cmaes") for r in after()]
     a, b = folder(tmp_path / "a", before(), methods=("direct",)), folder(tmp_path / "b", other, methods=("cmaes",))

@@ -16,6 +16,7 @@ from raylign.errors import InputError
 from raylign.evaluation import statistics as st
 from raylign.evaluation.protocol import Protocol
 from raylign.evaluation.record import Record, read_records
+from raylign.evaluation.replay import protocol_of
 from raylign.evaluation.runner import read_run
 from raylign.evaluation.scores import Scores, scores
 from raylign.evaluation.table import DIGITS, DRAWS, success_name, thresholds
@@ -117,16 +118,17 @@ def compared(a: str | Path, b: str | Path) -> Comparison:
     """The comparison itself; arguments and errors as of ``compare``."""
     folders = (Path(a), Path(b))
     first, second = (read_run(f) for f in folders)
-    _refuse(first, second, folders)
-    protocol = Protocol.model_validate(first["protocol"])
+    # read anew, so that a field that came with a later version stands in both, as its default in the older
+    protocol, other = (protocol_of(f)[0] for f in folders)
+    _refuse({**first, "protocol": protocol.model_dump()}, {**second, "protocol": other.model_dump()}, folders)
     records = [read_records(f) for f in folders]
     _same_cases(records[0], records[1], folders[1])
     scored = [[s for s in scores(r, protocol) if not s.nothing] for r in records]
     pairs = []
-    for one, other in _partners(scored[0], scored[1], folders[1]):
-        both = sorted({r.case for r in one.records} & {r.case for r in other.records})
+    for a_scores, b_scores in _partners(scored[0], scored[1], folders[1]):
+        both = sorted({r.case for r in a_scores.records} & {r.case for r in b_scores.records})
         if both:
-            pairs.append(_pair(_only(one, both), _only(other, both), protocol))
+            pairs.append(_pair(_only(a_scores, both), _only(b_scores, both), protocol))
     if not pairs:
         raise InputError("has no case in common with the other run", file=folders[1], remedy="let both runs end")
     return Comparison(folders, (first, second), protocol, tuple(pairs))
