@@ -41,6 +41,7 @@ from raylign.registration.pyramid import (
 )
 from raylign.registration.search import Bounds, camera_axes, separation
 from raylign.registration.settings import LocateConfig
+from raylign.registration.whole import whole
 
 _FAST = {"contract", "nsz", "arcp", "reassoc"}
 _STEP = 1.5  # voxels between samples on a ray
@@ -126,11 +127,6 @@ def _peak(products, energies, rows, columns, energy):  # type: ignore[no-untyped
                     at_y = y
                     at_x = x
     return best, at_y, at_x
-
-
-def uncut(level: ModelLevel) -> ModelLevel:
-    """The same level, read as a model that ends where its grid ends."""
-    return replace(level, faces=(np.zeros((0, 0), np.bool_),) * 6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,13 +239,13 @@ class _Peak:
 def _scores(
     field: _Field, readings: Sequence[ModelLevel], turned: Array64, at: _Depth, config: LocateConfig, corners: Array64
 ) -> list[_Peak]:
-    """The best shift of one turn at one depth, for each reading."""
+    """The best shift of one turn at one depth, for each reading; the last one's model is rendered for all."""
     from scipy import fft
 
-    model = readings[0]
+    model = readings[-1]
     matrix = np.eye(4)
     matrix[:3, :3] = turned
-    matrix[:3, 3] = field.point(at.centre, at.depth) - turned @ model.middle
+    matrix[:3, 3] = field.point(at.centre, at.depth) - turned @ corners.mean(0)
     h, w = field.image.shape
     pixels = field.pixel(corners @ turned.T + matrix[:3, 3])
     limit = np.array([h + 2 * at.reach[0], w + 2 * at.reach[1]])
@@ -259,17 +255,20 @@ def _scores(
         return []
     # the part of the widened pixel grid that the model covers
     lengths = at.lengths[first[0] : last[0], first[1] : last[1]]
-    to_voxels = np.linalg.inv(matrix @ model.affine)
     corner = field.ray((first - at.reach).astype(float))
     world = np.stack([corner, field.across[1], field.across[0]])
-    rays = np.concatenate([(to_voxels[:3, :3] @ field.source + to_voxels[:3, 3])[None], world @ to_voxels[:3, :3].T])
+
+    def rays_in(level: ModelLevel) -> Array64:
+        to_voxels = np.linalg.inv(matrix @ level.affine)
+        return np.concatenate([(to_voxels[:3, :3] @ field.source + to_voxels[:3, 3])[None], world @ to_voxels[:3, :3].T])
+
     everywhere = np.ones(lengths.shape, np.bool_)
     samples = np.array([max(1, math.ceil(float(lengths.max()) / (_STEP * model.spacing)))])
-    integrals = cpu.forward(model.grid, rays[None], lengths.shape, samples, everywhere[None], threaded=False)[0][0]
+    integrals = cpu.forward(model.grid, rays_in(model)[None], lengths.shape, samples, everywhere[None], threaded=False)[0][0]
     peaks = []
     for number, reading in enumerate(readings):
         valid = everywhere.copy()
-        clear_unanswered(reading, rays, valid)
+        clear_unanswered(reading, rays_in(reading), valid)
         template = np.zeros((3, *at.size), np.float32)
         _template(integrals, lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template)
         spectrum = fft.rfft2(template)
@@ -328,7 +327,7 @@ def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *,
     thick = float(np.linalg.norm(corners[[1, 2, 4]] - corners[0], axis=1).min()) / 2
     depths = _depths(field, replace(bounds, mm=reach[0], depth=reach[1]), config.ratio, (half, thick))
     level = model_pyramid(volume, box, [1.5 * pitch * factor * at / sid])[0]
-    levels = [level, uncut(level)] if both else [level]
+    levels = [level, whole(level, volume)] if both else [level]
     axes = camera_axes(view)
     rotations = [r @ bounds.start[:3, :3] for r in turns(bounds.degrees, config.degrees, axes)]
     jobs = list(itertools.product(rotations, depths))
