@@ -19,7 +19,7 @@ from raylign import InputError
 from raylign.data import Volume
 from raylign.evaluation import cases, subjects
 from raylign.evaluation.arms import Arm
-from raylign.evaluation.cases import Case, case_count, make_case
+from raylign.evaluation.cases import Case, case_count, make_case, subject_of
 from raylign.evaluation.disturb import coarser, discs
 from raylign.evaluation.protocol import Protocol, load_protocol, shipped
 from raylign.evaluation.subjects import extended, trimmed
@@ -133,6 +133,7 @@ def test_starts_lie_in_their_bins_and_take_them_in_turn() -> None:
         assert case.search == given.start_kinds[0][1]
     # eleven starts of one exposure, then the next
     assert torch.equal(made[0].xrays[0].image, made[10].xrays[0].image)
+    assert [subject_of(given, i) for i in range(22)] == [c.subject for c in made]
     assert not torch.equal(made[0].xrays[0].image, made[11].xrays[0].image)
     assert len({c.name for c in made}) == 22
 
@@ -214,6 +215,7 @@ def test_every_shipped_protocol_makes_its_first_case(name: str) -> None:
         if name == "shared":
             given = only(given, "totalseg_pelvis/plain")
     case = make_case(given, 0, None, data)
+    assert subject_of(given, 0, None, data) == case.subject
     assert case.arm == "none" and case_count(given, data) >= len(given.arms)
     assert case.problem.model is case.model and case.targets.shape[1] == 3
     seen = case.xrays[0].view.project(case.pose.apply(case.targets))

@@ -14,7 +14,7 @@ import raylign
 from raylign import InputError, View
 from raylign.data import Volume
 from raylign.evaluation import recorded
-from raylign.evaluation.cases import case_count, make_case
+from raylign.evaluation.cases import case_count, make_case, subject_of
 from raylign.evaluation.protocol import Protocol, load_protocol
 from raylign.evaluation.recorded import reduced
 from raylign.geometry import Rigid, se3
@@ -104,6 +104,7 @@ def test_the_cases_of_a_deepfluoro_file(deepfluoro: Path) -> None:
     # two of each specimen in turn, each start in the next bin
     assert [c.name for c in made] == ["17-1882/000", "17-1882/001", "18-1109/000", "18-1109/002", "17-1882/002"]
     assert [c.subject for c in made] == ["17-1882", "17-1882", "18-1109", "18-1109", "17-1882"]
+    assert [subject_of(given, i, None, deepfluoro) for i in range(5)] == [c.subject for c in made]
     assert [c.start_name for c in made] == ["0-10mm", "10-20mm", "20-30mm", "30-40mm", "40-50mm"]
     for case in made:
         xray, number = case.xrays[0], int(case.name[-3:])

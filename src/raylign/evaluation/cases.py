@@ -20,7 +20,7 @@ from raylign.evaluation.arms import BEFORE_EXPOSING, UNDISTURBED, Arm
 from raylign.evaluation.protocol import Protocol, Targets, Views, law
 from raylign.evaluation.starts import Start
 from raylign.evaluation.subject_kinds import Phantoms, Scans
-from raylign.evaluation.subjects import Patient, patient
+from raylign.evaluation.subjects import Patient, patient, subject_name
 from raylign.evaluation.truth import Truth
 from raylign.geometry import Rigid, View
 from raylign.registration import Problem, SearchConfig
@@ -89,6 +89,21 @@ def case_count(protocol: Protocol, data: Path | None = None) -> int:
 
         many = min(many, recorded_count(kind, data) * protocol.repeats)
     return many * len(protocol.arms)
+
+
+def subject_of(protocol: Protocol, index: int, seed: int | None = None, data: Path | None = None) -> str:
+    """Whose anatomy a case shows, without making it: what ``make_case`` of the same arguments has as ``subject``.
+
+    Raises
+    ------
+    InputError: data that are not there, no case of that number.
+    """
+    kind, place = protocol.subjects, index // len(protocol.arms) // protocol.repeats
+    if isinstance(kind, Phantoms | Scans):
+        return subject_name(kind, place // protocol.per_subject, protocol.seed if seed is None else seed)
+    from raylign.evaluation.recorded import recorded_subject
+
+    return recorded_subject(kind, place, data, protocol.per_subject)
 
 
 def make_case(protocol: Protocol, index: int, seed: int | None = None, data: Path | None = None) -> Case:

@@ -49,14 +49,24 @@ def recorded(kind: Recorded, number: int, data: Path | None, block: int = 1) -> 
     ------
     InputError: data that are not there, no case of that number.
     """
-    there = _listed(kind, data, block)
-    if number >= len(there):
-        raise InputError(f"there is no case {number}", file=data, field="index", remedy=f"there are {len(there)}")
-    one = there[number]
+    one = _listed_as(kind, number, data, block)
     if isinstance(kind, Folder):
         return one.ct, folders.opened(needed(data, "cases"), one)
     file, (subject, which) = _file(kind, data), one
     return subject, _deepfluoro(kind, file, *one) if isinstance(kind, DeepFluoro) else _ljubljana(kind, file, subject, which)
+
+
+def recorded_subject(kind: Recorded, number: int, data: Path | None, block: int = 1) -> str:
+    """Whose anatomy a case shows; see ``recorded``."""
+    one = _listed_as(kind, number, data, block)
+    return str(one.ct if isinstance(kind, Folder) else one[0])
+
+
+def _listed_as(kind: Recorded, number: int, data: Path | None, block: int) -> Any:
+    there = _listed(kind, data, block)
+    if number >= len(there):
+        raise InputError(f"there is no case {number}", file=data, field="index", remedy=f"there are {len(there)}")
+    return there[number]
 
 
 def _listed(kind: Recorded, data: Path | None, block: int) -> Sequence[Any]:

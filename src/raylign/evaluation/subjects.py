@@ -147,6 +147,14 @@ def patient(kind: Phantoms | Scans, points: TargetPoints, number: int, seed: int
     return _patients[key]
 
 
+def subject_name(kind: Phantoms | Scans, number: int, seed: int) -> str:
+    """What the patient of a number is called; see ``patient``."""
+    if isinstance(kind, Scans):
+        return kind.scans[number % len(kind.scans)].name
+    which = number % kind.people
+    return f"{kind.bodies[which % len(kind.bodies)]}-{HELD_OUT + 1000 * seed + which}"
+
+
 def needed(data: Path | None, what: str) -> Path:
     """The folder of data, where one was named.
 
@@ -170,7 +178,7 @@ def _made(kind: Phantoms, points: TargetPoints, which: int, seed: int) -> Patien
     model = about_heart(scanned) if body == "heart" else replace(scanned.volume, truncated=None)
     middle = kind.isocentre == ("centre",)  # of the model, which of a heart is not the scan's
     return Patient(
-        f"{body}-{person}",
+        subject_name(kind, which, seed),
         body,
         model,
         whole,
@@ -180,9 +188,9 @@ def _made(kind: Phantoms, points: TargetPoints, which: int, seed: int) -> Patien
 
 
 def _scanned(scan: Scan, points: TargetPoints, data: Path) -> Patient:
-    from raylign.io import read_labels
+    from raylign.io import read_labels, read_volume
 
-    volume = folders.scan(folders.scan_path(data, scan.name))
+    volume = read_volume(folders.scan_path(data, scan.name))
     labels = None
     if scan.labels is not None:
         names = None if scan.label_names is None else data / "ct" / scan.label_names
