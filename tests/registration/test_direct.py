@@ -222,3 +222,18 @@ def test_levels_are_kept_while_the_model_lives_and_only_what_would_be_made_again
     assert alone is not fresh and np.array_equal(alone.data, fresh.data) and np.array_equal(alone.affine, fresh.affine)
     chest.data[:] += 100
     assert float(model_pyramid(chest, box, [6.0])[0].data.mean()) > 1.02 * float(first[0].data.mean())
+
+
+def test_only_the_pixels_that_are_wanted_are_rendered_and_only_the_levels() -> None:
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.truth())
+    scales = build_scales(problem, DirectConfig())
+    two = build_scales(problem, DirectConfig(), most=2)
+    assert len(scales) > 2 == len(two) and all(a.model.grid is b.model.grid for a, b in zip(scales, two, strict=False))
+    scale, matrix, match = scales[-1], scene.truth().matrix.numpy(), MatchConfig()
+    wanted = scale.images[0].valid.copy()
+    wanted[: wanted.shape[0] // 2] = False
+    whole = render(scale.model, scale.images, matrix, match)
+    part = render(scale.model, scale.images, matrix, match, pixels=[wanted])
+    for all_of_it, some in ((whole.integrals[0], part.integrals[0]), (whole.slopes[0], part.slopes[0])):
+        assert all_of_it is not None and some is not None and all_of_it[~wanted].any()
+        assert np.array_equal(some[wanted], all_of_it[wanted]) and not some[~wanted].any()
