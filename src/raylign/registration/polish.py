@@ -6,13 +6,13 @@ window around each pixel the fixed image is explained by the moving one with a g
 
     F = b + a G,     E = <(F - b - a G)^2> / n,
 
-so that heel effect, an unknown dose and display curve drop out as far as they are even over a window. ``G`` is what the model
-and a beam make of the exposure (``polish_beam``): HU become attenuation at one energy, beams have many, bone hardens them, and
-scatter takes contrast where little comes through. Voltage and scatter are fitted to each exposure at the pose where the stage
-begins. Where that explains it no better (a display curve, a model not in HU), ``G = M + beta B``: ``M`` the line integrals, ``B``
-those of what attenuates as bone does, and one number ``beta`` a view for the weight that bone has in this beam. The cost is the
-direct method's, the mean of ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown
-and differs from place to place, as that of counted photons does, and deaf where metal or moved tissue do not fit.
+so that heel effect, an unknown dose and what else is even over a window drop out. ``G`` is what the model and a beam make of the
+exposure (``polish_beam``): HU become attenuation at one energy, beams have many, bone hardens them, and scatter takes contrast
+where little comes through. Voltage and scatter are fitted to each exposure at the pose where the stage begins. Where that explains
+it no better, and for a model not in HU, ``G = M + beta B``: ``M`` the line integrals, ``B`` those of what attenuates as bone does,
+and one number ``beta`` a view for the weight that bone has in this beam. The cost is the direct method's, the mean of
+``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown and differs from place to place,
+as that of counted photons does, and deaf where metal or moved tissue do not fit.
 
 A step is kept if this cost falls at the pose where it ends, on the same pixels, with the same floor and the same beam. Otherwise,
 and where the step would be larger than what a last step can be, the pose stays as it was.
@@ -95,6 +95,9 @@ class Polish:
 def polish(problem: Problem, result: Result, config: PolishConfig | None = None) -> Result:
     """A result with its pose and covariance improved, or with its own pose where no step lowers the cost.
 
+    Exposures whose values are no logarithms of intensities (``XRay.scale`` "monotone") stay as they are: a display curve bends
+    contrasts as a beam does, and a step on them was measured to end farther off than it began.
+
     Parameters
     ----------
     problem: the problem that was solved.
@@ -106,6 +109,8 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
     """
     config = config or PolishConfig()
     begun = time.perf_counter()
+    if any(xray.scale != "line-integral" for xray in problem.xrays):
+        return replace(result, settings={**result.settings, "polish": {**asdict(config), "steps_taken": 0, "kv": []}})
     faces = result.settings.get("cut_faces")
     # the reading of cut faces under which the result was found
     model = problem.model if faces is None else replace(problem.model, truncated=faces)
@@ -128,7 +133,8 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
         matrix, shown, covariance = trial, seen, step.covariance
         steps.append(Step(0, iteration, after, torch.from_numpy(matrix.copy())))
     timings = {**result.timings, "polish": time.perf_counter() - begun}
-    settings = {**result.settings, "polish": {**asdict(config), "steps_taken": len(steps)}}
+    kv = [None if image.beam is None else image.beam.kv for image in shown]
+    settings = {**result.settings, "polish": {**asdict(config), "steps_taken": len(steps), "kv": kv}}
     if covariance is None:
         return replace(result, timings=timings, settings=settings)
     return replace(
@@ -147,15 +153,13 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
 class _Stage:
     """What does not change between steps: the level and the fixed images.
 
-    ``pitch``: mm at the model that count as a pixel; ``bends``: how much of an attenuation is bone's, of models in HU;
-    ``linear``: which exposures are logarithms of an intensity.
+    ``pitch``: mm at the model that count as a pixel; ``bends``: how much of an attenuation is bone's, of models in HU.
     """
 
     scale: Scale
     pitch: float
     fixed: list[Array32]
     bends: Array32 | None
-    linear: list[bool]
     config: PolishConfig
 
 
@@ -208,7 +212,7 @@ def _stage(problem: Problem, config: PolishConfig) -> _Stage:
         faces = tuple(new if old.size else old for new, old in zip(fine.faces, scale.model.faces, strict=True))
         scale = replace(scale, model=replace(fine, faces=faces))
     bends = hinges() if config.beam and problem.model.unit == "HU" else None
-    return _Stage(scale, pitch, fixed, bends, [x.scale == "line-integral" for x in problem.xrays], config)
+    return _Stage(scale, pitch, fixed, bends, config)
 
 
 def _shown(
@@ -223,7 +227,7 @@ def _shown(
         if before is not None:
             beam = before[i].beam
         else:
-            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid) if stage.bends is not None and stage.linear[i] else None
+            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid) if stage.bends is not None else None
         ways = []
         if beam is not None:
             ways.append(_Shown(fixed, less_mean(developed(integrals, stage.fixed[i], beam)), None, valid, beam))
