@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from raylign.data import Volume, XRay
-from raylign.evaluation import study_cases, study_charts
+from raylign.evaluation import study_cases, study_charts, study_spread
 from raylign.evaluation.record import Record
 from raylign.evaluation.study import report_html, write_report
 from raylign.evaluation.study_charts import Plot, Scale, Series, Violin, log_scale, plot, violins
@@ -75,7 +75,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
         image = torch.rand(40, 50, generator=torch.Generator().manual_seed(index))
         xray = XRay(image, view, torch.ones(40, 50, dtype=torch.bool), name="view 0")
         pose = Rigid(torch.eye(4, dtype=torch.float64))
-        return SimpleNamespace(name=f"case {index}", model=Volume(data_, affine, "1/mm"), xrays=(xray,), pose=pose)
+        model = Volume(data_, affine, "1/mm")
+        return SimpleNamespace(name=f"case {index}", model=model, xrays=(xray,), pose=pose, centre=torch.zeros(3))
 
     monkeypatch.setattr(cases, "make_case", make)
 
@@ -152,6 +153,25 @@ def test_no_records_and_nothing_but_failures_make_pages_too(tmp_path: Path) -> N
     lost = [Record(k, f"case {k}", "", "", "direct", 0, failure="worker died: killed") for k in range(3)]
     html = report_html(study_of(lost, protocol(), RUN, tmp_path))
     assert "worker died: killed" in html and not parsed(html).wrong
+
+
+def shifted(x: float, y: float, z: float) -> tuple[float, ...]:
+    return (1.0, 0, 0, x, 0, 1.0, 0, y, 0, 0, 1.0, z, 0, 0, 0, 1.0)
+
+
+def test_the_spread_of_ends_is_in_the_plane_of_the_point_and_by_exposure(tmp_path: Path) -> None:
+    """Two exposures of four starts; x and z lie along columns and rows, y along the ray, the point at the isocentre."""
+    ends = [shifted(0, 0, 0), shifted(3, 0, 4), shifted(0, 0, 0), None, *(shifted(50.0 + d, 0, 0) for d in (0, 0, 1, 0))]
+    records = [replace(record(k), **({"pose": end} if end else BROKEN)) for k, end in enumerate(ends)]
+    made = study_of(rigid_starts(records), protocol(repeats=4, methods=("direct",)), RUN, tmp_path)
+    found = study_spread.deviations(made.methods[0], made)
+    assert found.tolist() == pytest.approx([0, 5, 0, math.inf, 0, 0, 1, 0])
+    assert "Repeated starts" in report_html(made)
+    assert "Repeated starts" not in report_html(study_of(rigid(study()), protocol(), RUN, tmp_path))
+
+
+def rigid_starts(records: list[Record]) -> list[Record]:
+    return [replace(r, start=shifted(0, 0, 0)) for r in records]
 
 
 def points(svg: str, of: str) -> list[tuple[float, float]]:

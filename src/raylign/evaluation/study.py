@@ -14,6 +14,7 @@ from raylign.evaluation.protocol import Protocol
 from raylign.evaluation.record import Record
 from raylign.evaluation.study_cases import worst
 from raylign.evaluation.study_content import Study, study_of
+from raylign.evaluation.study_spread import spread
 from raylign.evaluation.table import write_times
 from raylign.io.atomic import write_text
 
@@ -25,6 +26,7 @@ _TITLES = {
     "errors": "Errors",
     "confidence": "Confidence",
     "robustness": "Robustness",
+    "spread": "Repeated starts",
     "efficiency": "Efficiency",
     "times": "Time",
     "worst": "Worst cases",
@@ -59,6 +61,7 @@ def report_html(study: Study) -> str:
         study_plots.errors(study),
         study_plots.confidence(study),
         study_plots.robustness(study),
+        spread(study),
         study_plots.efficiency(study),
         study_sections.times(study),
         worst(study),
