@@ -135,7 +135,9 @@ class Direct:
                 readings = [without_rim(readings[0], at.scales)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
             renders += sum(r.renders for r in readings)
-            lost = min(rivalry(r.candidates) for r in readings) > _STANDS_OUT  # no pose stands out, as the right one does
+            # no pose stands out, as the right one does; of a wide search, over what lies beyond its own valley
+            apart = 5.0 if near else max(5.0, 2 * at.scales[level].model.spacing)
+            lost = min(rivalry(r.candidates, apart) for r in readings) > _STANDS_OUT
             if lost and search.hypotheses > 1 and (done == 1 or (done == 0 and not near)):
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
                 renders += sum(r.renders for r in readings)
