@@ -143,6 +143,7 @@ def test_every_feature_counts_the_way_it_may() -> None:
     """Worse evidence of any one kind never raises the probability."""
     assert set(features(GOOD)) == set(trust.WEIGHTS)
     worse = {
+        "depth": 12.0,
         "agreement": 0.4, "weakest": 0.1, "opposed": 0.4, "contrast": 0.9, "explained": 0.2, "rival": 0.95, "mirror": 1.3,
         "wobble": 0.8, "drift": 0.2, "held": False,
     }  # fmt: skip
@@ -154,7 +155,7 @@ def test_every_feature_counts_the_way_it_may() -> None:
 
 
 def test_a_distrusted_result_says_what_is_wrong_with_it() -> None:
-    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, contrast=0.5, drift=0.15, wobble=0.8, rival=0.9)
+    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, contrast=0.5, drift=0.15, depth=4.0, rival=0.95, mirror=0.9)
     doubted = judge(stranger, 0.6)
     assert not doubted.trusted and "another patient" in doubted.reasons[0]
     assert judge(GOOD, 0.6).trusted and judge(GOOD, 0.6).reasons == ()

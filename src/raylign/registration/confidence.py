@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raylign.registration import trust
 from raylign.registration.evidence import mirrored, pattern
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from raylign.registration.levels import Scale
     from raylign.registration.refinement import Candidate
 
+
+_WRONG = 10.0  # mm: a success is an mTRE below it
+_FREEDOM = 4
 
 IN_PLACE = 0.02
 """Drift under which every piece of the model is where it belongs, so that neither its mirror image nor single views are asked."""
@@ -97,27 +101,35 @@ def gather(
 def features(evidence: Evidence) -> dict[str, float]:
     """What the logistic regression sees, by name; ``trust.WEIGHTS`` has a weight for each.
 
-    Each stops at what a good registration reaches: a small covariance must not make up for images that disagree.
+    Each stops at what a good registration reaches: one that is very good must not make up for another that is bad.
     """
     return {
         "agreement": min(evidence.agreement, 0.85),
-        "weakest": min(evidence.weakest, 0.75),
-        "opposed": max(evidence.opposed, 0.02),
-        "contrast": max(evidence.contrast, 0.3),
-        "explained": min(evidence.explained, 0.7),
         "rival": max(evidence.rival, 0.5),
         "mirror": float(np.clip(evidence.mirror, 0.8, 1.1)),
-        "wobble": float(np.log(np.clip(evidence.wobble, 0.2, 5) / 0.2)),
-        "depth": float(np.log(np.clip(evidence.depth, 1, 30))),
-        "drift": float(np.log(np.clip(evidence.drift, 0.02, 0.3) / 0.02)),
+        "drift": float(np.log(np.clip(evidence.drift, 0.01, 0.12) / 0.01)),
         "held": float(evidence.held),
     }
 
 
+def deep_enough(depth: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Probability that the error along the beam is under 10 mm where ``depth`` is its stated standard deviation, mm.
+
+    By Student's distribution of four degrees of freedom: a stated deviation is itself an estimate.
+    """
+    from scipy.special import stdtr
+
+    return np.asarray(1 - 2 * stdtr(_FREEDOM, -_WRONG / np.maximum(depth, 1e-3)))
+
+
 def judge(evidence: Evidence, threshold: float) -> Confidence:
-    """A probability of success from the evidence, and the sentences that explain a low one."""
+    """A probability of success from the evidence, and the sentences that explain a low one.
+
+    It is that of having the right valley of the cost, a logistic function of ``features``, times that of being near enough to the
+    truth in depth if one has.
+    """
     z = trust.INTERCEPT + sum(trust.WEIGHTS[name] * value for name, value in features(evidence).items())
-    probability = float(1 / (1 + np.exp(-np.clip(z, -30, 30))))
+    probability = float(deep_enough(evidence.depth) / (1 + np.exp(-np.clip(z, -30, 30))))
     trusted = probability >= threshold
     return Confidence(probability, trusted, () if trusted else _reasons(evidence), asdict(evidence))
 

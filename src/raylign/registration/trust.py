@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-INTERCEPT = 11.38
+INTERCEPT = 12.09
 WEIGHTS = {
-    "agreement": 0.12,
-    "weakest": 0.00,
-    "opposed": 0.00,
-    "contrast": 0.00,
-    "explained": 0.00,
-    "rival": -2.60,
-    "mirror": -9.72,
-    "wobble": -0.22,
-    "depth": -1.04,
-    "drift": -1.45,
-    "held": 2.00,
+    "agreement": 0.80,
+    "rival": -2.88,
+    "mirror": -10.30,
+    "drift": -2.14,
+    "held": 2.14,
 }
