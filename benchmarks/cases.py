@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,8 @@ def mahalanobis(result: Result, truth: Rigid) -> float:
 def run(case: Case, volume: Volume, method: str, seed: int) -> Outcome:
     """Register one case from "center"."""
     xrays = tuple(read_xray(file) for file in case.files)
-    problem = Problem(volume, xrays, centred(volume))
+    # a volume of its own: levels made for another case would not be made again
+    problem = Problem(replace(volume), xrays, centred(volume))
     begun = time.perf_counter()
     result = registrar(method, seed=seed).register(problem)
     seconds = time.perf_counter() - begun
