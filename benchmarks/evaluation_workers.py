@@ -1,10 +1,12 @@
 """How much faster an evaluation is with more workers: processes of this machine, and a Dask cluster on it.
 
-``python benchmarks/evaluation_workers.py [--protocol smoke] [--cases 24] [--workers 1,2] [--json]``
+``python benchmarks/evaluation_workers.py [--protocol smoke] [--cases 24] [--workers 1,2] [--ways processes,dask] [--data FOLDER]
+[--json]``
 
 The same run, once for each number of workers and each way, from the call to the last record. Processes start and load their
 kernels within that time. Of a Dask cluster (a scheduler, and workers of one thread) the workers wait already, and were asked once
-before. Records are checked to be equal. The load of the machine is told: on a busy one the figures say little.
+before. Records are checked to be equal. MB is the largest process so far. The load of the machine is told: on a busy one seconds say
+little.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -55,21 +58,23 @@ def cluster(place: Path, count: int) -> Iterator[str]:
             process.wait()
 
 
-def measured(way: str, count: int, protocol: Any, place: Path) -> tuple[dict[str, Any], list[Record]]:
+def measured(way: str, count: int, protocol: Any, place: Path, data: Path | None) -> tuple[dict[str, Any], list[Record]]:
     """One run."""
     load = os.getloadavg()[0]
     if way == "processes":
         begun = time.perf_counter()
-        records = run(protocol, place / f"{way}-{count}", RunSettings(workers=count))
+        records = run(protocol, place / f"{way}-{count}", RunSettings(workers=count, data=data))
         seconds = time.perf_counter() - begun
     else:
         with cluster(place, count) as address:
-            run(protocol.with_(cases=2 * count), place / f"warm-{count}", RunSettings(dask=address))
+            run(protocol.with_(cases=2 * count), place / f"warm-{count}", RunSettings(dask=address, data=data))
             begun = time.perf_counter()
-            records = run(protocol, place / f"{way}-{count}", RunSettings(dask=address))
+            records = run(protocol, place / f"{way}-{count}", RunSettings(dask=address, data=data))
             seconds = time.perf_counter() - begun
-    work = sum(r.seconds.get("cpu", 0.0) for r in records)
-    return {"way": way, "workers": count, "seconds": seconds, "cpu_of_registrations": work, "load_before": load}, records
+    row = {"way": way, "workers": count, "seconds": seconds, "load_before": load}
+    row["cpu_of_registrations"] = sum(r.seconds.get("cpu", 0.0) for r in records)
+    row["largest_process_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of any so far
+    return row, records
 
 
 def main() -> None:
@@ -79,6 +84,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--ways", default="processes,dask")
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     protocol = load_protocol(given.protocol).with_(cases=given.cases)
@@ -86,7 +92,7 @@ def main() -> None:
     for way in given.ways.split(","):
         for count in map(int, given.workers.split(",")):
             with tempfile.TemporaryDirectory() as place:
-                row, records = measured(way, count, protocol, Path(place))
+                row, records = measured(way, count, protocol, Path(place), given.data)
             plain = [replace(r, seconds={}) for r in records]
             first = first or plain
             rows.append({**row, "same_records": plain == first})
@@ -94,9 +100,9 @@ def main() -> None:
         print(json.dumps({"rows": rows, "protocol": given.protocol, "cases": given.cases, "machine": machine()}))
         return
     print(f"{given.protocol}, {given.cases} cases, {machine()['cores']} cores")
-    print(f"{'way':10s} {'workers':>7s} {'seconds':>8s} {'cpu':>7s} {'load':>5s}  same records")
+    print(f"{'way':10s} {'workers':>7s} {'seconds':>8s} {'cpu':>7s} {'load':>5s} {'MB':>6s}  same records")
     for r in rows:
-        cost = f"{r['seconds']:8.1f} {r['cpu_of_registrations']:7.1f} {r['load_before']:5.1f}"
+        cost = f"{r['seconds']:8.1f} {r['cpu_of_registrations']:7.1f} {r['load_before']:5.1f} {r['largest_process_mb']:6.0f}"
         print(f"{r['way']:10s} {r['workers']:7d} {cost}  {'yes' if r['same_records'] else 'NO'}")
 
 

@@ -106,5 +106,6 @@ def test_workers_that_are_not_alike_are_refused() -> None:
     assert unlike(work, "tcp://a:1", {**versions, "python": "3.99"}, True) is None
     other = unlike(work, "tcp://a:1", {**versions, "raylign": "0.0.0"}, True)
     assert str(other).startswith(f"--dask: worker tcp://a:1 has raylign 0.0.0, this is {versions['raylign']}; ")
+    assert "another source of raylign, of the same version" in str(unlike(work, "tcp://a:1", {**versions, "source": "0"}, True))
     assert "has numba None" in str(unlike(work, "tcp://a:1", {k: v for k, v in versions.items() if k != "numba"}, True))
     assert "does not see the folder /data; name one on a shared" in str(unlike(work, "tcp://a:1", versions, False))

@@ -162,6 +162,7 @@ def test_another_run_in_the_folder_is_left_alone(data: Path, tmp_path: Path) -> 
     told = json.loads(before["run.json"])
     for change, words in (
         ({"commit": "1" * 40}, "the commit of raylign was 1+ and is 0+"),
+        ({"source": "0" * 16}, "the source of raylign was 0+ and is "),
         ({"versions": {**told["versions"], "numpy": "1.0"}}, "numpy was 1.0 and is "),
         ({"data": {**told["data"], "entries": told["data"]["entries"][1:]}}, "the data differ in cases"),
         ({"data": None}, "folder of data"),

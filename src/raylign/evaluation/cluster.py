@@ -7,15 +7,16 @@ functions by pickling their names; join clusters of your own only.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raylign.errors import InputError
-from raylign.evaluation.execution import Job, Work, died, one_torch_thread, ours, perform
+from raylign.evaluation.execution import SOURCE, Job, Work, died, one_torch_thread, ours, perform
 from raylign.evaluation.record import Records, from_line, one_line
 
 _PATIENCE = 15.0  # seconds in which a scheduler must answer
@@ -39,45 +40,60 @@ def cluster(work: Work, todo: Sequence[Job], address: str) -> Records:
         raylign, NumPy, Numba, SciPy or PyTorch, several threads, a folder of data that they do not see.
     """
     try:
-        from distributed import Client, as_completed
-        from distributed.client import FutureCancelledError
+        from distributed import Client, KilledWorker, as_completed
     except ImportError:
         raise InputError("Dask is not installed", field="--dask", remedy='pip install "raylign[dask]"') from None
 
-    client = _connected(Client, address)
     waiting: dict[Any, Job] = {}
     suspects: deque[Job] = deque()
+    with _quiet():
+        client = _connected(Client, address)
 
-    def submit(job: Job) -> Any:
-        future = client.submit(remote, work.text(), job.text(), pure=False, priority=-job.cases[0][0])  # in order
-        waiting[future] = job
-        return future
+        def submit(job: Job) -> Any:
+            # those that come first in the protocol first
+            future = client.submit(remote, work.text(), job.text(), pure=False, priority=-job.cases[0][0])
+            waiting[future] = job
+            return future
 
+        try:
+            _check_workers(client, work)
+            alone = False
+            done = as_completed([submit(job) for job in todo], loop=client.loop)
+            for future in done:
+                job = waiting.pop(future)
+                lines, error = _outcome(future, address)
+                yield from map(from_line, lines)
+                if isinstance(error, KilledWorker) and alone:
+                    ((index, methods),) = job.cases
+                    yield from died(work, index, methods, "each time it was tried")
+                elif isinstance(error, KilledWorker):
+                    suspects += job.apart()
+                elif error is not None:
+                    raise _broken(error)
+                future.release()
+                if not waiting and suspects:  # a task is blamed for its neighbours' deaths too: now nothing runs beside it
+                    alone = True
+                    done.add(submit(suspects.popleft()))
+        finally:
+            with contextlib.suppress(Exception):  # the scheduler may be gone
+                client.cancel(list(waiting), force=True)
+            with contextlib.suppress(Exception):
+                client.close(timeout=5)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask tells of lost connections with tracebacks on stderr; here they end in one line."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado", "asyncio")]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
     try:
-        _check_workers(client, work)
-        alone = False
-        done = as_completed([submit(job) for job in todo], loop=client.loop)
-        for future in done:
-            job = waiting.pop(future)
-            error = None if future.status == "finished" else _error(future)
-            if error is None:
-                yield from map(from_line, future.result())
-            elif type(error).__name__ != "KilledWorker":
-                raise _broken(error, address, isinstance(error, FutureCancelledError))
-            elif alone:
-                ((index, methods),) = job.cases
-                yield from died(work, index, methods, "each time it was tried")
-            else:
-                suspects += job.apart()
-            future.release()
-            if not waiting and suspects:  # a task is blamed for its neighbours' deaths too: now nothing runs beside it
-                alone = True
-                done.add(submit(suspects.popleft()))
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
     finally:
-        with contextlib.suppress(Exception):  # the scheduler may be gone
-            client.cancel(list(waiting), force=True)
-        with contextlib.suppress(Exception):
-            client.close(timeout=5)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _connected(client: Any, address: str) -> Any:
@@ -92,23 +108,24 @@ def _connected(client: Any, address: str) -> Any:
         ) from None
 
 
-def _error(future: Any) -> BaseException:
+def _outcome(future: Any, address: str) -> tuple[list[str], BaseException | None]:
+    """Lines of records, or what the task broke off with."""
     try:
-        error = future.exception()
-    except BaseException as raised:  # a future that was cancelled raises instead
-        if isinstance(raised, KeyboardInterrupt):
+        if future.status == "finished":
+            return future.result(), None
+        if future.status == "error":
+            return [], future.exception()
+    except Exception as error:
+        if isinstance(error, InputError):
             raise
-        return raised
-    return error if error is not None else RuntimeError("a task without a result")
+    raise InputError(  # cancelled, lost, or finished where nobody can fetch it
+        f"the scheduler at {address} is gone", field="--dask", remedy="start it again; the same command goes on from here"
+    )
 
 
-def _broken(error: BaseException, address: str, cancelled: bool) -> InputError:
+def _broken(error: BaseException) -> InputError:
     if isinstance(error, InputError):
         return error
-    if cancelled:
-        return InputError(
-            f"the scheduler at {address} is gone", field="--dask", remedy="start it again; the same command goes on from here"
-        )
     return InputError(f"a worker cannot do its part ({one_line(error)})", field="--dask", remedy="see the worker's own output")
 
 
@@ -137,6 +154,12 @@ def remote(work_text: str, job_text: str) -> list[str]:
 def unlike(work: Work, address: str, versions: dict[str, str], sees_data: bool) -> InputError | None:
     """Why a worker may not take part, where it may not."""
     for name, version in work.versions:
+        if name == SOURCE and versions.get(name) != version:
+            return InputError(
+                f"worker {address} has another source of raylign, of the same version number",
+                field="--dask",
+                remedy="install the same everywhere, and start workers again after a change",
+            )
         if name != "python" and versions.get(name) != version:
             return InputError(
                 f"worker {address} has {name} {versions.get(name)}, this is {version}",
@@ -158,7 +181,7 @@ def _check_workers(client: Any, work: Work) -> None:
         raise InputError(
             "the scheduler has no workers", field="--dask", remedy="start some: dask worker ADDRESS --nthreads 1"
         ) from None
-    data, names = work.data, [name for name, _ in work.versions if name not in ("python", "raylign")]
+    data, names = work.data, [name for name, _ in work.versions if name not in ("python", "raylign", SOURCE)]
 
     # written out here, so that it is sent by value: a worker without raylign could not look it up. It loads nothing that takes
     # long, because it runs in the worker's event loop
@@ -190,6 +213,7 @@ def _check_workers(client: Any, work: Work) -> None:
     except Exception as error:
         raise InputError(f"a worker does not answer ({one_line(error)})", field="--dask", remedy="see its own output") from None
     for address, (versions, sees_data) in found.items():
-        complaint = unlike(work, address, dict(versions), sees_data)
+        said = {**dict(work.versions), **dict(versions)}  # of its source it tells with its first task
+        complaint = unlike(work, address, said, sees_data)
         if complaint is not None:
             raise complaint

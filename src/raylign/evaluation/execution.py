@@ -16,12 +16,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raylign.evaluation import provenance
 from raylign.evaluation.record import NOT_MADE, WORKER_DIED, Record, Records, one_line
-from raylign.registration.versions import versions
 
 if TYPE_CHECKING:
     from raylign.evaluation.cases import Case
     from raylign.evaluation.protocol import Protocol
+
+SOURCE = "source"
+"""Among versions: a digest of the package's source."""
 
 RETRIES = 2
 """How often a case is tried again that a worker died of."""
@@ -236,5 +239,5 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def ours() -> tuple[tuple[str, str], ...]:
-    """Versions that results depend on."""
-    return tuple(sorted(versions().items()))
+    """Versions that results depend on, and what the package's own source comes down to."""
+    return (*sorted(provenance.versions().items()), (SOURCE, provenance.source()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 from raylign.registration.versions import versions
 
-__all__ = ["commit", "listing", "machine", "versions"]
+__all__ = ["commit", "listing", "machine", "source", "versions"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -28,6 +29,15 @@ def commit() -> str | None:
     if head is None:
         return None
     return head + ("+changed" if _git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+
+
+@lru_cache(maxsize=1)
+def source() -> str:
+    """A digest of the package's own source files: equal where the code is, whatever a version number or a commit says."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in _PACKAGE.rglob("*.py") if "__pycache__" not in p.parts):
+        digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _git(*words: str) -> str | None:

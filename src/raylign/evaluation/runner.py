@@ -34,9 +34,9 @@ _SAME = {
     "seed": "the seed",
     "cases": "the number of cases",
     "methods": "the methods",
-    "raylign": "the version of raylign",
     "versions": "the version of a package",
     "commit": "the commit of raylign",
+    "source": "the source of raylign",
     "data": "the folder of data",
 }
 
@@ -175,6 +175,7 @@ def about(protocol: Protocol, settings: RunSettings) -> dict[str, Any]:
         "methods": list(protocol.methods),
         "versions": dict(provenance.versions()),
         "commit": provenance.commit(),
+        "source": provenance.source(),
         "machine": provenance.machine(),
         "workers": settings.workers if settings.dask is None else "dask",
         "data": None

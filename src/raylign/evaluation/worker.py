@@ -25,9 +25,11 @@ def main() -> None:
         out.write(json.dumps([kind, value]) + "\n")
         out.flush()
 
-    from raylign.evaluation.execution import Job, Work, one_torch_thread, perform
+    from raylign.evaluation.execution import Job, Work, one_torch_thread, ours, perform
 
     work = Work.of_text(lines.get())
+    if ours() != work.versions:
+        sys.exit("raylign was changed since the run began")
     with one_torch_thread():
         _load()
         say("ready")
