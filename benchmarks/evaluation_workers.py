@@ -5,7 +5,7 @@
 
 The same run, once for each number of workers and each way, from the call to the last record. Processes start and load their
 kernels within that time. Of a Dask cluster (a scheduler, and workers of one thread) the workers wait already, and were asked once
-before. Records are checked to be equal. MB is the largest process so far. The load of the machine is told: on a busy one seconds say
+before. Records are checked to be equal. MB is the largest process so far. The load is told: on a busy machine seconds say
 little.
 """
 
