@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from raylign.evaluation.warm import warm_kernels
 
-__all__ = ["warm_kernels"]
+def warm_kernels() -> float:
+    """See ``raylign.evaluation.warm``; loaded when called, because commands answer ``--help`` without it."""
+    from raylign.evaluation.warm import warm_kernels as warm
+
+    return warm()
