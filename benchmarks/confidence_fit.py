@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata
 
 from raylign.registration import trust
-from raylign.registration.confidence import Evidence, deep_enough, features
+from raylign.registration.confidence import Evidence, features, near_enough
 
 Array = NDArray[np.float64]
 # which way each feature may count: what can only speak for a pose must not be fitted to speak against it
@@ -46,7 +46,7 @@ def judged(rows: list[dict[str, Any]], threshold: float) -> Judgement:
     x = np.array([list(features(_evidence(r)).values()) for r in rows])
     names = list(features(_evidence(rows[0])))
     signs = np.array([SIGNS[n] for n in names])
-    deep = deep_enough(np.array([r["evidence"]["depth"] for r in rows]))
+    near = np.array([near_enough(_evidence(r)) for r in rows])
     good = np.array([r["mtre"] is not None and r["mtre"] < _WRONG for r in rows])
     people = sorted({r["subject"] for r in rows})
     fold = {p: i % _FOLDS for i, p in enumerate(np.random.default_rng(0).permutation(people))}
@@ -55,11 +55,11 @@ def judged(rows: list[dict[str, Any]], threshold: float) -> Judgement:
         left = np.array([fold[r["subject"]] == k for r in rows])
         touched = left | np.array([fold.get(r["model"], -1) == k for r in rows])
         if left.any():
-            w = fit(x[~touched], good[~touched], deep[~touched], signs)
-            p[left] = deep[left] * _sigmoid(_with_one(x[left]) @ w)
-    w = fit(x, good, deep, signs)
+            w = fit(x[~touched], good[~touched], near[~touched], signs)
+            p[left] = near[left] * _sigmoid(_with_one(x[left]) @ w)
+    w = fit(x, good, near, signs)
     now = np.array([trust.INTERCEPT + sum(trust.WEIGHTS[n] * v for n, v in zip(names, row, strict=True)) for row in x])
-    return Judgement(threshold, rows, float(w[0]), dict(zip(names, w[1:].tolist(), strict=True)), good, p, deep * _sigmoid(now))
+    return Judgement(threshold, rows, float(w[0]), dict(zip(names, w[1:].tolist(), strict=True)), good, p, near * _sigmoid(now))
 
 
 def _evidence(row: dict[str, Any]) -> Evidence:
@@ -74,8 +74,8 @@ def _sigmoid(z: Array) -> Array:
     return 1 / (1 + np.exp(-np.clip(z, -30, 30)))
 
 
-def fit(x: Array, y: NDArray[np.bool_], deep: Array, signs: Array, ridge: float = 1.0) -> Array:
-    """Logistic regression of what is then multiplied by ``deep``, intercept first; each weight of the sign that it may have.
+def fit(x: Array, y: NDArray[np.bool_], near: Array, signs: Array, ridge: float = 1.0) -> Array:
+    """Logistic regression of what is then multiplied by ``near``, intercept first; each weight of the sign that it may have.
 
     ``ridge`` on standardised features: a weight of one standard deviation costs as much as half an attempt missed by a factor e.
     """
@@ -85,10 +85,10 @@ def fit(x: Array, y: NDArray[np.bool_], deep: Array, signs: Array, ridge: float 
     def loss(w: Array) -> tuple[float, Array]:
         t = z @ w
         p = _sigmoid(t)
-        missed = np.maximum(1 - deep * p, 1e-12)
-        # -log(deep p) of a success, -log(1 - deep p) of a failure
+        missed = np.maximum(1 - near * p, 1e-12)
+        # -log(near p) of a success, -log(1 - near p) of a failure
         value = float(np.sum(np.where(y, np.logaddexp(0, -t), -np.log(missed))) + 0.5 * ridge * np.sum(w[1:] ** 2))
-        slope = z.T @ np.where(y, p - 1, deep * p * (1 - p) / missed) + ridge * np.concatenate([[0], w[1:]])
+        slope = z.T @ np.where(y, p - 1, near * p * (1 - p) / missed) + ridge * np.concatenate([[0], w[1:]])
         return value, slope
 
     bounds = [(None, None), *((0, None) if s > 0 else (None, 0) for s in signs)]

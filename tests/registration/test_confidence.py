@@ -155,7 +155,7 @@ def test_every_feature_counts_the_way_it_may() -> None:
 
 
 def test_a_distrusted_result_says_what_is_wrong_with_it() -> None:
-    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, contrast=0.5, drift=0.15, depth=4.0, rival=0.95, mirror=0.9)
+    stranger = replace(GOOD, agreement=0.35, weakest=0.0, opposed=0.3, drift=0.15, depth=4.0, rival=0.95, mirror=0.9)
     doubted = judge(stranger, 0.6)
     assert not doubted.trusted and "another patient" in doubted.reasons[0]
     assert judge(GOOD, 0.6).trusted and judge(GOOD, 0.6).reasons == ()

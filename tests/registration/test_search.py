@@ -107,6 +107,19 @@ def test_a_pose_at_the_edge_of_the_box_is_sought_about_itself() -> None:
     assert torch.equal(result.start.matrix, start.matrix) and result.renders > once.renders
 
 
+def test_a_wrong_source_distance_shows_as_a_depth_that_nobody_expected() -> None:
+    """The image fits as well as with the right one; two exposures would disagree."""
+    xray = scene.exposure()
+    view = xray.view
+    farther = replace(view, origin=view.source + 1.15 * (view.origin - view.source))
+    found = [
+        Direct(DirectConfig()).register(Problem(scene.chest(), (replace(xray, view=v),), scene.centre_start()))
+        for v in (view, farther)
+    ]
+    assert found[0].confidence.trusted and scene.error(found[1].transform) > 20
+    assert not found[1].confidence.trusted and "source-to-detector distance" in found[1].confidence.reasons[0]
+
+
 def test_places_are_chosen_in_all_exposures() -> None:
     """Of poses that one view shows alike, that one comes first under which the other view is explained."""
     xrays = (scene.exposure(), scene.exposure(100.0))

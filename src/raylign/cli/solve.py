@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylign.cli.console import Tell
 from raylign.cli.starts import Start
@@ -43,7 +43,7 @@ class SolveFlags(Protocol):
     @property
     def seed(self) -> int: ...
     @property
-    def trust(self) -> float: ...
+    def trust(self) -> float | None: ...
     @property
     def geometry_sid(self) -> float | None: ...
     @property
@@ -85,7 +85,7 @@ class Solved:
 
 def check_solve(flags: SolveFlags, xrays: int) -> None:
     """Refuse what can be refused before anything is loaded."""
-    if not 0 <= flags.trust <= 1:
+    if flags.trust is not None and not 0 <= flags.trust <= 1:
         raise InputError(f"{flags.trust} is no probability", field="--trust", remedy="give 0 to 1")
     for name, _, most in _GEOMETRY:
         value = getattr(flags, name)
@@ -200,8 +200,10 @@ def solve(
     return _with_geometry(solved, _bounds(flags), tell) if _bounds(flags) else solved
 
 
-def _trusting(chosen: Any, trust: float) -> Registrar:
-    """The registrar with another threshold of trust; of a pipeline the last stage judges."""
+def _trusting(chosen: Any, trust: float | None) -> Registrar:
+    """The registrar with another threshold of trust, if one was given; of a pipeline the last stage judges."""
+    if trust is None:
+        return cast("Registrar", chosen)
     from raylign.registration import Pipeline
 
     if isinstance(chosen, Pipeline):
@@ -218,8 +220,11 @@ def _structure(
     from raylign.registration import DirectConfig
     from raylign.registration.structures import StructureConfig, StructureProblem, Structures
 
-    whole = DirectConfig(search=start.search, trust=flags.trust, seed=flags.seed)
-    chosen = Structures(StructureConfig(rest=flags.rest.value, whole=whole, trust=flags.trust), tell)  # type: ignore[arg-type]
+    whole = DirectConfig(search=start.search, seed=flags.seed)
+    config = StructureConfig(rest=flags.rest.value, whole=whole)  # type: ignore[arg-type]
+    if flags.trust is not None:
+        config = replace(config, whole=replace(whole, trust=flags.trust), trust=flags.trust)
+    chosen = Structures(config, tell)
     try:
         found = chosen.register(StructureProblem(volume, structure.labels, structure.names, xrays, start.pose))
     except InputError as error:

@@ -15,7 +15,7 @@ from raylign.geometry import Rigid
 from raylign.registration.comparison import Comparison, Measure, Sampling, build
 from raylign.registration.confidence import gather, judge
 from raylign.registration.levels import Scale, build_scales, centre_under
-from raylign.registration.matching import MatchConfig, answered, normal_equations, render
+from raylign.registration.matching import answered, normal_equations, render
 from raylign.registration.optimisers import Array64, Box, Objective, Optimiser, Task
 from raylign.registration.priors import Frame, Prior, Reprojection, penalties
 from raylign.registration.problem import Problem
@@ -23,7 +23,7 @@ from raylign.registration.pyramid import cut_faces
 from raylign.registration.refinement import Candidate
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
-from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.settings import TRUST, DirectConfig, SearchConfig
 from raylign.registration.versions import versions
 
 Progress = Callable[[str, float], None]
@@ -99,7 +99,7 @@ class ClassicalConfig:
     levels: tuple[Level, ...]
     priors: tuple[Prior, ...] = ()
     name: str = "classical"
-    trust: float = 0.6
+    trust: float = TRUST
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -256,18 +256,19 @@ def assess(problem: Problem, matrix: Array64, axes: Array64, trust: float, held:
     trust: probability from which it is called trustworthy.
     held: whether the pose lies well inside what was searched last.
     """
-    match = MatchConfig()
+    config = DirectConfig(search=SearchConfig(mm=_NEAR_MM))
+    match = config.match
     try:
-        scales: list[Scale] = build_scales(problem, DirectConfig(search=SearchConfig(mm=_NEAR_MM)))
-        scale = scales[0]
+        scales: list[Scale] = build_scales(problem, config)
     except InputError:
-        scales, scale = [], build(problem, [Sampling(pixels=_JUDGED_PIXELS)], margin=0.0)[0][0]
+        scales = [build(problem, [Sampling(pixels=_JUDGED_PIXELS)], margin=0.0)[0][0]]
+    scale = scales[0]
     rendering = render(scale.model, scale.images, matrix, replace(match, step=match.finest_step))
     masks = answered(scale.model, scale.images, matrix)
     floor = normal_equations(scale.model, scale.images, rendering, masks, np.zeros(len(scale.images)), match)
     normal = normal_equations(scale.model, scale.images, rendering, masks, floor.noise, match)
     rival = 0.0 if floor.cost < 0 else 1.0  # explaining nothing is matched by any pose that shows nothing
-    evidence, covariance = gather(Candidate(matrix, replace(normal, cost=floor.cost)), scale, axes, rival, held, scales)
+    evidence, covariance = gather(Candidate(matrix, replace(normal, cost=floor.cost)), scales, axes, rival, held, config)
     return Result(
         transform=Rigid(torch.from_numpy(matrix)),
         start=problem.start,

@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raylign.registration import trust
 from raylign.registration.evidence import mirrored, pattern
-from raylign.registration.matching import MatchConfig
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Confidence
 from raylign.registration.search import separation
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
 
 _WRONG = 10.0  # mm: a success is an mTRE below it
 _FREEDOM = 4
+_AGREE = 0.2  # local correlation under which the probability falls to nothing
 
 IN_PLACE = 0.02
 """Drift under which every piece of the model is where it belongs, so that neither its mirror image nor single views are asked."""
@@ -64,25 +63,29 @@ class Evidence:
 
 
 def rivalry(candidates: Sequence[Candidate], farther_than: float = 5.0) -> float:
-    """The cost of the best candidate ``farther_than`` mm from the first, as a share of the first's; candidates best first."""
+    """The cost of the best candidate ``farther_than`` mm from the first, as a share of the first's."""
     if not candidates or candidates[0].normal.cost >= 0:
         return 1.0
     best = candidates[0]
-    for other in candidates[1:]:
-        if separation(best.matrix, other.matrix, best.normal.centre, 50.0) > farther_than:
-            return float(np.clip(other.normal.cost / best.normal.cost, 0, 1))
-    return 0.0
+    others = [
+        other.normal.cost
+        for other in candidates[1:]
+        if separation(best.matrix, other.matrix, best.normal.centre, 50.0) > farther_than
+    ]
+    return float(np.clip(min(others, default=0.0) / best.normal.cost, 0, 1))
 
 
 def gather(
-    best: Candidate, scale: Scale, axes: Array64, rival: float, held: bool, scales: Sequence[Scale] = ()
+    best: Candidate, scales: Sequence[Scale], axes: Array64, rival: float, held: bool, config: DirectConfig
 ) -> tuple[Evidence, Array64]:
-    """The evidence for a candidate at a level, and its covariance.
+    """The evidence for a candidate at the first of some levels, and its covariance.
 
-    ``axes`` are those of the first view, ``scales`` the pyramid for the mirror.
+    ``axes`` are those of the first view, ``config`` is what the candidate was compared under.
     """
-    seen = pattern(scale, best.matrix, MatchConfig())
-    covariance = covariance_of(best.normal, scale.images, MatchConfig(), seen.drift)
+    scale = scales[0]
+    seen = pattern(scale, best.matrix, config.match)
+    covariance = covariance_of(best.normal, scale.images, config.match, seen.drift)
+    shows = best.normal.cost < 0  # explaining nothing is explained as well by a mirror image
     translation = np.sqrt(np.clip(np.diag(axes.T @ covariance[3:, 3:] @ axes), 0, None))
     rotation = np.sqrt(np.clip(np.diag(covariance[:3, :3]), 0, None))
     evidence = Evidence(
@@ -92,7 +95,7 @@ def gather(
         depth=float(translation[2]),
         wobble=float(np.hypot(translation[:2].max(), scale.model.radius * rotation.max())),
         held=held,
-        mirror=mirrored(scales, best.matrix, DirectConfig()) if scales and seen.drift >= IN_PLACE else 0.0,
+        mirror=mirrored(scales, best.matrix, config) if shows and seen.drift >= IN_PLACE else 0.0,
         **asdict(seen),
     )
     return evidence, covariance
@@ -112,24 +115,27 @@ def features(evidence: Evidence) -> dict[str, float]:
     }
 
 
-def deep_enough(depth: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """Probability that the error along the beam is under 10 mm where ``depth`` is its stated standard deviation, mm.
+def near_enough(evidence: Evidence) -> float:
+    """Probability that a pose in the right valley is less than 10 mm off, by its stated deviations along and across the beam.
 
-    By Student's distribution of four degrees of freedom: a stated deviation is itself an estimate.
+    By Student's distribution of four degrees of freedom: a stated deviation is itself an estimate. Targets lie within the model:
+    what its surface may be off counts half. Where image and model do not agree at all, no valley is the right one.
     """
     from scipy.special import stdtr
 
-    return np.asarray(1 - 2 * stdtr(_FREEDOM, -_WRONG / np.maximum(depth, 1e-3)))
+    deviation = max(float(np.hypot(evidence.depth, evidence.wobble / 2)), 1e-3)
+    agree = float(np.clip(evidence.agreement / _AGREE, 0, 1))
+    return agree * float(1 - 2 * stdtr(_FREEDOM, -_WRONG / deviation))
 
 
 def judge(evidence: Evidence, threshold: float) -> Confidence:
     """A probability of success from the evidence, and the sentences that explain a low one.
 
     It is that of having the right valley of the cost, a logistic function of ``features``, times that of being near enough to the
-    truth in depth if one has.
+    truth if one has.
     """
     z = trust.INTERCEPT + sum(trust.WEIGHTS[name] * value for name, value in features(evidence).items())
-    probability = float(deep_enough(evidence.depth) / (1 + np.exp(-np.clip(z, -30, 30))))
+    probability = float(near_enough(evidence) / (1 + np.exp(-np.clip(z, -30, 30))))
     trusted = probability >= threshold
     return Confidence(probability, trusted, () if trusted else _reasons(evidence), asdict(evidence))
 

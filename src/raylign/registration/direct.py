@@ -16,7 +16,7 @@ from raylign.registration.confidence import IN_PLACE, gather, judge, rivalry
 from raylign.registration.locate import Place, locate
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import box_corners, content, cut_faces
-from raylign.registration.readings import Reading, alike, both_ways, decided, exchanged, in_depth, shaken, without_rim
+from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, shaken, without_rim
 from raylign.registration.result import Result, Step
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
@@ -26,8 +26,9 @@ from raylign.registration.versions import versions
 Progress = Callable[[str, float], None]
 
 _NEAR = 60.0  # mm
-_APART = 3.0  # mm; what breathes or bends puts single views a millimetre or two elsewhere, and the common pose is still right
-_DOUBT = 0.3  # probability of success at most, where exposures disagree
+_APART = 6.0  # mm; what breathes or bends puts single views a few millimetres elsewhere, and the common pose is still right
+_DOUBT = 0.3  # probability of success at most, where exposures disagree or a single one's depth is none that was expected
+_INSIDE = 0.9  # of the bounds: what lies farther out lies at their edge
 _STANDS_OUT = 0.6  # of the best cost, at most, is what a pose elsewhere reaches where the right one was found
 _VIEWED = 4  # times as many places are looked at in all exposures together as are then refined
 
@@ -35,17 +36,36 @@ _VIEWED = 4  # times as many places are looked at in all exposures together as a
 def agreed(problem: Problem, result: Result, config: DirectConfig) -> Result:
     """A result whose trust one of several views may withdraw: the one that alone would put the model elsewhere."""
     confidence = result.confidence
-    if len(problem.xrays) < 2 or not confidence.trusted or confidence.evidence["drift"] < IN_PLACE:
+    if len(problem.xrays) < 2 or confidence.probability < _DOUBT or confidence.evidence["drift"] < IN_PLACE:
         return result
     try:
         reasons = agreement(problem, result, config).reasons(limit=_APART)
     except InputError:  # an exposure that shows too little to be asked alone
         return result
-    if not reasons:
+    return doubted(result, config, reasons) if reasons else result
+
+
+def expected(result: Result, bounds: Bounds, config: DirectConfig) -> Result:
+    """A result of one exposure, its trust withdrawn if it lies farther along the beam than was searched about the start.
+
+    With one view a wrong distance to the detector looks like another depth: only what was expected of it speaks against that.
+    """
+    _, shift = bounds.offset(result.transform.matrix.numpy())
+    if not result.confidence.trusted or abs(shift[2]) <= bounds.reach(_INSIDE)[2]:
         return result
+    where = (
+        f"the pose lies {abs(shift[2]):.0f} mm {'farther from' if shift[2] > 0 else 'nearer to'} the source than the start,"
+        " beyond what was searched; with one view, a wrong source-to-detector distance looks like this: check it, or search"
+        " deeper"
+    )
+    return doubted(result, config, (where,))
+
+
+def doubted(result: Result, config: DirectConfig, reasons: tuple[str, ...]) -> Result:
+    """A result that is hardly probable any more, for reasons in plain words."""
     probability = min(result.confidence.probability, _DOUBT)
-    doubted = replace(result.confidence, probability=probability, trusted=probability >= config.trust, reasons=reasons)
-    return replace(result, confidence=doubted)
+    confidence = replace(result.confidence, probability=probability, trusted=probability >= config.trust, reasons=reasons)
+    return replace(result, confidence=confidence)
 
 
 def worth(result: Result) -> tuple[bool, bool, float]:
@@ -71,7 +91,8 @@ class Direct:
         A result that is not to be trusted is sought once more, from a grid twice as dense and as many candidates, and on
         the next exposure where there are several. One at the edge of the box is sought once more in a box about itself: the
         best pose may lie just outside. Of the two the trusted one is returned, of two such the one inside its box, else the more
-        probable. Where one of several exposures disagrees with what all say together, the result is not trusted.
+        probable. Where one of several exposures disagrees with what all say together, or a single one puts the model far nearer
+        or farther than was searched, the result is not trusted.
         """
         results = [self.search_once(problem)]
         search = self.config.search
@@ -83,8 +104,9 @@ class Direct:
             with contextlib.suppress(InputError):
                 results.append(again.search_once(about, first=0 if trusted else 1))
         best = max(results, key=worth)
+        several = len(problem.xrays) > 1
         return replace(
-            agreed(problem, best, self.config),
+            agreed(problem, best, self.config) if several else expected(best, self._bounds(problem), self.config),
             start=problem.start,
             seed=self.config.seed,
             settings={**best.settings, **asdict(self.config)},
@@ -99,11 +121,8 @@ class Direct:
         """
         config, search = self.config, self.config.search
         clock = [time.perf_counter()]
-        axes = camera_axes(problem.xrays[0].view)
-        start = problem.start.matrix.numpy()
-        middle = box_corners(problem.model, *content(problem.model)).mean(0)
-        centre = start[:3, :3] @ middle + start[:3, 3]
-        bounds = Bounds(start, axes, centre, search.degrees, search.mm, search.along)
+        bounds = self._bounds(problem)
+        axes, start = bounds.axes, bounds.start
         both = problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model))
         places, renders = self._places(problem, bounds, first, both=both)
         self._tell("search", 0.2)
@@ -115,8 +134,8 @@ class Direct:
         self._tell("pyramids", 0.3)
         clock.append(time.perf_counter())
         readings = [
-            Reading(scales, matrices)
-            for number, scales in enumerate(both_ways(at.scales, problem.model))
+            Reading(levels_as(at.scales, problem.model, number), matrices)
+            for number in (0, 1)
             if (matrices := [p.matrix for p in places if p.reading == number])
         ]
         if len(readings) > 1 and all(alike(readings[0], r.matrices[:6], config) for r in readings):
@@ -155,7 +174,7 @@ class Direct:
                 if nearer is not at:
                     ends = not any(f.size for f in readings[0].scales[0].model.faces)
                     at, level = nearer, len(nearer.scales)
-                    readings = [replace(readings[0], scales=both_ways(at.scales, problem.model)[ends])]
+                    readings = [replace(readings[0], scales=levels_as(at.scales, problem.model, int(ends)))]
                     while level > 1 and at.scales[level - 1].model.spacing > 0.75 * spacing:
                         level -= 1
             level, done = level - 1, done + 1
@@ -164,8 +183,8 @@ class Direct:
         # as they were read in the end
         faces = cut_faces(problem.model) if any(f.size for f in readings[0].scales[0].model.faces) else ((False, False),) * 3
         clock.append(time.perf_counter())
-        held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(best.matrix)
-        evidence, covariance = gather(best, readings[0].scales[0], axes, rival, held, readings[0].scales)
+        held = bounds.hold(best.matrix, _INSIDE)
+        evidence, covariance = gather(best, readings[0].scales, axes, rival, held, config)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),
             start=problem.start,
@@ -185,6 +204,13 @@ class Direct:
             settings={**asdict(config), "cut_faces": faces},
             renders=renders,
         )
+
+    def _bounds(self, problem: Problem) -> Bounds:
+        """The box that is searched about the start."""
+        start, search = problem.start.matrix.numpy(), self.config.search
+        middle = box_corners(problem.model, *content(problem.model)).mean(0)
+        centre = start[:3, :3] @ middle + start[:3, 3]
+        return Bounds(start, camera_axes(problem.xrays[0].view), centre, search.degrees, search.mm, search.along)
 
     def _places(self, problem: Problem, bounds: Bounds, first: int, *, both: bool) -> tuple[list[Place], int]:
         """Where to begin, best first, and how many renderings that took.

@@ -17,10 +17,16 @@ _RADIUS = 8  # pixels of the window
 _REACH = 6  # pixels that a window may move along either axis
 _SAYS = 0.25  # of the mean energy of a window: with less the moved model has nothing to say there
 _COUNTS = 0.1  # of the mean energy: windows of the model with less are left out
+_FLAT = 1e-3  # of the largest energy of a window of the exposure: with less there is nothing to be seen
+_FEWEST = 200  # pixels about which there must be something to compare
+_COMPARED = 0.3  # share of what the model has to say that the exposure must say something about
 
 
 def drift(fixed: Array64, moving: Array64, share: Array64) -> float:
-    """Mean gain in local correlation where every window takes its best shift, 0 to 2; 2 where there is nothing to compare.
+    """Mean gain in local correlation where every window takes its best shift, 0 to 2; 2 where there is too little to compare.
+
+    Windows in which the exposure is flat (burnt out, clipped) say nothing. If most of what the model shows lies there, or what
+    can be compared is next to nothing, that is no evidence of a right pose.
 
     Parameters
     ----------
@@ -39,9 +45,13 @@ def drift(fixed: Array64, moving: Array64, share: Array64) -> float:
     speaks = local > _COUNTS * mean
     weight = np.where(speaks, np.minimum(local, 2 * float(local[speaks].mean())), 0)
     floor = _SAYS * mean * side**2
+    answer = uniform_filter((fixed**2).sum(0), side, mode="constant")
+    told = weight * (answer > _FLAT * answer.max())
+    if (told > 0).sum() < _FEWEST or told.sum() < _COMPARED * weight.sum():
+        return 2.0
     still, best = (np.zeros(share.shape, np.float32) for _ in range(2))
     _best_shifts(fixed.astype(np.float32), moving.astype(np.float32), np.float32(floor), _RADIUS, _REACH, still, best)
-    return float((weight * (best - still)).sum() / weight.sum())
+    return float((told * (best - still)).sum() / told.sum())
 
 
 @njit(cache=True, nogil=True)

@@ -10,6 +10,7 @@ from raylign.registration.comparison import LOCAL_VARIANCE, Measure, Sampling
 from raylign.registration.optimisers import CMAES
 from raylign.registration.problem import Problem
 from raylign.registration.result import Result
+from raylign.registration.settings import TRUST
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class EvolutionConfig:
     generations: int = 60
     levels: int = 3
     pixels: int = 256
-    trust: float = 0.6
+    trust: float = TRUST
     seed: int = 0
     depth: float | None = None
 

@@ -191,8 +191,11 @@ def _depths(field: _Field, bounds: Bounds, ratio: float, extents: tuple[float, f
     h, w = field.image.shape
     sid = float(field.image.view.sid)
     at = float((bounds.centre - field.source) @ field.normal)
+    if at + bounds.depth <= 0:  # all of the box lies behind the source
+        return []
     half, thick = extents
-    low = min(max(at - bounds.depth, min(max(thick, 0.2 * sid), at)), sid)
+    nearest = max(thick, 0.2 * sid)
+    low = min(max(at - bounds.depth, min(nearest, at) if at > 0 else nearest), sid)
     high = max(min(at + bounds.depth, sid), low)
     count = max(1, math.ceil(math.log(high / low) / math.log(ratio) - 1e-9))
     edges = np.exp(np.linspace(math.log(low), math.log(high), 2 * count + 1))

@@ -39,8 +39,8 @@ from raylign.registration.pyramid import Array32, Array64, box_corners, content,
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
 from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.spread import UNMODELLED, looser
 
-_UNMODELLED = 3.5  # as for the direct method: what moves the optimum itself
 _BLOCK = 16  # pixels: residuals farther apart than this are taken for independent
 _ROUNDS = 3  # of reweighting on one rendering
 _WEIGHTS = (-0.03, 0.1)  # 1/mm; all that cortical bone attenuates at 70 keV is 0.05
@@ -140,7 +140,8 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
     return replace(
         result,
         transform=Rigid(torch.from_numpy(matrix)),
-        covariance=torch.from_numpy(covariance),
+        # what a patient who lies otherwise than in the scan adds, no last step takes away
+        covariance=torch.from_numpy(covariance * looser(float(result.confidence.evidence.get("drift", 0.0)))),
         centre=torch.from_numpy(centre_under(stage.scale, matrix)),
         trajectory=(*result.trajectory, *steps),
         timings=timings,
@@ -300,7 +301,7 @@ def _step(stage: _Stage, shown: list[_Shown]) -> _Step | None:
     inverse = np.linalg.inv(hessian)
     scores = scores[np.abs(scores).sum(1) > 0]
     scores = scores - scores.mean(0)
-    covariance = _UNMODELLED * inverse @ (scores.T @ scores) @ inverse
+    covariance = UNMODELLED * inverse @ (scores.T @ scores) @ inverse
     return _Step(twist, covariance, bone, floor)
 
 

@@ -124,11 +124,13 @@ def _count(source, threshold, by_row, by_column, z0, z1):  # type: ignore[no-unt
 
 
 # asked for several times a registration, and a pass over all voxels; a model is compared by identity, and its entry goes with it
-_sections: WeakKeyDictionary[Volume, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = WeakKeyDictionary()
+_Sections = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+_sections: WeakKeyDictionary[Volume, tuple[int, _Sections]] = WeakKeyDictionary()
 
 
 # Levels that were made last, of every model, call by call. A level's name tells all that it was made from, so that what is found
-# here is what would be made anew: the version of the voxels, the box, the blocks, and the name of the level it was reduced from.
+# here is what would be made anew: the version of the voxels (PyTorch's: what is written through NumPy is not seen), the affine,
+# the box, the blocks, and the name of the level it was reduced from.
 _Name = tuple[object, ...]
 _made: WeakKeyDictionary[Volume, list[dict[_Name, ModelLevel]]] = WeakKeyDictionary()
 _CALLS = 2
@@ -141,18 +143,24 @@ def _shadow(model: Volume, source: Array32) -> float:
     return _THIN if model.unit == "1/mm" else max(0.02 * float(source.max()), 0.0)
 
 
-def sections(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def sections(model: Volume) -> _Sections:
     """Areas, in voxels, of the model's cross-sections along x, y and z: of what casts a shadow, -700 HU and more."""
     known = _sections.get(model)
-    if known is not None:
-        return known
+    if known is not None and known[0] == _version(model):
+        return known[1]
     source = native(model)
     threshold = np.float32(_shadow(model, source))
     by_row = np.zeros(source.shape[:2], np.int64)
     by_column = np.zeros((source.shape[0], source.shape[2]), np.int64)
     cpu.run_chunks(partial(_count, source, threshold, by_row, by_column), source.shape[0], smallest=4)
-    _sections[model] = by_column.sum(0), by_row.sum(0), by_row.sum(1)
-    return _sections[model]
+    found = by_column.sum(0), by_row.sum(0), by_row.sum(1)
+    _sections[model] = _version(model), found
+    return found
+
+
+def _version(model: Volume) -> int:
+    """A number that changes when the voxels are written to; tensors of inference have none, and may not be."""
+    return 0 if model.data.is_inference() else int(model.data._version)
 
 
 def content(model: Volume) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -251,7 +259,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
     pitch = np.linalg.norm(model.affine.numpy()[:3, :3], axis=0)
     calls = _made.get(model, [])
     known = {name: level for call in calls for name, level in call.items()}
-    whole: _Name = (model.data._version, tuple(box[0].tolist()), tuple(box[1].tolist()))
+    whole: _Name = (_version(model), tuple(model.affine.flatten().tolist()), tuple(box[0].tolist()), tuple(box[1].tolist()))
     levels: dict[_Name, ModelLevel] = {}
     found: list[tuple[NDArray[np.int64], _Name]] = []
     hu = model.attenuation_coefficients() if model.unit == "HU" else None

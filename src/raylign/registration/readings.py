@@ -41,7 +41,8 @@ class Reading:
         start of ``bounds`` begins at every level anew.
         """
         scale, seeds = self.scales[level], self.matrices[:count]
-        if count > 1 and speaks(scale, bounds.start, self.candidates, config):
+        known = any(np.array_equal(seed, bounds.start) for seed in seeds)
+        if count > 1 and not known and speaks(scale, bounds.start, self.candidates, config):
             seeds = [*seeds, bounds.start]
         if len(seeds) > 1:
             pool = cpu.pool(cpu.threads())
@@ -53,9 +54,9 @@ class Reading:
         return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found), renders=renders)
 
 
-def both_ways(scales: list[Scale], model: Volume) -> tuple[list[Scale], list[Scale]]:
-    """The levels under either reading: the patient goes on beyond the cut faces, or ends at them."""
-    return scales, [replace(s, model=whole(s.model, model)) for s in scales]
+def levels_as(scales: list[Scale], model: Volume, reading: int) -> list[Scale]:
+    """The levels under a reading: 0, the patient goes on beyond the cut faces; 1, he ends at them."""
+    return [replace(s, model=whole(s.model, model)) for s in scales] if reading else scales
 
 
 def speaks(scale: Scale, matrix: Array64, others: Sequence[Candidate], config: DirectConfig) -> bool:

@@ -71,11 +71,14 @@ class Bounds:
         in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
         return turn, self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
 
-    def hold(self, matrix: Array64) -> bool:
-        """Whether a pose lies within."""
+    def reach(self, share: float = 1.0) -> Array64:
+        """How far the centre may go along each axis, mm, of a box that is a share of this one."""
+        return 1.5 * share * np.array([self.mm, self.mm, self.depth]) + 5
+
+    def hold(self, matrix: Array64, share: float = 1.0) -> bool:
+        """Whether a pose lies within, or within a box that is a share of this one."""
         turn, shift = self.offset(matrix)
-        reach = np.array([self.mm, self.mm, self.depth])
-        return bool(np.abs(turn).max() <= 1.5 * self.degrees + 5 and (np.abs(shift) <= 1.5 * reach + 5).all())
+        return bool(np.abs(turn).max() <= 1.5 * share * self.degrees + 5 and (np.abs(shift) <= self.reach(share)).all())
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from raylign.errors import InputError
 from raylign.registration.matching import MatchConfig
 
+TRUST = 0.8
+"""Probability of success from which a result is called trustworthy, where nothing else is said (docs/confidence.md)."""
+
 _SOD = 700.0  # mm from the source to the patient, about: what a range of depths is compared with
 
 
@@ -104,5 +107,5 @@ class DirectConfig:
     iterations: int = 12
     tolerance: float = 4e-6
     leash: float = 0.003
-    trust: float = 0.6
+    trust: float = TRUST
     seed: int = 0

@@ -36,19 +36,30 @@ def covariance_of(normal: Normal, images: Sequence[ImageLevel], config: MatchCon
     inverse = np.linalg.pinv(h, rcond=1e-12, hermitian=True)
     values, vectors = np.linalg.eigh(h)
     unseen = vectors[:, values <= 1e-12 * max(float(values[-1]), 1e-300)]  # no image says anything of these
-    looser = UNMODELLED * max(drift / _STILL, 1.0) ** _PER_DRIFT
-    return np.asarray(looser * inverse @ _scatter(normal, images, config) @ inverse + _OPEN**2 * unseen @ unseen.T)
+    variance = UNMODELLED * looser(drift)
+    return np.asarray(variance * inverse @ _scatter(normal, images, config) @ inverse + _OPEN**2 * unseen @ unseen.T)
+
+
+def looser(drift: float) -> float:
+    """By how much a variance grows with the drift of a pose."""
+    return float(max(drift / _STILL, 1.0) ** _PER_DRIFT)
 
 
 def _scatter(normal: Normal, images: Sequence[ImageLevel], config: MatchConfig) -> Array64:
-    """[6, 6]: what the scores of independent patches add up to; of the comparison's own blocks where patches are too few."""
+    """[6, 6]: what the scores of independent patches add up to; of the comparison's own blocks where patches are too few.
+
+    Where blocks are too few as well, the residuals of a window are taken for one.
+    """
     side = 2 * config.window + 1
     shapes = [(-(-h // side), -(-w // side)) for h, w in (image.shape for image in images)]
-    found = [_squares(scores) for scores in _patches(normal.scores, shapes)]
-    if min(count for _, count in found) >= _FEWEST:
-        # six numbers were fitted to the patches
-        return np.asarray(np.mean([s * count / (count - 6) for s, count in found], 0))
-    return _squares(normal.scores)[0]
+    if sum(r * c for r, c in shapes) != len(normal.scores):
+        raise ValueError(f"{len(normal.scores)} scores are not of exposures of {shapes} blocks")
+    for parts in (list(_patches(normal.scores, shapes)), [normal.scores]):
+        found = [_squares(scores) for scores in parts]
+        if min(count for _, count in found) >= _FEWEST:
+            # six numbers were fitted to the parts
+            return np.asarray(np.mean([s * count / (count - 6) for s, count in found], 0))
+    return np.asarray(normal.hessian * side**2)
 
 
 def _squares(scores: Array64) -> tuple[Array64, int]:

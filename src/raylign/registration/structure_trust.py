@@ -124,7 +124,7 @@ def gather_structure(
     shadows = [_shadow(scale.model, image, found.matrix, match) for image in scale.images]
     masks = [a & _near(s, config.window) for a, s in zip(answered(scale.model, scale.images, found.matrix), shadows, strict=True)]
     alone, here, there = (_cost(scale, m, masks, match) for m in (None, found.matrix, bounds.start))
-    held = replace(bounds, degrees=0.9 * bounds.degrees, mm=0.9 * bounds.mm, depth=0.9 * bounds.depth).hold(found.matrix)
+    held = bounds.hold(found.matrix, 0.9)
     points = surface_of(scale.model) @ found.matrix[:3, :3].T + found.matrix[:3, 3]
     across: list[float] = [_across(points, found.normal.centre, covariance, image.source) for image in scale.images]
     beam = bounds.axes[:, 2]

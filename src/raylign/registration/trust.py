@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-INTERCEPT = 12.09
+INTERCEPT = 13.35
 WEIGHTS = {
-    "agreement": 0.80,
-    "rival": -2.88,
-    "mirror": -10.30,
-    "drift": -2.14,
-    "held": 2.14,
+    "agreement": 0.78,
+    "rival": -3.45,
+    "mirror": -10.77,
+    "drift": -2.74,
+    "held": 2.72,
 }
