@@ -9,13 +9,15 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import pearsonr
 
-from raylign.registration import Direct, DirectConfig, Problem, trust
-from raylign.registration.confidence import Evidence, features, judge
+from raylign.registration import Direct, DirectConfig, Problem, SearchConfig, trust
+from raylign.registration.confidence import Evidence, features, judge, rivalry
 from raylign.registration.drift import drift
 from raylign.registration.evidence import local_match, mirror_image, mirrored, pattern, reduced
-from raylign.registration.levels import build_scales
-from raylign.registration.matching import answered, render
+from raylign.registration.levels import build_scales, evaluate
+from raylign.registration.matching import MatchConfig, answered, normal_equations, render
+from raylign.registration.refinement import Candidate
 from raylign.registration.search import moved
+from raylign.registration.spread import covariance_of
 from tests.registration import scene
 
 GOOD = Evidence(0.8, 1.0, 0.2, 0.3, 0.1, True, 0.4, 0.9, 0.85, 0.01, 0.25, 0.005)
@@ -139,6 +141,23 @@ def test_poor_agreement_in_the_right_place_does_not_drift(grain: np.ndarray) -> 
     assert drift(gradients(grain), 0 * gradients(grain), share) == 2.0
 
 
+def test_a_flat_exposure_is_no_evidence_of_a_right_pose(grain: np.ndarray) -> None:
+    """Burnt-out pixels say nothing: they do not dilute what the others say, and of nearly nothing else nothing follows."""
+    other = gaussian_filter(np.random.default_rng(7).standard_normal(grain.shape), 2.5)
+    share = np.ones(grain.shape)
+    model, wrong = gradients(grain), gradients(other)
+    assert drift(0 * model, model, share) == 2.0
+    whole = drift(wrong, model, share)
+    half = wrong.copy()
+    half[:, :, : grain.shape[1] // 2] = 0
+    assert whole > 0.2 and drift(half, model, share) > 0.6 * whole
+    strip = np.zeros_like(wrong)
+    strip[:, :, 30:32] = wrong[:, :, 30:32]
+    thin = np.zeros(grain.shape)
+    thin[:, 30:32] = 1
+    assert drift(strip, model * thin, thin) == 2.0
+
+
 def test_every_feature_counts_the_way_it_may() -> None:
     """Worse evidence of any one kind never raises the probability."""
     assert set(features(GOOD)) == set(trust.WEIGHTS)
@@ -149,8 +168,10 @@ def test_every_feature_counts_the_way_it_may() -> None:
     }  # fmt: skip
     best = judge(GOOD, 0.5).probability
     assert best > 0.9
+    only_told = {"weakest", "opposed", "contrast", "explained"}
     for name, value in worse.items():
-        assert judge(replace(GOOD, **{name: value}), 0.5).probability <= best
+        probability = judge(replace(GOOD, **{name: value}), 0.5).probability
+        assert probability == best if name in only_told else probability < best, name
     assert judge(replace(GOOD, **worse), 0.5).probability < 0.05
 
 
@@ -160,6 +181,56 @@ def test_a_distrusted_result_says_what_is_wrong_with_it() -> None:
     assert not doubted.trusted and "another patient" in doubted.reasons[0]
     assert judge(GOOD, 0.6).trusted and judge(GOOD, 0.6).reasons == ()
     assert doubted.evidence["agreement"] == 0.35
+
+
+def test_what_no_image_determines_is_not_trusted() -> None:
+    """A ball's rotation, a deep pose, a model that agrees nowhere: whatever else speaks for them."""
+    for poor in ({"wobble": 1e3}, {"depth": 40.0}, {"agreement": 0.0}, {"agreement": -0.5}):
+        assert judge(replace(GOOD, **poor), 0.8).probability < 0.4, poor
+
+
+def test_the_best_other_pose_is_the_rival_in_whatever_order() -> None:
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.centre_start())
+    scale = build_scales(problem, DirectConfig())[-1]
+    truth = scene.truth().matrix.numpy()
+    normal = evaluate(scale, truth, DirectConfig().match)
+
+    def at(mm: float, cost: float) -> Candidate:
+        matrix = truth.copy()
+        matrix[0, 3] += mm
+        return Candidate(matrix, replace(normal, cost=cost))
+
+    best, near, far, farther = at(0, -1.0), at(3, -0.99), at(90, -0.5), at(20, -0.95)
+    for order in ((best, far, near, farther), (best, farther, far, near)):
+        assert rivalry(order) == pytest.approx(0.95)
+    assert rivalry((best, near)) == 0 and rivalry((at(0, 0.1), far)) == 1
+
+
+@pytest.mark.parametrize("window", [3, 5])
+def test_a_covariance_is_made_for_any_window_of_comparison(window: int) -> None:
+    """And is that of the windows in use: the scores' places are not those of the default."""
+    config = DirectConfig(match=MatchConfig(window=window), search=SearchConfig(degrees=5, mm=5, hypotheses=1))
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.truth())
+    found, usual = (Direct(c).search_once(problem) for c in (config, replace(config, match=MatchConfig())))
+    ratio = found.standard_deviations[1] / usual.standard_deviations[1]
+    assert float(ratio.max()) < 3 and float(ratio.min()) > 1 / 3
+
+
+def test_few_blocks_make_a_wide_covariance_and_no_singular_one() -> None:
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.centre_start())
+    scale = build_scales(problem, DirectConfig())[0]
+    match = DirectConfig().match
+    truth = scene.truth().matrix.numpy()
+    rendering = render(scale.model, scale.images, truth, match)
+    masks = answered(scale.model, scale.images, truth)
+    normal = normal_equations(scale.model, scale.images, rendering, masks, np.ones(1), match)
+    usual = covariance_of(normal, scale.images, match)
+    few = replace(normal, scores=np.where(np.arange(len(normal.scores))[:, None] < 3, normal.scores, 0))
+    wide = covariance_of(few, scale.images, match)
+    assert np.linalg.eigvalsh(wide).min() > 0 and np.trace(wide[3:, 3:]) > np.trace(usual[3:, 3:])
+    assert np.allclose(covariance_of(normal, scale.images, match, 0.03), 10**1.25 * usual)
+    with pytest.raises(ValueError, match="scores"):
+        covariance_of(replace(normal, scores=normal.scores[:-1]), scale.images, match)
 
 
 def test_a_mirrored_model_is_told_from_the_right_one() -> None:

@@ -8,7 +8,8 @@ offsets theta of all views is
 C being the cost of ``matching`` summed over pixels and L the inverse variances of a Gaussian prior. C counts every pixel as
 independent; tau, below one, is what brings its information to that of the scores of image blocks (the magnitude adjustment of
 composite likelihoods; Ribatet, Cooley and Davison, Statistica Sinica 2012). Without it the prior would weigh next to nothing.
-The covariance is ``B^-1 (4 tau^2 S + L) B^-1`` with ``B = 2 tau H + L``, H and S as in ``spread.covariance_of``.
+The covariance is ``B^-1 (4 tau^2 S + L) B^-1`` with ``B = 2 tau H + L``, H and S as in ``spread.covariance_of``,
+but S of single blocks.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ window around each pixel the fixed image is explained by the moving one with a g
 so that heel effect, an unknown dose and what else is even over a window drop out. ``G`` is what the model and a beam make of the
 exposure (``polish_beam``): HU become attenuation at one energy, beams have many, bone hardens them, and scatter takes contrast
 where little comes through. Voltage and scatter are fitted to each exposure at the pose where the stage begins. Where that
-explains it no better, and for a model not in HU, ``G = M + beta B``: ``M`` the line integrals, ``B`` those of what is bone,
+explains it no better, ``G = M + beta B``: ``M`` the line integrals (alone, for a model not in HU), ``B`` those of what is bone,
 and one number ``beta`` a view for the weight that bone has in this beam. The cost is the direct method's, the mean of
 ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown and differs from place to place,
 as that of counted photons does, and deaf where metal or moved tissue do not fit.

@@ -1,4 +1,4 @@
-"""Coarse-to-fine copies of the model and of the exposures, built once per registration.
+"""Coarse-to-fine copies of the model and of the exposures.
 
 Both are reduced by block means over whole voxels and whole pixels, which moves nothing: the affine and the view of every level
 say where its samples lie.
