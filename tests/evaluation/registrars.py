@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -76,6 +76,25 @@ class Wild(Guess):
 
     def register(self, problem: Problem) -> Result:
         return None  # type: ignore[return-value]
+
+
+def hollow(search: SearchConfig, seed: int) -> Guess:
+    return Hollow(seed)
+
+
+class Hollow(Guess):
+    """A pose and nothing else."""
+
+    def register(self, problem: Problem) -> Result:
+        return replace(super().register(problem), confidence=None)  # type: ignore[arg-type]
+
+
+def hungry(search: SearchConfig, seed: int) -> Guess:
+    return Guess(seed, _eat)
+
+
+def _eat(problem: Problem) -> None:
+    raise MemoryError("too much was asked for")
 
 
 NOT_A_FUNCTION = 3

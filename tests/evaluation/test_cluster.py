@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from raylign.errors import InputError
-from raylign.evaluation.cluster import unlike
-from raylign.evaluation.execution import Work, ours
+from raylign.evaluation.cluster import remote, unlike
+from raylign.evaluation.execution import SOURCE, Job, Work, ours
+from raylign.evaluation.record import from_line
 from raylign.evaluation.runner import RunSettings, State, run
 from raylign.evaluation.table import write_tables
 from tests.evaluation.runs import CASES, GUESS, ROOT, SLOW, _still, data, plain, tiny  # noqa: F401
@@ -97,6 +101,22 @@ def _both_there(scheduler: str, workers: list[subprocess.Popen[bytes]]) -> None:
 
     with Client(scheduler, set_as_default=False) as client:
         client.wait_for_workers(len(workers), timeout=120)
+
+
+def test_a_late_worker_looks_at_itself(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(address="tcp://late:1"))
+    work = Work(tiny(tmp_path).model_dump_json(), 0, str(data), ours())
+    job = Job(((0, (GUESS,)),))
+    (line,) = remote(work.text(), job.text())
+    assert from_line(line).failure == ""
+    other = replace(work, versions=tuple((n, "0" if n == SOURCE else v) for n, v in work.versions))
+    with pytest.raises(InputError, match="worker tcp://late:1 has another source of raylign") as caught:
+        remote(other.text(), job.text())
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as it is sent
+    with pytest.raises(InputError, match="worker tcp://late:1 does not see the folder"):
+        remote(replace(work, data=str(tmp_path / "gone")).text(), job.text())
+    with pytest.raises(InputError, match="'nowhere_at_all:make' cannot be loaded"):
+        remote(work.text(), Job(((0, ("nowhere_at_all:make",)),)).text())
 
 
 def test_workers_that_are_not_alike_are_refused() -> None:

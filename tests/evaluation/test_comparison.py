@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from raylign import InputError
-from raylign.evaluation.comparison import compare, compared, paired_shares
+from raylign.evaluation.comparison import Difference, compare, compared, paired_shares
 from raylign.evaluation.record import RECORDS, Record
 from raylign.evaluation.runner import RUN, SCHEMA
-from raylign.evaluation.statistics import wilson
+from raylign.evaluation.statistics import Interval, wilson
 from tests.evaluation.test_tables import BROKEN, protocol, record
 
 
@@ -30,8 +30,9 @@ def folder(where: Path, records: list[Record], **changes: object) -> Path:
         "versions": {"raylign": "1"},
         "commit": "abc",
         "machine": {"processor": "p", "cores": 2},
+        "workers": 1,
         "data": None,
-    } | {k: v for k, v in changes.items() if k == "seed"}
+    } | {k: v for k, v in changes.items() if k in ("seed", "workers")}
     where.mkdir()
     (where / RUN).write_text(json.dumps(told))
     (where / RECORDS).write_text("".join(r.line() + "\n" for r in records))
@@ -129,6 +130,23 @@ def test_a_field_that_an_older_run_did_not_have_is_its_default(tmp_path: Path) -
     (a / RUN).write_text(json.dumps(told))
     with pytest.raises(InputError, match="differ in capture_share of the protocol"):
         compared(a, b)
+
+
+def test_a_verdict_is_of_the_interval_and_needs_numbers() -> None:
+    def verdict(difference: float, low: float, high: float, better: int = -1, comparable: bool = True) -> str:
+        return Difference("median", 1.0, 2.0, difference, Interval(low, high), better, comparable).verdict
+
+    assert [verdict(-1, -2, -0.5), verdict(1, 0.5, 2), verdict(1, 0.5, 2, 1)] == ["better", "worse", "better"]
+    assert verdict(-math.inf, -math.inf, -3) == "better"
+    nothing = "no difference shown"
+    assert [verdict(math.nan, -2, -0.5), verdict(1, math.nan, math.nan), verdict(1, -1, 2)] == [nothing] * 3  # infinite in both
+    assert verdict(-1, -2, -0.5, comparable=False) == "not compared"
+
+
+def test_seconds_of_other_machines_are_not_judged(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a", before()), folder(tmp_path / "b", after(), workers=2)
+    said = {d.measure: d.verdict for d in compared(a, b).pairs[0].differences}
+    assert (said["seconds"], said["cpu"]) == ("not compared", "not compared") and said["median"] == "better"
 
 
 def test_runs_of_one_method_each_compare_the_two(tmp_path: Path) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from raylign.errors import InputError
 from raylign.evaluation import local
-from raylign.evaluation.record import WORKER_DIED, read_records
+from raylign.evaluation.cases import make_case
+from raylign.evaluation.execution import Job, Work, ours
+from raylign.evaluation.metrics import mtre
+from raylign.evaluation.protocol import load_protocol
+from raylign.evaluation.record import WORKER_DIED, Record, read_records
 from raylign.evaluation.runner import RunSettings, run
 from raylign.evaluation.table import write_tables
 from tests.evaluation.runs import CASES, DEADLY, GUESS, ROOT, SLOW, _still, data, plain, tiny  # noqa: F401
@@ -31,12 +37,69 @@ def test_who_dies_is_replaced_and_what_it_was_at_tried_again(
     dead = [r for r in records if r.failure]
     assert [(r.case, r.method, r.subject) for r in dead] == [(3, DEADLY, "s1")]
     assert dead[0].failure == f"{WORKER_DIED}: killed, for want of memory perhaps" and dead[0].mtre is None
+    case = make_case(protocol, 3, 0, data)  # where it began was told before
+    assert dead[0].name == case.name and dead[0].start == tuple(case.start.matrix.flatten().tolist())
+    assert dead[0].start_mtre == pytest.approx(float(mtre(case.start, case.pose, case.targets)))
     assert (tmp_path / "first").exists()  # and case 1, of which a worker died once, has its result
     # all else as in this process
     alone = run(tiny(tmp_path, GUESS), tmp_path / "one", RunSettings(data=data))
     assert plain([r for r in records if r.method == GUESS]) == plain(alone)
     poses = {(r.case, r.method): r.pose for r in records if not r.failure}
     assert all(poses[r.case, DEADLY] == r.pose for r in alone if r.case != 3)
+
+
+def test_a_worker_that_dies_before_it_says_a_word_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(load_protocol("smoke").model_dump_json(), 0, None, ours())
+    crew = local._Crew(work, [], 1)
+    hired: list[int] = []
+    monkeypatch.setattr(crew, "hire", lambda: hired.append(0))
+    crew.waiting.append(Job(((2, ("direct",)),)))
+    lost: list[Record] = []
+    while crew.waiting and len(hired) < 10:
+        silent = Mock(job=crew.waiting.popleft(), at=None, begun=None, ready=True)
+        silent.how_it_ended, silent.close = lambda: "signal SIGSEGV", lambda: None
+        lost += crew._lost(silent)
+    assert len(hired) == local.RETRIES
+    assert [(r.case, r.method, r.failure) for r in lost] == [(2, "direct", f"{WORKER_DIED}: signal SIGSEGV")]
+
+
+def test_an_end_is_noticed_though_another_holds_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that leaves a process of its own behind, which its output is open in: both are gone in the end."""
+    script = "import os, subprocess, sys; p = subprocess.Popen(['sleep', '300']); sys.stderr.write(str(p.pid)); os._exit(3)"
+    monkeypatch.setattr(local, "_STILLBORN", 1)
+    made = subprocess.Popen
+
+    def popen(command: list[str], **how: object) -> object:
+        return made([command[0], "-c", script], **how)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(local.subprocess, "Popen", popen)
+    work = Work(load_protocol("smoke").model_dump_json(), 0, None, ours())
+    with pytest.raises(InputError, match=r"do not start \(exit code 3, (\d+)\)") as caught:
+        list(local.processes(work, [Job(((0, ("direct",)),))], 1))
+    child = re.search(r"3, (\d+)", str(caught.value))
+    assert child is not None
+    _until(lambda: not _running(int(child[1])))
+
+
+def _running(pid: int) -> bool:
+    """Whether a process is there and no mere entry that nobody has asked after."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_method_that_workers_cannot_load_ends_the_run(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "lone_module.py").write_text("from tests.evaluation.registrars import guess\n")
+    monkeypatch.syspath_prepend(tmp_path)  # of this process alone
+    protocol = tiny(tmp_path, "lone_module:guess")
+    with pytest.raises(InputError, match=r"do not start \(exit code 1, --method: 'lone_module:guess' cannot be loaded"):
+        run(protocol, tmp_path / "run", RunSettings(data=data, workers=1))
+    assert read_records(tmp_path / "run") == []
 
 
 def test_processes_that_do_not_start_are_said_once(

@@ -14,7 +14,7 @@ import torch
 
 from raylign.errors import InputError
 from raylign.evaluation import provenance
-from raylign.evaluation.attempt import case_seed, rigid, solve
+from raylign.evaluation.attempt import case_seed, check_method, rigid, solve
 from raylign.evaluation.cases import make_case
 from raylign.evaluation.execution import Job, Work, called, jobs, ours
 from raylign.evaluation.metrics import mrpd, mtre, pose_error
@@ -126,6 +126,25 @@ def test_what_a_method_breaks_off_with_is_a_record(data: Path, tmp_path: Path) -
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == lines
 
 
+def test_a_result_without_a_confidence_is_a_failure_and_no_end_of_the_run(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    records = run(tiny(tmp_path, "tests.evaluation.registrars:hollow"), tmp_path / "run", RunSettings(data=data, cases=2))
+    assert all(r.failure.startswith("AttributeError: ") and r.mtre is None and not r.of_the_machine for r in records)
+
+
+def test_want_of_memory_is_the_machines(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    records = run(tiny(tmp_path, "tests.evaluation.registrars:hungry"), tmp_path / "run", RunSettings(data=data, cases=1))
+    assert records[0].failure == "out of memory: MemoryError: too much was asked for"
+    assert records[0].of_the_machine and records[0].start_mtre is not None
+
+
+@pytest.mark.parametrize("text", ["def make(:\n", "make = nowhere\n", "raise RuntimeError('two\\nlines')\n"])
+def test_a_module_that_breaks_off_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (tmp_path / "broken_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^--method: 'broken_module:make' cannot be loaded \(\w+Error: .*\); name an import.*$"):
+        check_method("broken_module:make")
+
+
 def test_a_case_that_cannot_be_made_is_a_record_until_it_can(tmp_path: Path) -> None:
     own = write_data(tmp_path / "data")
     broken = own / "cases" / "s1" / "plain" / "c3.dcm"
@@ -229,6 +248,10 @@ def test_subjects_and_arms_are_known_before_cases_are_made(data: Path, tmp_path:
     work = Work(smoke.model_dump_json(), 2, None, ours())
     case = make_case(smoke, 4, 2)
     assert called(work, 4)[1:] == (case.subject, case.arm)
+    many = smoke.model_copy(update={"repeats": 2, "per_subject": 1})  # of one exposure, and so of one subject
+    work = Work(many.model_dump_json(), 2, None, ours())
+    assert [called(work, k)[1] for k in range(4)] == [make_case(many, k, 2).subject for k in range(4)]
+    work = Work(smoke.model_dump_json(), 2, None, ours())
     assert Work.of_text(work.text()) == work
     work = Work(tiny(tmp_path).model_dump_json(), 0, str(data), ours())
     for index in (0, 3):

@@ -21,8 +21,8 @@ NINE = tuple(float(k) for k in range(16))
 
 def protocol(**changes: object) -> Protocol:
     """A protocol of two methods whose cases nobody makes."""
-    values = {"name": "made", "title": "Made up", "subjects": {"kind": "phantoms"}, "methods": ("direct", "cmaes")} | changes
-    return Protocol.model_validate(values)
+    values = {"name": "made", "title": "Made up", "subjects": {"kind": "phantoms"}, "methods": ("direct", "cmaes")}
+    return Protocol.model_validate(values | {"starts": "0-60mm"} | changes)
 
 
 def record(case: int, method: str = "direct", **changes: object) -> Record:
@@ -41,6 +41,7 @@ def record(case: int, method: str = "direct", **changes: object) -> Record:
         start_depth=-6.0,
         start_rotation=(1.0, 2.0, 3.0),
         start_angle=3.7,
+        start_cross=9.0,
         mtre=0.5,
         mpd=0.4,
         mrpd=0.2,
@@ -48,6 +49,7 @@ def record(case: int, method: str = "direct", **changes: object) -> Record:
         depth=-0.4,
         rotation=(0.1, -0.2, 0.05),
         angle=0.25,
+        cross=0.3,
         probability=0.9,
         trusted=True,
         renders=100,
@@ -59,7 +61,7 @@ def record(case: int, method: str = "direct", **changes: object) -> Record:
 
 
 BROKEN = {
-    "mtre": None, "mpd": None, "mrpd": None, "in_plane": None, "depth": None, "rotation": None, "angle": None,
+    "mtre": None, "mpd": None, "mrpd": None, "in_plane": None, "depth": None, "rotation": None, "angle": None, "cross": None,
     "probability": None, "trusted": False, "renders": 0, "pose": None, "failure": "RuntimeError: no",
 }  # fmt: skip
 
@@ -140,6 +142,34 @@ def test_capture_range_of_a_table() -> None:
 def test_starts_beyond_the_bins_fall_into_bins_of_5_mm() -> None:
     far = [record(k, start_mtre=61.0 + k) for k in range(9)]
     assert by_method(rows(far, protocol()))["direct"]["capture_range_mm"] == 70
+
+
+def test_no_case_is_dropped_from_the_bins_unsaid() -> None:
+    nothing = {name: None for name in Record.__dataclass_fields__ if name.startswith("start")} | BROKEN
+    lost = {0: replace(record(0), **nothing), 5: replace(record(5), **nothing)}  # type: ignore[arg-type]
+    first = [lost.get(k, record(k)) for k in range(6)]
+    found = by_method(rows(first, protocol(bins_mm=(0, 10, 20))))
+    # of the dead worker's cases no start is known: they lie in no bin, and the row says so
+    assert (found["direct"]["capture_range_mm"], found["direct"]["unbinned"], found["direct"]["n"]) == (20, 2, 6)
+    # another method's record of the same case knows where it began: the failures count in their bins
+    found = by_method(rows([*first, *(record(k, "aaa") for k in range(6))], protocol(bins_mm=(0, 10, 20))))
+    assert (found["direct"]["capture_range_mm"], found["direct"]["unbinned"]) == (0, 0)
+    assert found["start"]["median"] == 12.5 and found["direct"]["start_median"] == 12.5
+
+
+def test_starts_and_methods_without_a_place_have_no_capture_range() -> None:
+    turns = [record(k, method) for k in range(4) for method in ("direct", "search+direct")]
+    found = by_method(rows(turns, protocol(starts=("near", "search"), methods=("direct", "search+direct"))))
+    assert (found["direct"]["unbinned"], found["direct"]["capture_range_mm"]) == (2, 20)  # every other start is "search"
+    assert found["search+direct"]["unbinned"] == 4 and math.isnan(found["search+direct"]["capture_range_mm"])
+    assert math.isnan(by_method(rows(turns, protocol(starts="center")))["direct"]["capture_range_mm"])
+
+
+def test_the_cross_has_columns_where_every_result_has_one() -> None:
+    found = by_method(rows([record(k, cross=0.1 * k) for k in range(5)], protocol()))
+    assert found["direct"]["cross_median"] == pytest.approx(0.2) and found["start"]["cross_median"] == 9
+    older = by_method(rows([record(0), record(1, cross=None)], protocol()))["direct"]
+    assert math.isnan(older["cross_median"]) and math.isnan(older["cross_success_5mm"])
 
 
 def test_efficiency_is_squared_error_over_the_bound() -> None:

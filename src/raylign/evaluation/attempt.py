@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raylign.errors import InputError
-from raylign.evaluation.metrics import mpd, mrpd, mtre, pose_error
-from raylign.evaluation.record import Record, one_line
-from raylign.geometry import Rigid, View, se3
+from raylign.evaluation.metrics import cross_tre, mpd, mrpd, mtre, pose_error
+from raylign.evaluation.record import NO_MEMORY, Record, one_line
+from raylign.geometry import Rigid, se3
 from raylign.registration import METHODS, WIDE, Problem, Registrar, Result, centred, registrar
 from raylign.simulation.seeds import numpy_generator
 
@@ -53,7 +53,7 @@ def _factory(name: str) -> Any:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # another's module may break off with anything
         raise InputError(
             f"{name!r} cannot be loaded ({one_line(error)})", field="--method", remedy="name an importable MODULE:FACTORY"
         ) from None
@@ -91,8 +91,7 @@ def solve(case: Case, method: str, seed: int) -> Result:
 
 def begun(case: Case, method: str, seed: int) -> Record:
     """The record of a case before it is registered: who, where, and how far off the start is."""
-    views = [x.view for x in case.xrays]
-    told = _errors(case.start, case.pose, case.targets, views)
+    told = _errors(case.start, case)
     return Record(
         case.index, case.name, case.subject, case.arm, method, seed, start=_flat(case.start), **_prefixed("start_", told)
     )
@@ -105,31 +104,37 @@ def attempt(case: Case, method: str, seed: int) -> Record:
     try:
         result = solve(case, method, seed)
     except Exception as error:
-        return replace(blank, failure=one_line(error), seconds=_cost(wall, cpu))
-    seconds = _cost(wall, cpu)
+        return replace(blank, failure=_why(error), seconds=_cost(wall, cpu))
+    blank = replace(blank, seconds=_cost(wall, cpu))
     try:
-        told = _errors(result.transform, case.pose, case.targets, [x.view for x in case.xrays])
+        told = _errors(result.transform, case)
+        if told["mtre"] is None:
+            return replace(blank, failure="its pose is not finite")
+        return replace(
+            blank,
+            pose=_flat(result.transform),
+            probability=_finite(float(result.confidence.probability)),
+            trusted=bool(result.confidence.trusted),
+            renders=int(result.renders),
+            **told,
+        )
     except Exception as error:  # a method of one's own may return anything
-        return replace(blank, failure=one_line(error), seconds=seconds)
-    if told["mtre"] is None:
-        return replace(blank, failure="its pose is not finite", seconds=seconds)
-    sure = result.confidence
-    return replace(
-        blank,
-        pose=_flat(result.transform),
-        probability=_finite(float(sure.probability)),
-        trusted=bool(sure.trusted),
-        renders=int(result.renders),
-        seconds=seconds,
-        **told,
-    )
+        return replace(blank, failure=_why(error))
+
+
+def _why(error: Exception) -> str:
+    """What a method broke off with; that the machine has no memory left is none of its failures."""
+    # torch tells of memory on the CPU by an error of no kind of its own
+    wanting = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return f"{NO_MEMORY}: {one_line(error)}" if wanting else one_line(error)
 
 
 def _cost(wall: float, cpu: float) -> dict[str, float]:
     return {"register": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
 
-def _errors(pose: Rigid, gold: Rigid, targets: torch.Tensor, views: list[View]) -> dict[str, Any]:
+def _errors(pose: Rigid, case: Case) -> dict[str, Any]:
+    gold, targets, views = case.pose, case.targets, [x.view for x in case.xrays]
     split = pose_error(pose, gold, targets, views[0])
     return {
         "mtre": _finite(float(mtre(pose, gold, targets))),
@@ -139,7 +144,15 @@ def _errors(pose: Rigid, gold: Rigid, targets: torch.Tensor, views: list[View]) 
         "depth": _finite(split.depth),
         "rotation": split.rotation if all(map(math.isfinite, split.rotation)) else None,
         "angle": _finite(split.angle),
+        "cross": _cross(pose, case),
     }
+
+
+def _cross(pose: Rigid, case: Case) -> float | None:
+    try:
+        return _finite(float(cross_tre(pose, case.pose, case.centre, case.xrays[0].view)))
+    except InputError:  # the point that starts turn about lies behind the source, or behind the detector
+        return None
 
 
 def _prefixed(prefix: str, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.errors import InputError
-from raylign.evaluation.execution import SOURCE, Job, Work, died, one_torch_thread, ours, perform
+from raylign.evaluation.execution import SOURCE, Job, Work, died, loadable, one_torch_thread, ours, perform
 from raylign.evaluation.record import Records, from_line, one_line
 
 _PATIENCE = 15.0  # seconds in which a scheduler must answer
@@ -137,18 +137,22 @@ def remote(work_text: str, job_text: str) -> list[str]:
 
     Raises
     ------
-    InputError: this worker would not give the same numbers.
+    InputError: this worker would not give the same numbers, or cannot load a method.
     """
-    work = Work.of_text(work_text)
-    with contextlib.suppress(ImportError, ValueError):
+    work, job, address = Work.of_text(work_text), Job.of_text(job_text), None
+    with contextlib.suppress(ImportError, ValueError):  # called by hand there is none
         from distributed import get_worker
 
-        complaint = unlike(work, get_worker().address, dict(ours()), work.data is None or Path(work.data).is_dir())
-        if complaint is not None:
-            raise complaint
+        address = get_worker().address
+    complaint = None
+    if address is not None:
+        complaint = unlike(work, address, dict(ours()), work.data is None or Path(work.data).is_dir())
+    if complaint is not None:
+        raise complaint
+    loadable(method for _, methods in job.cases for method in methods)
     os.environ.setdefault("RAYLIGN_THREADS", "1")  # there is a worker for each core
     with _one_at_a_time, one_torch_thread():
-        return [record.line() for record in perform(work, Job.of_text(job_text))]
+        return [record.line() for record in perform(work, job)]
 
 
 def unlike(work: Work, address: str, versions: dict[str, str], sees_data: bool) -> InputError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Difference:
     first, second: its value in each. difference: between them, NaN where both are infinite.
     interval: 95 % of the difference, cases paired and subjects resampled.
     better: +1 where more is better, -1 where less is.
+    comparable: whether both were measured so that they compare; seconds of two machines are not.
     """
 
     measure: str
@@ -44,13 +45,19 @@ class Difference:
     difference: float
     interval: st.Interval
     better: int
+    comparable: bool = True
 
     @property
     def verdict(self) -> str:
-        """ "better" or "worse" where the interval excludes zero, "no difference shown" where it does not."""
-        if self.interval.low > 0 or self.interval.high < 0:
-            return "better" if math.copysign(1, self.difference) == self.better else "worse"
-        return "no difference shown"
+        """ "better" or "worse" where the interval excludes zero, "no difference shown" where it does not, or has no number.
+
+        "not compared" of what depends on the machine, where the runs had not the same.
+        """
+        if not self.comparable:
+            return "not compared"
+        known = not any(map(math.isnan, (self.difference, self.interval.low, self.interval.high)))
+        side = (self.interval.low > 0) - (self.interval.high < 0)
+        return ("better" if side == self.better else "worse") if known and side else "no difference shown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +135,7 @@ def compared(a: str | Path, b: str | Path) -> Comparison:
     for a_scores, b_scores in _partners(scored[0], scored[1], folders[1]):
         both = sorted({r.case for r in a_scores.records} & {r.case for r in b_scores.records})
         if both:
-            pairs.append(_pair(_only(a_scores, both), _only(b_scores, both), protocol))
+            pairs.append(_pair(_only(a_scores, both), _only(b_scores, both), protocol, _alike(first, second)))
     if not pairs:
         raise InputError("has no case in common with the other run", file=folders[1], remedy="let both runs end")
     return Comparison(folders, (first, second), protocol, tuple(pairs))
@@ -184,7 +191,13 @@ def _only(s: Scores, cases: Sequence[int]) -> Scores:
     return Scores(s.method, s.arm, tuple(r for r in s.records if r.case in kept))
 
 
-def _pair(first: Scores, second: Scores, protocol: Protocol) -> Pair:
+def _alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether both runs were on machines of one kind with as many workers, so that their seconds compare."""
+    there = all(run.get("machine") and run.get("workers") not in (None, "dask") for run in (first, second))
+    return there and all(first[k] == second[k] for k in ("machine", "workers"))
+
+
+def _pair(first: Scores, second: Scores, protocol: Protocol, timed: bool) -> Pair:
     a, b = first.errors(protocol.criterion), second.errors(protocol.criterion)
     drawn = st.resamples(first.subjects, DRAWS, seed=0)
     found = []
@@ -202,7 +215,8 @@ def _pair(first: Scores, second: Scores, protocol: Protocol) -> Pair:
         )
         if np.isfinite(x).all() and np.isfinite(y).all():
             interval = drawn.interval(_apart(lambda w, e: st.weighted_percentile(w, e, 50)), x, y)
-            found.append(_difference(name, (st.percentile(x, 50), st.percentile(y, 50)), interval, -1))
+            made = _difference(name, (st.percentile(x, 50), st.percentile(y, 50)), interval, -1)
+            found.append(replace(made, comparable=timed or not of))
     return Pair(first.arm, first, second, tuple(found), int((b < a).sum()), int((b > a).sum()))
 
 

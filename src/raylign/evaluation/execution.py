@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raylign.errors import InputError
 from raylign.evaluation import provenance
 from raylign.evaluation.record import NOT_MADE, WORKER_DIED, Record, Records, one_line
 
@@ -68,6 +69,10 @@ class Job:
     def __len__(self) -> int:
         return sum(len(methods) for _, methods in self.cases)
 
+    def __contains__(self, at: object) -> bool:
+        """Whether a case ("" for its method), or a method on it, is among them."""
+        return any(at == (index, method) for index, methods in self.cases for method in ("", *methods))
+
     def without(self, done: set[tuple[int, str]]) -> Job:
         """What is left of it."""
         left = ((index, tuple(m for m in methods if (index, m) not in done)) for index, methods in self.cases)
@@ -99,29 +104,29 @@ def jobs(lacking: Sequence[tuple[int, tuple[str, ...]]], subject: Callable[[int]
     return found
 
 
-At = Callable[[int, str], None]
-"""Told before each step of a job: the case, and the method, or "" while the case is being made."""
+At = Callable[[int, str, "Record | None"], None]
+"""Told before each step of a job: the case, the method ("" while the case is being made), and what is known of its start."""
 
 
 def perform(work: Work, job: Job, at: At | None = None) -> Records:
     """The records of a job, one after the other. A case that cannot be made is a record too, one for each method."""
-    from raylign.evaluation.attempt import attempt
+    from raylign.evaluation.attempt import attempt, begun
 
-    protocol, say = known(work.protocol), at or (lambda case, method: None)
+    protocol, say = known(work.protocol), at or (lambda case, method, known: None)
     # a method of one's own may need none of our kernels
     warm = warm_once() if any(":" not in method for _, methods in job.cases for method in methods) else {}
     for index, methods in job.cases:
-        say(index, "")
-        begun = time.perf_counter()
+        say(index, "", None)
+        since = time.perf_counter()
         try:
             case = made(protocol, index, work)
         except Exception as error:
             yield from failed(work, index, methods, f"{NOT_MADE}: {one_line(error)}")
             continue
-        bounds = bounds_of(protocol, case)
-        spent = time.perf_counter() - begun
+        bounds = bounds_of(case)
+        spent = time.perf_counter() - since
         for method in methods:
-            say(index, method)
+            say(index, method, begun(case, method, work.seed))
             record = attempt(case, method, work.seed)
             yield replace(record, seconds={"make": spent, **record.seconds, **warm}, **bounds)
             spent, warm = 0.0, {}  # once
@@ -156,16 +161,14 @@ def made(protocol: Protocol, index: int, work: Work) -> Case:
     return make_case(protocol, index, work.seed, None if work.data is None else Path(work.data))
 
 
-def bounds_of(protocol: Protocol, case: Case) -> dict[str, Any]:
+def bounds_of(case: Case) -> dict[str, Any]:
     """What quantum noise alone leaves, for the record, where the exposures tell how many photons they counted."""
-    if not getattr(protocol, "bounds", True):
-        return {}
     from raylign.evaluation import bounds
 
     try:
         return dict(bounds.bounds_of(case) or {})
-    except Exception:  # a case is registered whether or not its limit is known
-        return {}
+    except Exception as error:  # a case is registered whether or not its limit is known
+        return {"bound_failure": one_line(error)}
 
 
 def failed(work: Work, index: int, methods: Sequence[str], failure: str) -> Iterator[Record]:
@@ -175,40 +178,34 @@ def failed(work: Work, index: int, methods: Sequence[str], failure: str) -> Iter
         yield Record(index, name, subject, arm, method, work.seed, failure=failure)
 
 
-def died(work: Work, index: int, methods: Sequence[str], how: str) -> Iterator[Record]:
-    """Records of a case that workers died of."""
-    yield from failed(work, index, methods, f"{WORKER_DIED}{f': {how}' if how else ''}")
+def died(work: Work, index: int, methods: Sequence[str], how: str, known: Record | None = None) -> Iterator[Record]:
+    """Records of a case that workers died of; with its name and start, where one lived to tell them."""
+    for record in failed(work, index, methods, f"{WORKER_DIED}{f': {how}' if how else ''}"):
+        yield record if known is None else replace(known, method=record.method, failure=record.failure)
+
+
+def loadable(methods: Iterable[str]) -> None:
+    """See that this process has every method: that it has not is a fault of the machine, and no failure of the method.
+
+    Raises
+    ------
+    InputError: one cannot be loaded.
+    """
+    from raylign.evaluation.attempt import check_method
+
+    for method in methods:
+        check_method(method)
 
 
 def called(work: Work, index: int) -> tuple[str, str, str]:
-    """Name, subject and arm of a case, without making it; the subject is empty where only making it would tell."""
+    """Name, subject and arm of a case, without making it; the subject is empty where the data no longer tell."""
+    from raylign.evaluation.cases import subject_of
+
     protocol = known(work.protocol)
-    number, arm = index // len(protocol.arms), protocol.arms[index % len(protocol.arms)]
-    return f"case {index}", subject_of(protocol, number, work), arm.name
-
-
-def subject_of(protocol: Protocol, number: int, work: Work) -> str:
-    """Whose anatomy an exposure shows, as ``make_case`` will call it."""
-    from raylign.evaluation.subject_kinds import Folder, Phantoms, Scans
-    from raylign.evaluation.subjects import HELD_OUT
-
-    kind, person = protocol.subjects, number // protocol.per_subject
-    if isinstance(kind, Phantoms):
-        which = person % kind.people
-        return f"{kind.bodies[which % len(kind.bodies)]}-{HELD_OUT + 1000 * work.seed + which}"
-    if isinstance(kind, Scans):
-        return kind.scans[person % len(kind.scans)].name
-    if isinstance(kind, Folder) and work.data is not None:
-        there = _cts(work.data, kind.sets)
-        return there[number] if number < len(there) else ""
-    return ""
-
-
-@lru_cache(maxsize=2)
-def _cts(data: str, sets: tuple[str, ...]) -> tuple[str, ...]:
-    from raylign.evaluation.folders import entries
-
-    return tuple(entry.ct for entry in entries(Path(data), sets))
+    subject = ""
+    with suppress(InputError):  # the data may have gone since
+        subject = subject_of(protocol, index, work.seed, None if work.data is None else Path(work.data))
+    return f"case {index}", subject, protocol.arms[index % len(protocol.arms)].name
 
 
 def inline(work: Work, todo: Sequence[Job]) -> Records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -27,7 +28,8 @@ class Process:
     def __init__(self, work: Work, threads: int, inbox: queue.Queue[tuple[Process, str]]) -> None:
         self.job = Job(())
         self.at: tuple[int, str] | None = None
-        self.ready = False
+        self.begun: Record | None = None
+        self.ready = self.silent = False
         self._inbox = inbox
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (as long as the process)
         self._process = subprocess.Popen(
@@ -43,11 +45,14 @@ class Process:
 
     def give(self, job: Job) -> None:
         """Let it do a job."""
-        self.job, self.at = job, None
+        self.job, self.at, self.begun = job, None, None
         self._send(job.text())
 
     def close(self) -> None:
-        """End it now."""
+        """End it now, with whatever it started."""
+        if hasattr(os, "killpg"):
+            with suppress(OSError):  # it is the first of a group of its own
+                os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(OSError):
             self._process.kill()
         self._process.wait()
@@ -56,9 +61,17 @@ class Process:
                 assert stream is not None
                 stream.close()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone, whoever else may hold its output open."""
+        return self._process.poll() is not None
+
     def how_it_ended(self) -> str:
         """In one line, from its exit status and the last line it left on stderr."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it closed its output and stays
+            return "it said no more"
         self._log.seek(max(0, self._log.seek(0, 2) - 2000))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         if code == -signal.SIGKILL:
@@ -124,6 +137,13 @@ class _Crew:
         try:
             member, line = self._inbox.get(timeout=0.2)  # so that an interruption is noticed
         except queue.Empty:
+            # a process of a method's own may outlive a worker and hold its output open, so that no end comes
+            for one in [m for m in self.members if m.ended]:
+                if one.silent:
+                    yield from self._lost(one)
+                one.silent = True  # what it said last may still be on its way
+            return
+        if member not in self.members:  # it was let go
             return
         kind, value = self._understood(line)
         if kind == "record":
@@ -132,6 +152,7 @@ class _Crew:
             yield record
         elif kind == "at":
             member.at = (value[0], value[1])
+            member.begun = None if value[2] is None else from_line(value[2])
         elif kind in ("ready", "done"):
             member.ready, self._stillborn = True, 0
             self._occupy(member)
@@ -167,8 +188,6 @@ class _Crew:
         return next(job for jobs in by_preference for job in jobs)
 
     def _lost(self, member: Process) -> Iterator[Record]:
-        if member not in self.members:  # it was let go
-            return
         self.members.discard(member)
         how = member.how_it_ended()
         member.close()
@@ -176,15 +195,19 @@ class _Crew:
             self._stillborn += 1
             if self._stillborn >= _STILLBORN:
                 raise InputError(
-                    f"worker processes do not start ({how})", field="--workers", remedy="try --workers 1, which has none"
+                    f"worker processes do not start ({how})",
+                    field="--workers",
+                    remedy="mend that; in Python, RunSettings(workers=0) needs none",
                 )
         left = member.job
-        if member.at is not None and left.cases:
-            case, method = member.at
-            self._tries[member.at] += 1
-            if self._tries[member.at] > RETRIES:
-                methods = dict(left.cases).get(case, ()) if not method else (method,)
-                yield from died(self.work, case, methods, how)
+        if left.cases:
+            # before it said where it was, or between two methods: at what came next
+            at = member.at if member.at is not None and member.at in left else (left.cases[0][0], "")
+            case, method = at
+            self._tries[at] += 1
+            if self._tries[at] > RETRIES:
+                methods = dict(left.cases)[case] if not method else (method,)
+                yield from died(self.work, case, methods, how, member.begun if method else None)
                 left = left.without({(case, m) for m in methods})
         if left.cases:
             self.waiting.appendleft(left)

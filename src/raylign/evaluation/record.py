@@ -14,6 +14,7 @@ from raylign.errors import InputError
 RECORDS = "records.jsonl"
 WORKER_DIED = "worker died"
 NOT_MADE = "the case could not be made"
+NO_MEMORY = "out of memory"
 
 Pose16 = tuple[float, ...]
 Triple = tuple[float, float, float]
@@ -33,11 +34,13 @@ class Record:
     method: as it was asked for.
     seed: the run's.
     start_mtre, start_mpd, start_mrpd: of the start, mm.
-    start_in_plane, start_depth, start_rotation, start_angle: of the start; as the ones below.
+    start_in_plane, start_depth, start_rotation, start_angle, start_cross: of the start; as the ones below.
     mtre, mpd, mrpd: of the result, mm.
     in_plane, depth: mm, in the first view, of the targets' centroid; depth is positive away from the source.
     rotation: degrees about the image's horizontal, its vertical and the ray of the first view.
     angle: degrees of the whole rotation.
+    cross: mm, of a 10 mm cross at the point that starts turn about, as the first view sees it (``metrics.cross_tre``); None too
+        where that point does not lie between source and detector.
     probability, trusted: what the method says of its result; None and False where there is none.
     renders: poses rendered; 0 where the method does not count.
     pose, start: T_world_from_volume, 16 numbers row by row; None where there is none.
@@ -45,6 +48,7 @@ class Record:
     seconds: "make" (the case), "register" (wall clock), "cpu" (processor time of the registration), "warm" (loading or compiling
         kernels, stated apart, in a worker's first record). Nothing else in a record depends on the machine.
     bound_in_plane, bound_depth: mm, one standard deviation that the exposure's quantum noise alone leaves, where asked for.
+    bound_failure: why there is no bound, where it could not be worked out.
     """
 
     case: int
@@ -60,6 +64,7 @@ class Record:
     start_depth: float | None = None
     start_rotation: Triple | None = None
     start_angle: float | None = None
+    start_cross: float | None = None
     mtre: float | None = None
     mpd: float | None = None
     mrpd: float | None = None
@@ -67,6 +72,7 @@ class Record:
     depth: float | None = None
     rotation: Triple | None = None
     angle: float | None = None
+    cross: float | None = None
     probability: float | None = None
     trusted: bool = False
     renders: int = 0
@@ -76,11 +82,12 @@ class Record:
     seconds: Mapping[str, float] = field(default_factory=dict)
     bound_in_plane: float | None = None
     bound_depth: float | None = None
+    bound_failure: str = ""
 
     @property
     def of_the_machine(self) -> bool:
-        """Whether it failed for want of a case or of a process that lives, which another try may mend, and not by the method."""
-        return self.failure.startswith((WORKER_DIED, NOT_MADE))
+        """Whether it failed for want of a case, a living process or memory, which another try may mend, and not by the method."""
+        return self.failure.startswith((WORKER_DIED, NOT_MADE, NO_MEMORY))
 
     def line(self) -> str:
         """The line of ``records.jsonl``, without its end. Numbers that are not finite become null."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from raylign.evaluation.arms import UNDISTURBED
-from raylign.evaluation.protocol import NOTHING, Protocol
+from raylign.evaluation.protocol import COMBINED, NOTHING, Protocol
 from raylign.evaluation.record import Record
 from raylign.evaluation.statistics import BINS_MM, Bin, by_start, errors_of
 
 SILENT_MM = 10.0
 """mTRE beyond which a result that calls itself trustworthy is a silent failure, and under which a probability counts as right."""
+
+CENTRED = ("center", "search")
+"""Starts that are the same wherever the truth lies: how far off they are is the patient's doing, and no range of capture."""
 
 AXES = ("in plane", "depth", "about horizontal", "about vertical", "about the ray")
 """The components of a pose's error as the first view sees it: mm, mm, and degrees three times."""
@@ -51,7 +54,7 @@ class Scores:
         return np.array([r.case for r in self.records], np.int64)
 
     def errors(self, name: str) -> Float[np.ndarray, " n"]:
-        """A measure of the end, by the record's name for it (mtre, mrpd, mpd, in_plane, depth, angle); infinite where none is.
+        """A measure of the end by its name in records (mtre, mrpd, mpd, cross, in_plane, depth, angle); infinite where none is.
 
         "translation" is in plane and depth together: how far the targets' centroid is off, mm.
         """
@@ -104,8 +107,20 @@ class Scores:
         return errors_of([None if e is None else (e / b) ** 2 for e, b in values])
 
     def bins(self, protocol: Protocol) -> tuple[Bin, ...]:
-        """Success under the protocol's ``success_mm`` by the mTRE of the start, in its bins and beyond them."""
-        return by_start(self.starts(), self.errors(protocol.criterion) < protocol.success_mm, edges(protocol))
+        """Success under the protocol's ``success_mm`` by the mTRE of the start, in its bins and beyond them.
+
+        Starts that take no note of where the truth lies (``CENTRED``) are in none, nor is a method that takes none of the start.
+        """
+        good = self.errors(protocol.criterion) < protocol.success_mm
+        kinds = [name for name, _ in protocol.start_kinds]
+        placed = np.array([kinds[c // len(protocol.arms) % len(kinds)] not in CENTRED for c in self.cases.tolist()], bool)
+        if self.method in COMBINED:
+            placed[:] = False
+        return by_start(self.starts()[placed], good[placed], edges(protocol))
+
+    def unbinned(self, protocol: Protocol) -> int:
+        """How many cases are in none of ``bins``; among them those of which no start is known."""
+        return len(self.records) - sum(b.n for b in self.bins(protocol))
 
 
 def edges(protocol: Protocol) -> tuple[float, ...]:
@@ -121,19 +136,32 @@ def scores(records: Iterable[Record], protocol: Protocol) -> list[Scores]:
     """
     found = sorted(records, key=lambda r: (r.case, r.method))
     known = [a.name for a in protocol.arms] or [UNDISTURBED]
-    # where a worker died before it could say, the arm is that of the case's number
-    found = [r if r.arm else replace(r, arm=known[r.case % len(known)], subject=r.subject or r.name) for r in found]
+    found = _begun(found)
     arms = _ordered(known, {r.arm for r in found})
     methods = _ordered(protocol.methods, {r.method for r in found})
     out = []
     for arm in arms:
         own = [r for r in found if r.arm == arm]
-        begun = {r.case: r for r in reversed(own)}  # the starts of a case are the same whatever the method
+        begun = {r.case: r for r in own}  # the starts of a case are the same whatever the method
         out.append(Scores(NOTHING, arm, tuple(begun[case] for case in sorted(begun))))
         for method in methods:
             if some := tuple(r for r in own if r.method == method):
                 out.append(Scores(method, arm, some))
     return out
+
+
+_START = ("start", *(f.name for f in fields(Record) if f.name.startswith("start_")))
+
+
+def _begun(found: Sequence[Record]) -> list[Record]:
+    """Records with the start of their case, where a worker died before it could say and another method's record has it."""
+    told = {r.case: r for r in found if r.start_mtre is not None}
+    return [
+        replace(r, name=told[r.case].name, **{name: getattr(told[r.case], name) for name in _START})
+        if r.start_mtre is None and r.case in told
+        else r
+        for r in found
+    ]
 
 
 def _ordered(known: Sequence[str], there: set[str]) -> list[str]:

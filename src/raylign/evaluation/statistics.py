@@ -84,7 +84,7 @@ def _ordered(ordered: _Array, q: float) -> float:
     if weight < 1e-9:
         return float(ordered[below])
     a, b = float(ordered[below]), float(ordered[below + 1])
-    return b if math.isinf(b) else a + weight * (b - a)
+    return b if math.isinf(b) else a if math.isinf(a) else a + weight * (b - a)
 
 
 def mean(values: Float[np.ndarray, " n"]) -> float:

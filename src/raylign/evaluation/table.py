@@ -75,13 +75,14 @@ def row(s: Scores, protocol: Protocol) -> dict[str, Any]:
     for measure in ("mtre", "mrpd"):
         out |= _measured(measure, s.errors(measure), thresholds(protocol))
     out |= {"mpd_median": st.percentile(s.errors("mpd"), 50)}
+    out |= _crossed(s, thresholds(protocol))
     for name in ("in_plane", "depth", "translation", "angle"):
         sizes = np.abs(s.errors(name))
         out |= {f"{name}_{said}": st.percentile(sizes, q) for said, q in (("p25", 25), ("median", 50), ("p75", 75), ("p95", 95))}
     begun = s.starts(protocol.criterion)
     out |= {"start_median": st.percentile(begun, 50), "start_p95": st.percentile(begun, 95)}
     reach = st.capture_range(s.bins(protocol), protocol.capture_share)
-    out |= {"capture_range_mm": reach, "capture_success_mm": protocol.success_mm}
+    out |= {"capture_range_mm": reach, "capture_success_mm": protocol.success_mm, "unbinned": s.unbinned(protocol)}
     return out | _trust(s)
 
 
@@ -89,6 +90,13 @@ def _measured(measure: str, errors: np.ndarray, limits: Sequence[float]) -> dict
     out = {f"{measure}_mean": st.mean(errors)}
     out |= {f"{measure}_{name}": st.percentile(errors, q) for name, q in (("median", 50), ("p5", 5), ("p90", 90), ("p95", 95))}
     return out | {f"{measure}_{success_name(limit)}": st.success(errors, limit) for limit in limits}
+
+
+def _crossed(s: Scores, limits: Sequence[float]) -> dict[str, float]:
+    """The cross' columns; not defined where a case with a result has none."""
+    said = _measured("cross", s.errors("cross"), limits)
+    whole = not (np.isinf(s.errors("cross")) & np.isfinite(s.errors("mtre"))).any()
+    return said if whole else dict.fromkeys(said, math.nan)
 
 
 def _trust(s: Scores) -> dict[str, Any]:

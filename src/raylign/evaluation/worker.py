@@ -11,7 +11,10 @@ import os
 import queue
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raylign.evaluation.record import Record
 
 
 def main() -> None:
@@ -25,17 +28,25 @@ def main() -> None:
         out.write(json.dumps([kind, value]) + "\n")
         out.flush()
 
-    from raylign.evaluation.execution import Job, Work, one_torch_thread, ours, perform
+    def told(case: int, method: str, begun: Record | None) -> list[Any]:
+        return [case, method, None if begun is None else begun.line()]
+
+    from raylign.errors import InputError
+    from raylign.evaluation.execution import Job, Work, known, loadable, one_torch_thread, ours, perform
 
     work = Work.of_text(lines.get())
     if ours() != work.versions:
         sys.exit("raylign was changed since the run began")
+    try:
+        loadable(known(work.protocol).methods)
+    except InputError as error:
+        sys.exit(str(error))
     with one_torch_thread():
         _load()
         say("ready")
         while True:
             job = Job.of_text(lines.get())
-            for record in perform(work, job, lambda case, method: say("at", [case, method])):
+            for record in perform(work, job, lambda *at: say("at", told(*at))):
                 say("record", record.line())
             say("done")
 
