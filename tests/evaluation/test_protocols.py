@@ -6,14 +6,22 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from scipy.spatial.transform import Rotation
 
 from raylign import InputError
 from raylign.evaluation.arms import LEVELS
 from raylign.evaluation.cases import sampler_of
 from raylign.evaluation.protocol import Protocol, load_protocol, shipped
+from raylign.evaluation.replay import protocol_of, replay_command
+from raylign.evaluation.runner import RUN, SCHEMA
 from raylign.evaluation.starts import Start
+from raylign.evaluation.subjects import patient
+from raylign.geometry import Rigid, View, se3
 from raylign.registration import WIDE, SearchConfig
+from raylign.simulation import generator, starts
 from raylign.simulation.poses import targets
 
 PLAIN = "name: mine\ntitle: Mine\nsubjects: {kind: phantoms}\n"
@@ -79,6 +87,11 @@ def test_robustness_has_every_arm_that_was_promised() -> None:
         (PLAIN + "starts: bins\nbins_mm: [3]\n", r"mine\.yaml: bins_mm: starts are of bins"),
         (PLAIN + "bins_mm: [3, 1]\n", r"mine\.yaml: bins_mm: .*do not rise"),
         (PLAIN + "views: {sid: [1100, 900]}\n", r"mine\.yaml: views\.sid: no range from 1100 to 900"),
+        (PLAIN + "views: {pitch: -1}\n", r"mine\.yaml: views\.pitch: -1 is no length; give mm above 0"),
+        (PLAIN + "views: {sid: 0}\n", r"mine\.yaml: views\.sid: 0 is no length"),
+        (PLAIN + "views: {sod: [0, 700]}\n", r"mine\.yaml: views\.sod: 0 is no length"),
+        (PLAIN + "source: 2021-13-45\n", r"mine\.yaml: holds a value that is none \(month must be.*; write it in quotes"),
+        (PLAIN + "source: 0b_\n", r"mine\.yaml: holds a value that is none"),
         (PLAIN + "views: {shape: [4, 64]}\n", r"mine\.yaml: views\.shape: 4 x 64 pixels"),
         (PLAIN + "instruments: {set: spine, anny: 0.5}\n", r"mine\.yaml: instruments\.anny: there is no 'anny' here"),
         (PLAIN + "instruments: {set: spine, any: 5}\n", r"mine\.yaml: instruments\.any: 5.* is no probability"),
@@ -115,6 +128,38 @@ def test_names_that_are_no_protocol(tmp_path: Path) -> None:
         load_protocol("smok")
     with pytest.raises(InputError, match=r"nowhere\.yaml: cannot be read"):
         load_protocol(tmp_path / "nowhere.yaml")
+
+
+def test_a_shipped_name_is_that_protocol_whatever_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = load_protocol("smoke").with_(seed=7)
+    (tmp_path / "smoke").mkdir()
+    told = {"schema": SCHEMA, "protocol": other.model_dump(mode="json"), "data": None}
+    (tmp_path / "smoke" / RUN).write_text(json.dumps(told))
+    assert protocol_of("smoke")[0].seed == 0 and protocol_of("./smoke")[0].seed == 7
+    assert protocol_of(tmp_path / "smoke")[0].seed == 7
+    assert " ./smoke --replay 3 " in replay_command({}, Path("smoke"), 3, "direct")
+    (tmp_path / "gao2024").write_text("name: other\n")
+    assert load_protocol("gao2024").name == "gao2024"
+
+
+@pytest.mark.parametrize("name", ["smoke", "vandekraats2005"])
+def test_what_methods_are_told_holds_the_truth(name: str) -> None:
+    """At least 99 of 100 starts of all bins, shifts and turns measured here by SciPy."""
+    protocol = load_protocol(name)
+    who = patient(protocol.subjects, protocol.points.wanted, 0, 0, None)  # type: ignore[arg-type]
+    view = View.from_carm(primary=10, sid=1000, sod=700, pixel_spacing=2, shape=(64, 64))
+    axes = np.stack([(v / v.norm()).numpy() for v in (view.column_step, view.row_step, view.normal)])
+    truth = Rigid(se3.from_parts(torch.eye(3, dtype=torch.float64), -who.isocentres[0].double()))
+    inside = []
+    for kind, search in protocol.start_kinds:
+        sampler = starts(f"mtre-bin/{kind.removesuffix('mm')}")
+        many = sampler.draw(truth.matrix.expand(60, 4, 4), [view] * 60, who.isocentres[0], who.targets, generator(3, 0)).numpy()
+        turns = np.degrees(Rotation.from_matrix(many[:, :3, :3]).as_rotvec()) @ axes.T
+        middle = who.model.centre.double().numpy()
+        shifts = (many[:, :3, :3] @ middle + many[:, :3, 3] - truth.apply(who.model.centre[None]).numpy()[0]) @ axes.T
+        inside += list((abs(turns).max(1) <= search.degrees) & (abs(shifts).max(1) <= search.mm))
+    assert np.mean(inside) >= 0.99
 
 
 def test_the_command_line_may_say_otherwise() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 from collections import Counter
@@ -13,12 +15,12 @@ import pytest
 import torch
 
 from raylign.errors import InputError
-from raylign.evaluation import provenance
+from raylign.evaluation import provenance, runner
 from raylign.evaluation.attempt import case_seed, check_method, rigid, solve
 from raylign.evaluation.cases import make_case
 from raylign.evaluation.execution import Job, Work, called, jobs, ours
 from raylign.evaluation.metrics import mrpd, mtre, pose_error
-from raylign.evaluation.protocol import load_protocol
+from raylign.evaluation.protocol import Protocol, load_protocol
 from raylign.evaluation.provenance import commit
 from raylign.evaluation.record import NOT_MADE, Record, read_records
 from raylign.evaluation.replay import protocol_of, replay
@@ -180,7 +182,6 @@ def test_another_run_in_the_folder_is_left_alone(data: Path, tmp_path: Path) -> 
     refused("the protocol differs in starts", protocol.model_copy(update={"starts": "center"}))
     told = json.loads(before["run.json"])
     for change, words in (
-        ({"commit": "1" * 40}, "the commit of raylign was 1+ and is 0+"),
         ({"source": "0" * 16}, "the source of raylign was 0+ and is "),
         ({"versions": {**told["versions"], "numpy": "1.0"}}, "numpy was 1.0 and is "),
         ({"data": {**told["data"], "entries": told["data"]["entries"][1:]}}, "the data differ in cases"),
@@ -189,7 +190,8 @@ def test_another_run_in_the_folder_is_left_alone(data: Path, tmp_path: Path) -> 
         (out / "run.json").write_text(json.dumps({**told, **change}))
         before["run.json"] = (out / "run.json").read_bytes()
         refused(words)
-    (out / "run.json").write_text(json.dumps({**told, "machine": {}, "workers": 99}))  # another machine may go on
+    # another machine may go on, and so may a commit that changed none of the source
+    (out / "run.json").write_text(json.dumps({**told, "machine": {}, "workers": 99, "commit": "1" * 40}))
     assert len(run(protocol, out, RunSettings(data=data, cases=2))) == 2
 
 
@@ -241,6 +243,75 @@ def test_one_run_at_a_time_and_no_lock_is_left_behind(data: Path, tmp_path: Path
     assert (out / ".lock").exists()  # as a run that was killed leaves it
     assert len(run(protocol, out, RunSettings(data=data, cases=1))) == 1
     assert not (out / ".lock").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    protocol, out = tiny(tmp_path), tmp_path / "run"
+    (out / ".lock").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"\.lock: -o: cannot be written \(Is a directory\); name another folder"):
+        run(protocol, out, RunSettings(data=data, cases=1))
+    with pytest.raises(InputError, match="cannot be written"), runner._opened(out):
+        pass
+    full = Path("/dev/full")
+    if full.exists():
+        with pytest.raises(InputError, match=r"/dev/full: -o: cannot be written \(No space left"), runner._opened(full) as file:
+            runner._append(file, Record(0, "a", "b", "none", "direct", 0))
+
+
+def test_locks_that_a_file_system_has_not_are_done_without(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(code: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOLCK)
+    assert len(run(tiny(tmp_path), tmp_path / "run", RunSettings(data=data, cases=1))) == 1
+    refuse(errno.EIO)
+    with pytest.raises(InputError, match=r"cannot be locked \(Input/output error\)"):
+        run(tiny(tmp_path), tmp_path / "run", RunSettings(data=data, cases=1))
+
+
+def test_a_structure_that_is_not_there_ends_before_the_run(tmp_path: Path) -> None:
+    smoke = load_protocol("smoke")
+    for changes in (
+        {"points": {"structures": ["vertebrae_L9"]}},
+        {"subjects": {"kind": "phantoms", "bodies": ["lumbar"], "isocentre": ["vertebrae_L3/boddy"]}},
+    ):
+        wrong = Protocol.model_validate_json(json.dumps({**smoke.model_dump(mode="json"), **changes}))
+        with pytest.raises(InputError, match="vertebrae_L"):
+            run(wrong, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_case_that_a_method_breaks_off_on_cannot_be_shown(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(InputError, match=r"^--replay: .*:crashing breaks off on case 2 \(ValueError: no pose was found\); there"):
+        replay(tiny(tmp_path), 2, CRASHING, data)
+
+
+def test_the_digest_is_of_code_and_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = provenance.source.__wrapped__  # type: ignore[attr-defined]
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+    seen = set()
+    for name in ("a.py", "tables/b.csv", "c.json", "d.yaml", "w.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+        seen.add(asked())
+    assert len(seen) == 5
+    (tmp_path / "read.me").write_text("1")
+    assert asked() in seen
+
+
+def test_a_file_of_data_that_lies_elsewhere_is_listed_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "far.h5").write_text("123")
+    (tmp_path / "data").mkdir()
+    assert provenance.listing(tmp_path / "data", str(tmp_path / "far.h5")) == [[(tmp_path / "far.h5").as_posix(), 3]]
 
 
 def test_subjects_and_arms_are_known_before_cases_are_made(data: Path, tmp_path: Path) -> None:  # noqa: F811

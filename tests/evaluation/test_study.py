@@ -124,6 +124,36 @@ def test_the_headline_says_the_best_and_counts_silent_failures(tmp_path: Path) -
     assert "No silent failure" in quiet and "Best of" not in quiet
 
 
+def test_no_silent_failure_is_good_news_only_of_a_method_that_trusts_and_ends(tmp_path: Path) -> None:
+    def headline(records: list[Record]) -> str:
+        return report_html(study_of(rigid(records), protocol(), RUN, tmp_path))
+
+    good = [record(k) for k in range(4)]
+    assert 'class="verdict ok"' in headline(good)
+    mute = headline([replace(r, trusted=False) for r in good])
+    assert 'class="verdict neutral"' in mute and "No silent failure, and nothing was trusted" in mute
+    broken = headline([*good[:3], record(3, **BROKEN)])
+    assert 'class="verdict neutral"' in broken and "No silent failure; 1 without a result" in broken
+    crashed = headline([record(k, **BROKEN) for k in range(3)])
+    assert 'class="verdict neutral"' in crashed and 'class="verdict ok"' not in crashed
+
+
+def test_what_lies_in_no_bin_is_said(tmp_path: Path) -> None:
+    html = report_html(study_of(rigid([record(k) for k in range(4)]), protocol(), RUN, tmp_path))
+    assert "In no bin" not in html
+    html = report_html(study_of(rigid([record(k) for k in range(4)]), protocol(starts="center"), RUN, tmp_path))
+    assert "In no bin: direct 4 of 4." in html and not parsed(html).wrong
+    lost = replace(record(3, **BROKEN), start_mtre=None)
+    html = report_html(study_of([*rigid([record(k) for k in range(3)]), lost], protocol(), RUN, tmp_path))
+    assert "In no bin: direct 1 of 4 (of 1 no start is known" in html
+
+
+def test_a_bound_that_could_not_be_worked_out_is_a_sentence(tmp_path: Path) -> None:
+    records = [record(0), record(1, bound_failure="ValueError: <none>")]
+    html = report_html(study_of(rigid(records), protocol(), RUN, tmp_path))
+    assert "Of 1 cases no bound could be worked out; first case 1: ValueError: &lt;none&gt;" in html
+
+
 def test_the_worst_come_first_each_with_a_picture_and_a_command(tmp_path: Path) -> None:
     html = report_html(study_of(rigid(study()), protocol(), RUN, tmp_path / "run"))
     order = re.findall(r"<h3>Case (\d+):", html)

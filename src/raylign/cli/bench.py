@@ -79,7 +79,7 @@ class BenchFlags:
         ),
     ] = "center"
     data: Annotated[Path | None, _registration("Folder with ct and cases, in place of made patients.", "DIR")] = None
-    bodies: Annotated[str, _registration("Made patients, in turn: thorax, pelvis, lumbar, heart.", "NAMES")] = (
+    bodies: Annotated[str, _registration("Made patients, in turn: thorax, pelvis, lumbar, heart, femur, aorta.", "NAMES")] = (
         "thorax,pelvis,lumbar"
     )
     seed: Annotated[int, _registration("Of patients, exposures, starts and methods.", "N")] = 0

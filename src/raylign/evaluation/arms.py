@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raylign.errors import InputError
 
-Kind = Literal["noise", "dose", "occlusion", "metal", "angles", "distances", "truncation", "downsampling"]
+Kind = Literal["noise", "dose", "occlusion", "metal", "angles", "primary", "distances", "truncation", "downsampling"]
 
 LEVELS: dict[str, tuple[float, float, str]] = {
     "noise": (0.0, 10.0, "white noise added to the line integrals: its standard deviation"),
@@ -18,6 +18,11 @@ LEVELS: dict[str, tuple[float, float, str]] = {
     "occlusion": (0.0, 0.9, "share of the field hidden by opaque discs of which the method is not told"),
     "metal": (1.0, 20.0, "instruments in the beam"),
     "angles": (0.0, 45.0, "degrees by which each angle that the method is told is wrong"),
+    "primary": (
+        0.0,
+        45.0,
+        "degrees by which the primary angle (LAO/RAO) told of every view but the first is wrong",
+    ),
     "distances": (0.0, 300.0, "mm by which the distances from the source that the method is told are wrong"),
     "truncation": (0.1, 1.0, "share of the image's width and height that is left, about its middle"),
     "downsampling": (0.5, 20.0, "mm of the model's voxels"),

@@ -131,7 +131,7 @@ def make_case(protocol: Protocol, index: int, seed: int | None = None, data: Pat
     xrays, motions = [], []
     for n, xray in enumerate(truth.xrays):
         stream = generator(seed, 1, place, DISTURBANCE, n)
-        view, motion = disturb.told(xray.view, arm, stream)
+        view, motion = disturb.told(xray.view, arm, stream, n)
         xrays.append(disturb.seen(replace(xray, view=view), arm, stream))
         motions.append(motion)
     if arm.kind != UNDISTURBED:

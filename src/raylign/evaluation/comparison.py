@@ -16,7 +16,7 @@ from raylign.errors import InputError
 from raylign.evaluation import statistics as st
 from raylign.evaluation.protocol import Protocol
 from raylign.evaluation.record import Record, read_records
-from raylign.evaluation.replay import protocol_of
+from raylign.evaluation.replay import protocol_of_run
 from raylign.evaluation.runner import read_run
 from raylign.evaluation.scores import Scores, scores
 from raylign.evaluation.table import DIGITS, DRAWS, success_name, thresholds
@@ -126,7 +126,7 @@ def compared(a: str | Path, b: str | Path) -> Comparison:
     folders = (Path(a), Path(b))
     first, second = (read_run(f) for f in folders)
     # read anew, so that a field that came with a later version stands in both, as its default in the older
-    protocol, other = (protocol_of(f)[0] for f in folders)
+    protocol, other = (protocol_of_run(f)[0] for f in folders)
     _refuse({**first, "protocol": protocol.model_dump()}, {**second, "protocol": other.model_dump()}, folders)
     records = [read_records(f) for f in folders]
     _same_cases(records[0], records[1], folders[1])

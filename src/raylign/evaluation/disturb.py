@@ -76,17 +76,19 @@ def discs(field: Bool[Tensor, "H W"], share: float, stream: torch.Generator) -> 
     return hidden
 
 
-def told(view: View, arm: Arm, stream: torch.Generator) -> tuple[View, Tensor]:
+def told(view: View, arm: Arm, stream: torch.Generator, number: int = 0) -> tuple[View, Tensor]:
     """The geometry that a method of an arm is told, and the 4x4 motion that brings the true focal spot and axes to the told ones.
 
     "angles": the C-arm is turned about the isocentre by the level about the image's vertical and by it about its horizontal, each
-    way round. "distances": source to isocentre is wrong by the level, either way, and source to detector by it, either way.
+    way round. "primary": of every view but the first (``number`` 0) it is turned about the image's vertical alone, either way, as
+    Van Houtte et al. (2022) err the LAO/RAO angle: the angle between two views is then wrong by the level exactly.
+    "distances": source to isocentre is wrong by the level, either way, and source to detector by it, either way.
     """
     signs = torch.randint(2, (2,), generator=stream).mul(2).sub(1).to(torch.float64)
     motion = torch.eye(4, dtype=torch.float64)
-    if arm.kind == "angles":
+    if arm.kind == "angles" or (arm.kind == "primary" and number > 0):
         across, down = view.column_step / view.column_step.norm(), view.row_step / view.row_step.norm()
-        turn = math.radians(arm.level) * (signs[0] * down + signs[1] * across)
+        turn = math.radians(arm.level) * (signs[0] * down + (signs[1] * across if arm.kind == "angles" else 0.0))
         motion = se3.exp(torch.cat([turn, torch.zeros(3, dtype=torch.float64)]))
         return view.transformed(motion), motion
     if arm.kind == "distances":

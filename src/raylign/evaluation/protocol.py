@@ -14,10 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raylign.errors import InputError
 from raylign.evaluation.arms import Arm, Disturbance
+from raylign.evaluation.ranges import Length, Range, Sides, law
 from raylign.evaluation.starts import Start
 from raylign.evaluation.subject_kinds import Subjects
 from raylign.evaluation.yaml_files import field_of, loaded
@@ -25,7 +26,6 @@ from raylign.registration import SearchConfig
 from raylign.simulation.datasets.recipes import TargetPoints
 from raylign.simulation.instruments import INSTRUMENT_SETS, InstrumentSet
 from raylign.simulation.physics.ranges import ExposureRanges
-from raylign.simulation.poses.laws import Uniform
 from raylign.simulation.poses.motions import Motion
 
 COMBINED = ("search+direct",)
@@ -33,22 +33,6 @@ COMBINED = ("search+direct",)
 
 NOTHING = "start"
 """The row of every table that stands for no registration at all."""
-
-
-def _ascending(value: float | tuple[float, float]) -> float | tuple[float, float]:
-    low, high = value if isinstance(value, tuple) else (value, value)
-    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-        raise InputError(f"no range from {low:g} to {high:g}", remedy="give [low, high] with low <= high, or one number")
-    return value
-
-
-Range = Annotated[float | tuple[float, float], AfterValidator(_ascending)]
-"""One number, or [low, high], between which it is drawn uniformly."""
-
-
-def law(value: Range) -> Uniform:
-    """The law of a range."""
-    return Uniform(*value) if isinstance(value, tuple) else Uniform(value, value)
 
 
 class Part(BaseModel):
@@ -64,12 +48,6 @@ class Angles(Part):
     secondary: Range = 0.0
 
 
-def _sides(shape: tuple[int, int]) -> tuple[int, int]:
-    if not all(16 <= n <= 4096 for n in shape):
-        raise InputError(f"{shape[0]} x {shape[1]} pixels", remedy="give [rows, columns], 16 to 4096")
-    return shape
-
-
 class Views(Part):
     """What differs from the C-arm that the targets come with.
 
@@ -83,10 +61,10 @@ class Views(Part):
 
     angles: tuple[Angles, ...] = ()
     together: bool | None = None
-    sid: Range | None = None
-    sod: Range | None = None
-    shape: Annotated[tuple[int, int], AfterValidator(_sides)] | None = None
-    pitch: Range | None = None
+    sid: Length | None = None
+    sod: Length | None = None
+    shape: Sides | None = None
+    pitch: Length | None = None
 
 
 class Targets(Part):
@@ -358,6 +336,11 @@ def _checked(values: Mapping[str, Any], file: Path | None) -> Protocol:
         raise field_of(error, file) from None
 
 
+def is_shipped(name: str) -> bool:
+    """Whether a protocol of that name comes with raylign."""
+    return not set(name) & {"/", "\\"} and bool((_shelf() / f"{name}.yaml").is_file())
+
+
 def _shelf() -> Any:
     return resources.files("raylign.evaluation") / "protocols"
 
@@ -377,9 +360,9 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
         line names the file and the field.
     """
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+    if path.suffix not in (".yaml", ".yml") and (is_shipped(str(name_or_path)) or not path.is_file()):
         on_shelf = _shelf() / f"{name_or_path}.yaml"
-        if "/" in str(name_or_path) or not on_shelf.is_file():
+        if not is_shipped(str(name_or_path)):
             known = ", ".join(sorted(e.name.removesuffix(".yaml") for e in _shelf().iterdir() if e.name.endswith(".yaml")))
             raise InputError(
                 f"there is no protocol {str(name_or_path)!r}", field="PROTOCOL", remedy=f"use one of {known}, or a YAML file"

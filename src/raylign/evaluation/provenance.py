@@ -15,6 +15,8 @@ from raylign.registration.versions import versions
 __all__ = ["commit", "listing", "machine", "source", "versions"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_KINDS = (".py", ".csv", ".json", ".yaml", ".safetensors")
+"""What numbers can depend on: code, tables of physics, weights, protocols."""
 
 
 @lru_cache(maxsize=1)
@@ -33,9 +35,9 @@ def commit() -> str | None:
 
 @lru_cache(maxsize=1)
 def source() -> str:
-    """A digest of the package's own source files: equal where the code is, whatever a version number or a commit says."""
+    """A digest of the package's own source and data files: equal where these are, whatever a version number or a commit says."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in _PACKAGE.rglob("*.py") if "__pycache__" not in p.parts):
+    for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in _KINDS and p.is_file()):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -73,7 +75,7 @@ def listing(data: Path | None, file: str | None = None) -> list[list[Any]]:
     Parameters
     ----------
     data: the folder. Scans and their segmentations (``ct/*``) and sets of cases (``cases/*/*``) are looked at, nothing else.
-    file: one more, relative to it.
+    file: one more, relative to it or absolute.
     """
     found: list[list[Any]] = []
     if data is None:
@@ -83,5 +85,5 @@ def listing(data: Path | None, file: str | None = None) -> list[list[Any]]:
             size = sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
         except OSError:
             continue
-        found.append([path.relative_to(data).as_posix(), size])
+        found.append([(path.relative_to(data) if path.is_relative_to(data) else path).as_posix(), size])
     return found

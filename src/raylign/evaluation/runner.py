@@ -7,6 +7,7 @@ that order, processes and interruptions change nothing in the tables.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -35,7 +36,6 @@ _SAME = {
     "cases": "the number of cases",
     "methods": "the methods",
     "versions": "the version of a package",
-    "commit": "the commit of raylign",
     "source": "the source of raylign",
     "data": "the folder of data",
 }
@@ -94,14 +94,18 @@ def run(
 
     Raises
     ------
-    InputError: a method or data that are not there, another run in the folder, another process at work there, a cluster that
-        cannot be used.
+    InputError: a method, a structure or data that are not there, another run in the folder, another process at work there, a
+        folder that cannot be written to, a cluster that cannot be used.
     KeyboardInterrupt: what is done is kept.
     """
+    from raylign.evaluation.names import check_names
+
     settings = settings or RunSettings()
     protocol, target, say = settled(protocol, settings), Path(out), progress or (lambda state: None)
     told = about(protocol, settings)
     _compared(target, told)  # before anything is made
+    if not (target / RUN).exists():
+        check_names(protocol, None if told["data"] is None else Path(told["data"]["folder"]))
     _made(target)
     with _locked(target):
         _compared(target, told)
@@ -114,7 +118,7 @@ def run(
         done = kept = len(wanted) - len(lacking)
         say(State(done, len(wanted), kept))
         if lacking:
-            with closing(_execute(protocol, told, settings, lacking)) as made, (target / RECORDS).open("ab") as file:
+            with _opened(target / RECORDS) as file, closing(_execute(protocol, told, settings, lacking)) as made:
                 for record in made:
                     _append(file, record)
                     records[record.case, record.method] = record
@@ -248,10 +252,18 @@ def _by(work: Work, todo: list[Job], settings: RunSettings) -> Records:
     return inline(work, todo)
 
 
-def _append(file: Any, record: Record) -> None:
+def _opened(file: Path) -> Any:
     try:
-        file.write(record.line().encode("utf-8") + b"\n")
-        file.flush()
+        return file.open("ab", buffering=0)  # nothing is held back that a full disk would refuse when it is closed
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", file=file, field="-o", remedy="name another folder") from None
+
+
+def _append(file: Any, record: Record) -> None:
+    rest = record.line().encode("utf-8") + b"\n"
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
     except OSError as error:
         raise InputError(
@@ -343,24 +355,32 @@ def _locked(target: Path) -> Iterator[None]:
         yield
         return
     path = target / LOCK
-    with path.open("a+", encoding="utf-8") as handle:
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", file=path, field="-o", remedy="name another folder") from None
+    try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.fstat(handle.fileno()).st_ino == path.stat().st_ino  # not one that another run just removed
-        except OSError:
-            ours = False
-        if not ours:
-            handle.seek(0)
-            who = handle.read(200).strip()
+            free = os.fstat(handle).st_ino == path.stat().st_ino  # not one that another run just removed
+        except OSError as error:
+            # a file system without locks: that no two runs write there is then the user's to see to
+            free = error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+            if not free and error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.ENOENT):
+                raise InputError(f"cannot be locked ({error.strerror})", file=path, remedy="name another folder") from None
+        if not free:
+            who = os.pread(handle, 200, 0).decode(errors="replace").strip()
             raise InputError(
                 f"another run is writing there{f' ({who})' if who else ''}", file=target, field="-o",
                 remedy="let it end, or name another folder",
             )  # fmt: skip
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        handle.flush()
+        with suppress(OSError):  # a note for others, which a full disk may refuse
+            os.ftruncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         try:
             yield
         finally:
             with suppress(OSError):
                 path.unlink()
+    finally:
+        os.close(handle)

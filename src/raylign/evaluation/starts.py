@@ -36,6 +36,9 @@ class Known(Protocol):
     def targets(self) -> Float[Tensor, "N 3"]: ...
 
 
+_MOST_DEGREES = 50.0
+
+
 @dataclass(frozen=True)
 class Start:
     """Where registrations start.
@@ -100,9 +103,10 @@ class Start:
         mm, comma, degrees = self.name.partition(",")
         if comma:
             return SearchConfig(degrees=max(1.0, float(degrees)), mm=max(1.0, float(mm)))
-        if self.name.endswith("mm"):  # a degree goes with a millimetre, and both add up in the mTRE
+        if self.name.endswith("mm"):
+            # a start may owe its mTRE to a shift alone, or to a turn alone of targets some 60 mm from its axis
             high = float(self.name.removesuffix("mm").partition("-")[2])
-            return SearchConfig(degrees=min(max(high / 2, 5.0), 40.0), mm=max(high / 1.5, 5.0))
+            return SearchConfig(degrees=min(max(high, 5.0), _MOST_DEGREES), mm=max(high, 5.0))
         return WIDE
 
     def draw(self, case: Known, seed: int) -> Rigid:

@@ -273,8 +273,14 @@ def _by_level(method: str, names: Sequence[str], by_arm: dict[tuple[str, str], S
 def efficiency(study: Study) -> Markup:
     """Measured errors over what the exposures' noise allows."""
     bounded = [s for s in study.methods if len(s.efficiency("in_plane"))]
+    failed = sorted({r.case: r.bound_failure for s in study.methods for r in s.records if r.bound_failure}.items())
+    unknown = Markup("")
+    if failed:
+        unknown = Markup(
+            f"<p>Of {len(failed)} cases no bound could be worked out; first case {failed[0][0]}: {text(failed[0][1])}.</p>"
+        )
     if not bounded:
-        return Markup("")
+        return section("efficiency", "Efficiency", unknown) if failed else Markup("")
     pictures, rows = [], []
     for name, said in (("in_plane", "in plane"), ("depth", "in depth")):
         kept = {
@@ -305,6 +311,7 @@ def efficiency(study: Study) -> Markup:
         legend({s.method: study.styles[s.method] for s in bounded}),
         f'<div class="two">{"".join(pictures)}</div>',
         table(head, rows, "Squared error over the bound"),
+        unknown,
     )
 
 

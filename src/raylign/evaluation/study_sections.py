@@ -56,8 +56,13 @@ def headline(study: Study) -> Markup:
     if len(methods) > 1:
         says = f"Best of {len(methods)} methods is {says}"
     several = ", all arms together" if len(study.arms) > 1 else ""
-    chip = "No silent failure" if silent == 0 else f"{silent} silent failure{'s' if silent > 1 else ''}{several}"
-    icon = '<path d="M5 12.5l4.5 4.5L19 7.5"/>' if silent == 0 else '<path d="M12 4v10M12 18.5v1"/>'
+    trusted = sum(r.trusted for s in everything for r in s.records)
+    # that nothing was wrong in silence is good news only of a method that trusted something and broke off nowhere
+    kind = "bad" if silent else "ok" if trusted and not without else "neutral"
+    chip = f"{silent} silent failure{'s' if silent > 1 else ''}{several}" if silent else "No silent failure"
+    if kind == "neutral":
+        chip += ", and nothing was trusted" if not trusted else f"; {without} without a result"
+    icon = '<path d="M5 12.5l4.5 4.5L19 7.5"/>' if kind == "ok" else '<path d="M12 4v10M12 18.5v1"/>'
     facts = [
         ("Registrations", str(sum(len(s.records) for s in everything))),
         ("Without a result", str(without)),
@@ -69,7 +74,7 @@ def headline(study: Study) -> Markup:
     tiles = "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in facts)
     drawn = f'<svg viewBox="0 0 24 24" aria-hidden="true">{icon}</svg>'
     return Markup(
-        f'<div class="verdict {"ok" if silent == 0 else "bad"}"><p class="chip">{drawn}{text(chip)}</p>'
+        f'<div class="verdict {kind}"><p class="chip">{drawn}{text(chip)}</p>'
         f'<p class="says">{text(says)}</p><p>{text(protocol.source)}</p><dl class="facts">{tiles}</dl></div>'
     )
 
@@ -128,6 +133,7 @@ def summary(study: Study) -> Markup:
         "there are. “start” is no registration at all. Capture range: largest starting mTRE up to which every bin keeps "
         f"{share(study.protocol.capture_share)} % under {study.protocol.success_mm:g} mm; bins without a start are passed "
         "over.</p>",
+        _unbinned(study),
         table(head, rows, "Accuracy"),
         table(
             ("Method", "No result", "Trusted", "Silent failures", "AUROC", "ECE", "Renders", "Seconds, median / 95th", "CPU s"),
@@ -137,6 +143,22 @@ def summary(study: Study) -> Markup:
         f'<p class="key">Silent failure: wrong by more than {SILENT_MM:g} mm (mTRE) and called trustworthy. AUROC: how well the '
         "reported probability tells failures; ECE: how far it is from what came true. Seconds are of the registration, with "
         "whatever else ran on the machine.</p>",
+    )
+
+
+def _unbinned(study: Study) -> Markup:
+    """What the capture range leaves out, where it leaves out anything."""
+    said = []
+    for s in study.methods:
+        lost = sum(r.start_mtre is None for r in s.records)
+        if count := s.unbinned(study.protocol):
+            why = f" (of {lost} no start is known: the case was not made)" if lost else ""
+            said.append(f"{s.method} {count} of {len(s.records)}{why}")
+    if not said:
+        return Markup("")
+    return Markup(
+        f"<p>In no bin: {text('; '.join(said))}. Starts from the centre or from nothing are in none, nor is a method that takes "
+        "no note of the start.</p>"
     )
 
 

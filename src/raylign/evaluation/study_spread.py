@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from raylign.evaluation import statistics as st
-from raylign.evaluation.markup import Markup, section, table
+from raylign.evaluation.markup import Markup, section, table, text
 from raylign.evaluation.record import Record
 from raylign.evaluation.scores import Scores
 from raylign.evaluation.study_charts import Plot, Scale, Series, legend, log_scale, plot
@@ -28,8 +28,11 @@ def spread(study: Study) -> Markup:
         return Markup("")
     try:
         found = {s.method: deviations(s, study) for s in study.methods}
-    except Exception:  # the data may have gone since
-        return Markup("")
+    except Exception as error:  # the data may have gone since
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return section("spread", "Repeated starts", f"<p>The exposures could not be made again ({text(said)}).</p>")
+    exposures = max(len(_groups(s, study)) for s in study.methods)
+    first = f" Of the first {_MOST} of {exposures} exposures." if exposures > _MOST else ""
     across = log_scale([*np.concatenate(list(found.values())).tolist(), 1.0, 10.0])
     places = across.values(300)
     lines = tuple(
@@ -65,7 +68,8 @@ def spread(study: Study) -> Markup:
         "Repeated starts",
         f"<p>{study.protocol.repeats} starts of each exposure, undisturbed. The point that starts turn about, where each "
         "registration puts it, seen in the first view: how far from the median of all ends of that exposure, in mm of the plane "
-        "through the true point. It says how alike the ends are, not how right. No result counts as infinitely far.</p>",
+        "through the true point. It says how alike the ends are, not how right. No result counts as infinitely far."
+        f"{first}</p>",
         legend({s.name: s.style for s in lines}),
         f'<div class="two">{figure(drawn, "Ends within a distance of their median")}</div>',
         table(head, rows, "Distance of ends from their median"),
@@ -76,10 +80,7 @@ def deviations(s: Scores, study: Study) -> Float[np.ndarray, " n"]:
     """Of every start of the first exposures, mm; infinite where there is no result."""
     from raylign.evaluation.cases import make_case
 
-    protocol = study.protocol
-    groups: dict[int, list[Record]] = {}
-    for r in s.records:
-        groups.setdefault(r.case // len(protocol.arms) // protocol.repeats, []).append(r)
+    protocol, groups = study.protocol, _groups(s, study)
     out = []
     for place in sorted(groups)[:_MOST]:
         records = groups[place]
@@ -89,6 +90,14 @@ def deviations(s: Scores, study: Study) -> Float[np.ndarray, " n"]:
             out.append(st.from_median(np.stack(ends)))
         out.append(np.full(len(records) - len(ends), math.inf))
     return np.concatenate(out) if out else np.zeros(0)
+
+
+def _groups(s: Scores, study: Study) -> dict[int, list[Record]]:
+    """Records by exposure."""
+    groups: dict[int, list[Record]] = {}
+    for r in s.records:
+        groups.setdefault(r.case // len(study.protocol.arms) // study.protocol.repeats, []).append(r)
+    return groups
 
 
 def seen(case: Any, pose: tuple[float, ...]) -> Float[np.ndarray, "2"]:

@@ -45,6 +45,10 @@ def loaded(file: Path) -> Mapping[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
         raise InputError(f"is no YAML{where} ({getattr(error, 'problem', None) or error})", file=file) from None
+    except InputError:
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:  # 2021-13-45 looks like a date and is none
+        raise InputError(f"holds a value that is none ({error})", file=file, remedy="write it in quotes") from None
     if not isinstance(values, Mapping):
         raise InputError("holds no protocol", file=file, remedy="begin with name:, title: and subjects:")
     return values

@@ -1,7 +1,8 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and through to the disk before they get their name."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -36,7 +37,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner may read
+        _synced(temporary)  # the name must not outlive a power cut that the content does not
         os.replace(temporary, target)
+        with suppress(OSError):  # not every system lets a folder be written through
+            _synced(target.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -51,6 +55,19 @@ def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` (UTF-8) to ``path``, whole or not at all; raises InputError where it cannot be written."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _synced(path: Path) -> None:
+    """Written through to the disk."""
+    # Windows wants a file that may be written to, others a folder that may not
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows nothing of it
+            raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
