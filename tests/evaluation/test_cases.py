@@ -313,6 +313,16 @@ def test_a_wrong_geometry_and_the_truth_that_goes_with_it() -> None:
         assert turn == pytest.approx(np.hypot(3, 3), rel=1e-3) and float(a.view.source.norm()) == pytest.approx(
             float(b.view.source.norm())
         )
+    # of the primary angle alone: the first view is told rightly, and the angle between both is wrong by the level
+    plain, wrong = disturbed("primary", 3.0, views=both)
+    assert torch.equal(plain.pose.matrix, wrong.pose.matrix) and torch.equal(
+        plain.xrays[0].view.source, wrong.xrays[0].view.source
+    )
+    a, b = plain.xrays[1].view, wrong.xrays[1].view
+    assert np.degrees(np.arccos(float(a.normal @ b.normal))) == pytest.approx(3, rel=1e-6)
+    assert float(abs(a.source[2] - b.source[2])) < 1e-9  # about the patient's long axis
+    between = [np.degrees(np.arccos(float(c.xrays[0].view.normal @ c.xrays[1].view.normal))) for c in (plain, wrong)]
+    assert abs(between[1] - between[0]) == pytest.approx(3, rel=1e-6)
     plain, wrong = disturbed("distances", 20.0)
     a, b = plain.xrays[0].view, wrong.xrays[0].view
     assert abs(float(b.sid - a.sid)) == pytest.approx(20) and abs(float(b.source.norm() - a.source.norm())) == pytest.approx(20)

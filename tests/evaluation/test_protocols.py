@@ -143,7 +143,7 @@ def test_a_shipped_name_is_that_protocol_whatever_lies_here(tmp_path: Path, monk
     assert load_protocol("gao2024").name == "gao2024"
 
 
-@pytest.mark.parametrize("name", ["smoke", "vandekraats2005"])
+@pytest.mark.parametrize("name", ["smoke", "raylign", "vandekraats2005", "jaganathan2021"])
 def test_what_methods_are_told_holds_the_truth(name: str) -> None:
     """At least 99 of 100 starts of all bins, shifts and turns measured here by SciPy."""
     protocol = load_protocol(name)
@@ -152,7 +152,7 @@ def test_what_methods_are_told_holds_the_truth(name: str) -> None:
     axes = np.stack([(v / v.norm()).numpy() for v in (view.column_step, view.row_step, view.normal)])
     truth = Rigid(se3.from_parts(torch.eye(3, dtype=torch.float64), -who.isocentres[0].double()))
     inside = []
-    for kind, search in protocol.start_kinds:
+    for kind, search in [k for k in protocol.start_kinds if k[0] != "search"]:
         sampler = starts(f"mtre-bin/{kind.removesuffix('mm')}")
         many = sampler.draw(truth.matrix.expand(60, 4, 4), [view] * 60, who.isocentres[0], who.targets, generator(3, 0)).numpy()
         turns = np.degrees(Rotation.from_matrix(many[:, :3, :3]).as_rotvec()) @ axes.T

@@ -19,7 +19,7 @@ from raylign.evaluation import provenance, runner
 from raylign.evaluation.attempt import case_seed, check_method, rigid, solve
 from raylign.evaluation.cases import make_case
 from raylign.evaluation.execution import Job, Work, called, jobs, ours
-from raylign.evaluation.metrics import mrpd, mtre, pose_error
+from raylign.evaluation.metrics import cross_tre, mrpd, mtre, pose_error
 from raylign.evaluation.protocol import Protocol, load_protocol
 from raylign.evaluation.provenance import commit
 from raylign.evaluation.record import NOT_MADE, Record, read_records
@@ -58,6 +58,8 @@ def test_every_method_on_every_case(data: Path, tmp_path: Path) -> None:  # noqa
     split = pose_error(pose, case.pose, case.targets, view)
     assert (record.in_plane, record.depth, record.angle) == pytest.approx((split.in_plane, split.depth, split.angle))
     assert record.rotation == pytest.approx(split.rotation)
+    assert record.cross == pytest.approx(float(cross_tre(pose, case.pose, case.centre, view)))
+    assert record.start_cross == pytest.approx(float(cross_tre(case.start, case.pose, case.centre, view)))
     # a method that registers is better than one that guesses; how far away so small a body is, coarse images hardly tell
     assert all(b.mrpd < a.mrpd / 2 for a, b in zip(records[::2], records[1::2], strict=True))
     assert all({"make", "register", "cpu"} <= set(r.seconds) for r in records)

@@ -71,9 +71,17 @@ def _listed_as(kind: Recorded, number: int, data: Path | None, block: int) -> An
 
 def _listed(kind: Recorded, data: Path | None, block: int) -> Sequence[Any]:
     if isinstance(kind, Folder):
-        return folders.entries(needed(data, "cases"), kind.sets)
+        place = needed(data, "cases")
+        there = sorted(place.glob("cases/*/*/truth.json"))
+        return _entries(place, kind.sets, tuple((file, file.stat().st_mtime_ns) for file in there))
     file = _file(kind, data)
     return _in_turn(kind, file, file.stat().st_mtime_ns, block)
+
+
+@lru_cache(maxsize=2)
+def _entries(data: Path, sets: tuple[str, ...], changed: tuple[tuple[Path, int], ...]) -> Sequence[folders.Entry]:
+    """The cases of a folder; read again where a record of cases has changed."""
+    return folders.entries(data, sets)
 
 
 @lru_cache(maxsize=8)
