@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _WRONG = 10.0  # mm: a success is an mTRE below it
-_FREEDOM = 4
+_EXCHANGED = 0.5  # chance at most, where left and right fit better exchanged
 _AGREE = 0.2  # local correlation under which the probability falls to nothing
 
 IN_PLACE = 0.02
@@ -118,14 +119,13 @@ def features(evidence: Evidence) -> dict[str, float]:
 def near_enough(evidence: Evidence) -> float:
     """Probability that a pose in the right valley is less than 10 mm off, by its stated deviations along and across the beam.
 
-    By Student's distribution of four degrees of freedom: a stated deviation is itself an estimate. Targets lie within the model:
-    what its surface may be off counts half. Where image and model do not agree at all, no valley is the right one.
+    Targets lie within the model: what its surface may be off counts half. Where image and model do not agree at all, no valley
+    is the right one, and none is where the model's mirror image explains the exposures better.
     """
-    from scipy.special import stdtr
-
     deviation = max(float(np.hypot(evidence.depth, evidence.wobble / 2)), 1e-3)
     agree = float(np.clip(evidence.agreement / _AGREE, 0, 1))
-    return agree * float(1 - 2 * stdtr(_FREEDOM, -_WRONG / deviation))
+    exchanged = _EXCHANGED if evidence.mirror > 1 else 1.0
+    return agree * exchanged * math.erf(_WRONG / deviation / math.sqrt(2))
 
 
 def judge(evidence: Evidence, threshold: float) -> Confidence:

@@ -9,7 +9,7 @@ import numpy as np
 from raylign.registration.matching import MatchConfig, Normal
 from raylign.registration.pyramid import Array64, ImageLevel
 
-UNMODELLED = 3.5
+UNMODELLED = 2.8
 """Variance of a pose as a multiple of what the residuals explain: interpolation and the beam move the optimum itself."""
 
 _PATCH = 4  # blocks along either side of a patch: 60 mm or so at the patient

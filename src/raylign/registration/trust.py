@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-INTERCEPT = 13.35
+INTERCEPT = 8.84
 WEIGHTS = {
-    "agreement": 0.78,
-    "rival": -3.45,
-    "mirror": -10.77,
-    "drift": -2.74,
-    "held": 2.72,
+    "agreement": 0.38,
+    "rival": -3.00,
+    "mirror": -9.56,
+    "drift": -2.66,
+    "held": 5.88,
 }
