@@ -94,6 +94,7 @@ def test_a_method_that_workers_cannot_load_ends_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(local, "_STILLBORN", 1)
     (tmp_path / "lone_module.py").write_text("from tests.evaluation.registrars import guess\n")
     monkeypatch.syspath_prepend(tmp_path)  # of this process alone
     protocol = tiny(tmp_path, "lone_module:guess")
