@@ -271,9 +271,10 @@ def test_a_pose_is_judged_as_the_direct_method_judges_its_own() -> None:
     start = near_start()
     stage = level(TrustRegion(tolerance=0.05), bound=1.0, budget=60, sampling=Sampling(pixels=48))
     right = Classical(config(stage)).register(replace(problem(), start=start)).confidence.evidence
-    assert 0 < right["mirror"] < 0.9 and right["held"]
+    assert right["mirror"] < 0.9 and right["held"] and right["drift"] < 0.02
     narrow = replace(stage, unit=tuple(u / 10 for u in UNIT))  # the truth lies outside
-    assert not Classical(config(narrow)).register(replace(problem(), start=start)).confidence.evidence["held"]
+    wrong = Classical(config(narrow)).register(replace(problem(), start=start)).confidence.evidence
+    assert not wrong["held"] and wrong["drift"] > 0.02 and wrong["mirror"] > 0
 
 
 @pytest.mark.parametrize("name", ["patch-ncc", "patch-gradient-ncc", "multiscale-ncc"])

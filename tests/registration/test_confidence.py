@@ -164,7 +164,7 @@ def test_every_feature_counts_the_way_it_may() -> None:
     worse = {
         "depth": 12.0,
         "agreement": 0.4, "weakest": 0.1, "opposed": 0.4, "contrast": 0.9, "explained": 0.2, "rival": 0.95, "mirror": 1.3,
-        "wobble": 0.8, "drift": 0.2, "held": False,
+        "wobble": 8.0, "drift": 0.2, "held": False,
     }  # fmt: skip
     best = judge(GOOD, 0.5).probability
     assert best > 0.9

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylign.errors import InputError
+from raylign.registration.confidence import Evidence, judge
+from raylign.registration.evidence import pattern
 from raylign.registration.levels import Scale
 from raylign.registration.matching import MatchConfig, Rendering, answered, normal_equations, render
 from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
 from raylign.registration.refinement import Candidate
 from raylign.registration.result import Confidence, Result
 from raylign.registration.search import Bounds, separation
+from raylign.registration.settings import DirectConfig
 
 # What a model made of voxels is off by: its edges by this share of a voxel, as if at so many places independently. From exposures
 # of known motion (docs/methods/structures.md).
@@ -176,6 +179,20 @@ def _across(points: Array64, centre: Array64, covariance: Array64, source: Array
         lever = lever - np.outer(ray, ray @ lever)
         total += float(np.trace(lever @ covariance @ lever.T)) / 2
     return float(np.sqrt(max(total, 0.0) / len(points[::10])))
+
+
+def seen_again(whole: Result, scale: Scale, matrix: Array64, config: DirectConfig) -> Result:
+    """The whole CT's result as the images speak for its pose once the structure is where it was found.
+
+    A part that moved makes the whole CT fit badly in its place, whatever the whole CT's pose. ``scale`` is a level of the
+    structure with the rest behind it, ``matrix`` the structure's pose. A result of another kind of evidence stays as it is.
+    """
+    known = whole.confidence.evidence
+    if not set(Evidence.__dataclass_fields__) <= set(known):
+        return whole
+    seen = asdict(pattern(scale, matrix, config.match))
+    again = judge(Evidence(**{name: seen.get(name, known[name]) for name in Evidence.__dataclass_fields__}), config.trust)
+    return replace(whole, confidence=again) if again.probability > whole.confidence.probability else whole
 
 
 # By hand: they part exposures that show the structure from ones of the same patient without it (docs/methods/structures.md).

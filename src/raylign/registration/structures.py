@@ -28,7 +28,14 @@ from raylign.registration.search import Bounds, camera_axes, moved, spread
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.spread import covariance_of
 from raylign.registration.structure_levels import structure_scales
-from raylign.registration.structure_trust import empty_cost, gather_structure, judge_structure, model_covariance, rival_of
+from raylign.registration.structure_trust import (
+    empty_cost,
+    gather_structure,
+    judge_structure,
+    model_covariance,
+    rival_of,
+    seen_again,
+)
 from raylign.registration.versions import versions
 
 Rest = Literal["modelled", "masked", "none"]
@@ -249,13 +256,14 @@ class Structures:
         evidence = gather_structure(
             scales[min(1, len(scales) - 1)], found.best, found.covariance, found.bounds, found.rival, config.match
         )
+        around = whole if rest is None else seen_again(whole, scales[0], found.best.matrix, self.config.whole)
         structure = Result(
             transform=Rigid(torch.from_numpy(found.likely)),
             start=whole.transform,
             covariance=torch.from_numpy(found.covariance),
             centre=torch.from_numpy(found.centre),
             score=evidence.gain,
-            confidence=judge_structure(evidence, whole, config.trust),
+            confidence=judge_structure(evidence, around, config.trust),
             trajectory=found.history,
             timings={"whole": whole.seconds, "structure": time.perf_counter() - begun},
             method=f"direct+structure ({self.config.rest})",
