@@ -21,7 +21,8 @@ from raylign.evaluation.arms import Arm, Disturbance
 from raylign.evaluation.ranges import Length, Range, Sides, law
 from raylign.evaluation.starts import Start
 from raylign.evaluation.subject_kinds import Subjects
-from raylign.evaluation.yaml_files import field_of, loaded
+from raylign.evaluation.yaml_files import field_of
+from raylign.io.plain_yaml import read_yaml
 from raylign.registration import SearchConfig
 from raylign.simulation.datasets.recipes import TargetPoints
 from raylign.simulation.instruments import INSTRUMENT_SETS, InstrumentSet
@@ -368,4 +369,4 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
                 f"there is no protocol {str(name_or_path)!r}", field="PROTOCOL", remedy=f"use one of {known}, or a YAML file"
             )
         path = Path(str(on_shelf))
-    return _checked(loaded(path), path)
+    return _checked(read_yaml(path, "protocol", "name:, title: and subjects:"), path)

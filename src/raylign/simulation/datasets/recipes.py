@@ -9,13 +9,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from raylign.errors import InputError
+from raylign.io.plain_yaml import read_yaml
 from raylign.simulation.datasets.typed import typed
 
 SCHEMA = 1
@@ -251,7 +251,7 @@ def read_recipe(path: str | Path) -> Recipe:
     InputError: no such file, no YAML, an unknown key, a value of another type or out of range, an unknown name.
     """
     file = Path(path)
-    values = _loaded(file)
+    values = read_yaml(file, "recipe", "name: and subjects:")
     recipe = typed(Recipe, values, "", file)
     base = file.parent
 
@@ -286,35 +286,3 @@ def _id(entry: SubjectsFrom) -> str | None:
     if entry.ct is None or entry.id is not None:
         return entry.id
     return Path(entry.ct).name.split(".")[0] or "ct"
-
-
-def _loaded(file: Path) -> Any:
-    import yaml
-
-    class Strict(yaml.SafeLoader):
-        """Plain values only, and no key twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-            seen: set[Any] = set()
-            for key, _ in node.value:
-                name = self.construct_object(key, deep=True)
-                if isinstance(name, Hashable) and name in seen:
-                    raise InputError("stands there twice", field=f"{name} (line {key.start_mark.line + 1})", file=file)
-                seen.add(name)
-            return super().construct_mapping(node, deep)
-
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=file, remedy="name a recipe, a YAML file") from None
-    except UnicodeDecodeError:
-        raise InputError("is no text", file=file, remedy="name a recipe, a YAML file") from None
-    try:
-        values = yaml.load(text, Loader=Strict)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"is no YAML{where} ({getattr(error, 'problem', None) or error})", file=file) from None
-    if not isinstance(values, Mapping):
-        raise InputError("holds no recipe", file=file, remedy="begin with name: and subjects:")
-    return values
