@@ -51,7 +51,7 @@ def expected(result: Result, bounds: Bounds, config: DirectConfig) -> Result:
     With one view a wrong distance to the detector looks like another depth: only what was expected of it speaks against that.
     """
     _, shift = bounds.offset(result.transform.matrix.numpy())
-    if not result.confidence.trusted or abs(shift[2]) <= bounds.reach(_INSIDE)[2]:
+    if result.confidence.probability < _DOUBT or abs(shift[2]) <= bounds.reach(_INSIDE)[2]:
         return result
     where = (
         f"the pose lies {abs(shift[2]):.0f} mm {'farther from' if shift[2] > 0 else 'nearer to'} the source than the start,"
