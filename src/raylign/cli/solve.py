@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylign.cli.console import Tell
-from raylign.cli.starts import Start
+from raylign.cli.starts import SearchFlags, Start
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _GEOMETRY = (
 )
 
 
-class SolveFlags(Protocol):
+class SolveFlags(SearchFlags, Protocol):
     """The options that say how to register."""
 
     @property
@@ -32,16 +32,6 @@ class SolveFlags(Protocol):
     def labels(self) -> str | None: ...
     @property
     def rest(self) -> enum.StrEnum: ...
-    @property
-    def search_degrees(self) -> float | None: ...
-    @property
-    def search_mm(self) -> float | None: ...
-    @property
-    def search_depth(self) -> float | None: ...
-    @property
-    def starts(self) -> int | None: ...
-    @property
-    def seed(self) -> int: ...
     @property
     def trust(self) -> float | None: ...
     @property

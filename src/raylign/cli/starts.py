@@ -19,15 +19,9 @@ CENTER, SEARCH = "center", "search"
 _OUTSIDE = 30.0  # mm beyond the volume from which a landmark cannot be one of it
 
 
-class StartFlags(Protocol):
-    """The options that say where to begin."""
+class SearchFlags(Protocol):
+    """The options that say how much is searched."""
 
-    @property
-    def init(self) -> str: ...
-    @property
-    def landmarks_2d(self) -> list[Path] | None: ...
-    @property
-    def landmark_degrees(self) -> float: ...
     @property
     def search_degrees(self) -> float | None: ...
     @property
@@ -38,6 +32,17 @@ class StartFlags(Protocol):
     def starts(self) -> int | None: ...
     @property
     def seed(self) -> int: ...
+
+
+class StartFlags(SearchFlags, Protocol):
+    """The options that say where to begin."""
+
+    @property
+    def init(self) -> str: ...
+    @property
+    def landmarks_2d(self) -> list[Path] | None: ...
+    @property
+    def landmark_degrees(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from raylign.registration.problem import Problem
 from raylign.registration.pyramid import box_corners, content, cut_faces
 from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, shaken, without_rim
 from raylign.registration.result import Result, Step
-from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.search import INSIDE, Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
 from raylign.registration.standpoint import rescaled, standpoint, typical
 from raylign.registration.versions import versions
@@ -28,7 +28,6 @@ Progress = Callable[[str, float], None]
 _NEAR = 60.0  # mm
 _APART = 6.0  # mm; what breathes or bends puts single views a few millimetres elsewhere, and the common pose is still right
 _DOUBT = 0.3  # probability of success at most, where exposures disagree or a single one's depth is none that was expected
-_INSIDE = 0.9  # of the bounds: what lies farther out lies at their edge
 _STANDS_OUT = 0.6  # of the best cost, at most, is what a pose elsewhere reaches where the right one was found
 _VIEWED = 4  # times as many places are looked at in all exposures together as are then refined
 
@@ -51,7 +50,7 @@ def expected(result: Result, bounds: Bounds, config: DirectConfig) -> Result:
     With one view a wrong distance to the detector looks like another depth: only what was expected of it speaks against that.
     """
     _, shift = bounds.offset(result.transform.matrix.numpy())
-    if result.confidence.probability < _DOUBT or abs(shift[2]) <= bounds.reach(_INSIDE)[2]:
+    if result.confidence.probability < _DOUBT or abs(shift[2]) <= bounds.reach(INSIDE)[2]:
         return result
     where = (
         f"the pose lies {abs(shift[2]):.0f} mm {'farther from' if shift[2] > 0 else 'nearer to'} the source than the start,"
@@ -183,7 +182,7 @@ class Direct:
         # as they were read in the end
         faces = cut_faces(problem.model) if any(f.size for f in readings[0].scales[0].model.faces) else ((False, False),) * 3
         clock.append(time.perf_counter())
-        held = bounds.hold(best.matrix, _INSIDE)
+        held = bounds.hold(best.matrix, INSIDE)
         evidence, covariance = gather(best, readings[0].scales, axes, rival, held, config)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),

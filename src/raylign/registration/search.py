@@ -14,6 +14,10 @@ from raylign.registration.rotations import matrix_of, vector_of
 Array64 = NDArray[np.float64]
 
 
+INSIDE = 0.9
+"""Of the bounds of a search: a pose that lies farther out lies at their edge."""
+
+
 def camera_axes(view: View) -> Array64:
     """Orthonormal axes of a view as columns: along its columns, along its rows (made square to them), along the beam."""
     columns = (view.column_step / view.column_step.norm()).detach()

@@ -16,7 +16,7 @@ from raylign.registration.matching import MatchConfig, Rendering, answered, norm
 from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
 from raylign.registration.refinement import Candidate
 from raylign.registration.result import Confidence, Result
-from raylign.registration.search import Bounds, separation
+from raylign.registration.search import INSIDE, Bounds, separation
 from raylign.registration.settings import DirectConfig
 
 # What a model made of voxels is off by: its edges by this share of a voxel, as if at so many places independently. From exposures
@@ -127,7 +127,7 @@ def gather_structure(
     shadows = [_shadow(scale.model, image, found.matrix, match) for image in scale.images]
     masks = [a & _near(s, config.window) for a, s in zip(answered(scale.model, scale.images, found.matrix), shadows, strict=True)]
     alone, here, there = (_cost(scale, m, masks, match) for m in (None, found.matrix, bounds.start))
-    held = bounds.hold(found.matrix, 0.9)
+    held = bounds.hold(found.matrix, INSIDE)
     points = surface_of(scale.model) @ found.matrix[:3, :3].T + found.matrix[:3, 3]
     across: list[float] = [_across(points, found.normal.centre, covariance, image.source) for image in scale.images]
     beam = bounds.axes[:, 2]
