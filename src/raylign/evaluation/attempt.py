@@ -15,16 +15,14 @@ import torch
 
 from raylign.errors import InputError
 from raylign.evaluation.metrics import cross_tre, mpd, mrpd, mtre, pose_error
+from raylign.evaluation.protocol import SEARCHED, named
 from raylign.evaluation.record import NO_MEMORY, Record, one_line
 from raylign.geometry import Rigid, se3
-from raylign.registration import METHODS, WIDE, Problem, Registrar, Result, centred, registrar
+from raylign.registration import WIDE, Problem, Registrar, Result, centred, registrar
 from raylign.simulation.seeds import numpy_generator
 
 if TYPE_CHECKING:
     from raylign.evaluation.cases import Case
-
-SEARCHED = "search+direct"
-"""The direct method from nothing: the model's centre at the isocentre, and all of ``WIDE`` looked through about it."""
 
 _METHOD = 1  # which stream of a case's random numbers is the methods'
 
@@ -38,11 +36,8 @@ def check_method(name: str) -> None:
     """
     if ":" in name:
         _factory(name)
-    elif name not in METHODS and name != SEARCHED:
-        known = ", ".join((*METHODS, SEARCHED))
-        raise InputError(
-            f"there is no method {name!r}", field="--method", remedy=f"use some of {known}, or MODULE:FACTORY of your own"
-        )
+    else:
+        named(name, "--method")
 
 
 def _factory(name: str) -> Any:
@@ -82,7 +77,7 @@ def solve(case: Case, method: str, seed: int) -> Result:
     """
     mine = case_seed(seed, case.index)
     problem = Problem(case.model, case.xrays, case.start)
-    if method == SEARCHED:
+    if method == SEARCHED:  # the model's centre at the isocentre, and all of WIDE looked through about it
         problem = replace(problem, start=centred(case.model))
         return registrar("direct", search=WIDE, seed=mine).register(problem)
     chosen: Registrar = _factory(method)(case.search, mine) if ":" in method else registrar(method, search=case.search, seed=mine)

@@ -29,11 +29,27 @@ from raylign.simulation.instruments import INSTRUMENT_SETS, InstrumentSet
 from raylign.simulation.physics.ranges import ExposureRanges
 from raylign.simulation.poses.motions import Motion
 
-COMBINED = ("search+direct",)
-"""Methods that are known to evaluations by a name of their own; the runner says what they do."""
+SEARCHED = "search+direct"
+"""The direct method from nothing, which evaluations know by a name of its own."""
 
 NOTHING = "start"
 """The row of every table that stands for no registration at all."""
+
+
+def named(method: str, field: str | None = None) -> None:
+    """See that a method has a name that there is, or is MODULE:FACTORY of one's own, which the runner loads.
+
+    Raises
+    ------
+    InputError: neither.
+    """
+    from raylign.registration import METHODS
+
+    if method not in METHODS and method != SEARCHED and ":" not in method:
+        known = ", ".join((*METHODS, SEARCHED))
+        raise InputError(
+            f"there is no method {method!r}", field=field, remedy=f"use some of {known}, or MODULE:FACTORY of your own"
+        )
 
 
 class Part(BaseModel):
@@ -218,12 +234,8 @@ class Protocol(Part):
     @field_validator("methods")
     @classmethod
     def _known_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        from raylign.registration import METHODS
-
         for name in value:
-            if name not in METHODS and name not in COMBINED and ":" not in name:  # MODULE:FACTORY is the runner's to load
-                known = ", ".join((*METHODS, *COMBINED))
-                raise InputError(f"there is no method {name!r}", remedy=f"use some of {known}, or MODULE:FACTORY of your own")
+            named(name)
         if len(set(value)) < len(value):
             raise InputError("a method stands there twice", remedy="name each once")
         return value

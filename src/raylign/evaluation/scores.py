@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from raylign.evaluation.arms import UNDISTURBED
-from raylign.evaluation.protocol import COMBINED, NOTHING, Protocol
+from raylign.evaluation.protocol import NOTHING, SEARCHED, Protocol
 from raylign.evaluation.record import Record
 from raylign.evaluation.statistics import BINS_MM, Bin, by_start, errors_of
 
@@ -114,7 +114,7 @@ class Scores:
         good = self.errors(protocol.criterion) < protocol.success_mm
         kinds = [name for name, _ in protocol.start_kinds]
         placed = np.array([kinds[c // len(protocol.arms) % len(kinds)] not in CENTRED for c in self.cases.tolist()], bool)
-        if self.method in COMBINED:
+        if self.method == SEARCHED:
             placed[:] = False
         return by_start(self.starts()[placed], good[placed], edges(protocol))
 
