@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.stats import rankdata
 
+from raylign.evaluation.statistics import calibration, expected_calibration_error, roc
 from raylign.registration import trust
 from raylign.registration.confidence import Evidence, features, near_enough
 
@@ -97,21 +97,9 @@ def fit(x: Array, y: NDArray[np.bool_], near: Array, signs: Array, ridge: float 
     return np.concatenate([[w[0] - plain @ mean], plain])
 
 
-def area(p: Array, good: NDArray[np.bool_]) -> float:
-    """Area under the ROC: how often a success is given more than a failure (Mann-Whitney, ties count half)."""
-    n, m = int(good.sum()), int((~good).sum())
-    return float((rankdata(p)[good].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
-
-
-def reliability(p: Array, good: NDArray[np.bool_], bins: int = 10) -> list[tuple[float, float, int]]:
+def reliability(p: Array, good: NDArray[np.bool_]) -> list[tuple[float, float, int]]:
     """Mean stated probability, observed share and count of each tenth of the scale that holds anything."""
-    where = np.minimum((p * bins).astype(int), bins - 1)
-    return [(float(p[where == k].mean()), float(good[where == k].mean()), int((where == k).sum())) for k in np.unique(where)]
-
-
-def calibration_error(p: Array, good: NDArray[np.bool_]) -> float:
-    """Expected calibration error: mean over attempts of how far their tenth's stated mean is from what was observed."""
-    return sum(n * abs(stated - seen) for stated, seen, n in reliability(p, good)) / len(p)
+    return [(c.probability, c.right, c.n) for c in calibration(p, good)]
 
 
 def fine(row: dict[str, Any]) -> bool:
@@ -119,6 +107,11 @@ def fine(row: dict[str, Any]) -> bool:
     if row["mtre"] is None or row["mtre"] >= _WRONG:
         return False
     return bool(row["mrpd"] < 2) if row["views"] == 1 else bool(row["mtre"] < 5)
+
+
+def _summary(p: Array, good: NDArray[np.bool_]) -> str:
+    error = expected_calibration_error(p, good)
+    return f"area {roc(p, good).area:.4f}, Brier {np.mean((p - good) ** 2):.4f}, calibration error {error:.4f}"
 
 
 def print_judgement(found: Judgement) -> None:
@@ -130,15 +123,15 @@ def print_judgement(found: Judgement) -> None:
     for name, p in (("people left out", found.folds), ("weights of the package", found.stated)):
         yes = p >= found.threshold
         print(
-            f"{name}: area {area(p, good):.4f}, Brier {np.mean((p - good) ** 2):.4f}, calibration error "
-            f"{calibration_error(p, good):.4f}; at {found.threshold}: silent {int((yes & ~good).sum())} of {int((~good).sum())}, "
-            f"good called good {int((yes & fine_).sum())} of {int(fine_.sum())} ({100 * yes[fine_].mean():.1f} %)"
+            f"{name}: {_summary(p, good)}; at {found.threshold}: silent {int((yes & ~good).sum())} of {int((~good).sum())}, good"
+            f" called good {int((yes & fine_).sum())} of {int(fine_.sum())} ({100 * yes[fine_].mean():.1f} %)"
         )
         for low in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95):
             at = p >= low
             print(f"    threshold {low}: silent {int((at & ~good).sum())}, good called good {100 * at[fine_].mean():.1f} %")
     asked = np.array([r.get("trusted", False) for r in rows])
-    print(f"as registered: silent {int((asked & ~good).sum())}, good called good {100 * asked[fine_].mean():.1f} %")
+    said = np.array([r["probability"] for r in rows])  # vetoes included
+    print(f"as registered: {_summary(said, good)}; silent {int((asked & ~good).sum())}, good {100 * asked[fine_].mean():.1f} %")
     print(
         "reliability (people left out): " + "; ".join(f"{s:.2f} -> {o:.2f} ({n})" for s, o, n in reliability(found.folds, good))
     )
@@ -184,7 +177,7 @@ def draw(found: Judgement, folder: Path) -> None:
     at = p >= found.threshold
     axes.plot((at & ~good).sum() / max((~good).sum(), 1), (at & good).sum() / max(good.sum(), 1), "o", color="#b3470b")
     axes.annotate(f"threshold {found.threshold}", (0.05, 0.9), color="#b3470b")
-    axes.set(xlabel="failures trusted", ylabel="successes trusted", title=f"area {area(p, good):.4f}, {len(p)} attempts")
+    axes.set(xlabel="failures trusted", ylabel="successes trusted", title=f"area {roc(p, good).area:.4f}, {len(p)} attempts")
     figure.savefig(folder / "roc.png", dpi=130)
     figure, axes = plt.subplots(figsize=(4.2, 4.2), layout="constrained")
     axes.plot([0, 1], [0, 1], color="#999", lw=1)
