@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from raylign.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-m", "raylign", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:

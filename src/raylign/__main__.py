@@ -1,0 +1,5 @@
+"""``python -m raylign``: the command line."""
+
+from raylign.cli import main
+
+main()
