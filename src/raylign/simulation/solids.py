@@ -1,4 +1,4 @@
-"""Closed meshes as solids: which voxels lie inside, how deep, and a mesh as a patient who can be exposed."""
+"""Closed meshes evenly resampled and cut, and a mesh as a patient who can be exposed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
-from numpy.typing import NDArray
 
 from raylign.data import LabelMap, Landmarks, Mesh, Volume
+from raylign.data.solids import inside, signed_distance
 from raylign.errors import InputError
 from raylign.simulation.correspondence import Surface
 from raylign.simulation.phantoms.field import Array, Grid
@@ -18,62 +17,7 @@ from raylign.simulation.phantoms.surfaces import grid_around, isosurface
 from raylign.simulation.seeds import numpy_generator
 from raylign.simulation.subject import Subject
 
-_SHIFT = (1.7e-4, 2.3e-4)  # mm: no column of voxels then runs through an edge of a mesh on round coordinates
-
-
-@njit(cache=True, nogil=True)
-def _flip(out, x, y, z, vertices, faces):  # type: ignore[no-untyped-def]
-    """Toggles, at every crossing of a column of voxels with a face, the first voxel [k, j, i] above it."""
-    px, py = x[1] - x[0], y[1] - y[0]
-    for f in range(len(faces)):
-        a, b, c = vertices[faces[f, 0]], vertices[faces[f, 1]], vertices[faces[f, 2]]
-        area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1])
-        if area == 0.0:
-            continue
-        i0 = max(int(np.ceil((min(a[0], b[0], c[0]) - x[0]) / px)), 0)
-        i1 = min(int(np.floor((max(a[0], b[0], c[0]) - x[0]) / px)), len(x) - 1)
-        j0 = max(int(np.ceil((min(a[1], b[1], c[1]) - y[0]) / py)), 0)
-        j1 = min(int(np.floor((max(a[1], b[1], c[1]) - y[0]) / py)), len(y) - 1)
-        for j in range(j0, j1 + 1):
-            for i in range(i0, i1 + 1):
-                u = ((b[0] - x[i]) * (c[1] - y[j]) - (c[0] - x[i]) * (b[1] - y[j])) / area
-                v = ((c[0] - x[i]) * (a[1] - y[j]) - (a[0] - x[i]) * (c[1] - y[j])) / area
-                w = 1.0 - u - v
-                if u < 0 or v < 0 or w < 0:
-                    continue
-                height = u * a[2] + v * b[2] + w * c[2]
-                k = np.searchsorted(z, height)
-                if k < len(z):
-                    out[k, j, i] = not out[k, j, i]
-
-
-def inside(mesh: Mesh, grid: Grid) -> NDArray[np.bool_]:
-    """Which points [D, H, W] of a grid lie inside a closed mesh given in the grid's frame, by the parity of crossings along z."""
-    out = np.zeros(grid.shape, np.bool_)
-    x, y = grid.x.astype(float) + _SHIFT[0], grid.y.astype(float) + _SHIFT[1]
-    _flip(out, x, y, grid.z.astype(float), mesh.vertices.numpy(), mesh.faces.numpy())
-    return np.logical_xor.accumulate(out, axis=0)
-
-
-def signed_distance(mesh: Mesh, grid: Grid) -> Array:
-    """Distance in mm to a closed mesh at the points [D, H, W] of an isotropic grid, negative inside.
-
-    Exact within one and a half voxels of the surface (to the mesh's own faces); farther away it is that of the voxels, within
-    about one voxel.
-    """
-    from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
-
-    solid = inside(mesh, grid)
-    far = distance_transform_edt(~solid) - distance_transform_edt(solid)
-    out = ((far + np.where(solid, 0.5, -0.5)) * grid.voxel).astype(np.float32)
-    near = np.argwhere(binary_dilation(solid, iterations=3) & ~binary_erosion(solid, iterations=3))
-    if len(near):
-        k, j, i = near.T
-        points = np.stack([grid.x[i], grid.y[j], grid.z[k]], 1).astype(float)
-        found, _ = Surface(mesh.vertices.numpy(), mesh.faces.numpy()).nearest(points)
-        gap = np.linalg.norm(found - points, axis=1)
-        out[k, j, i] = np.where(solid[k, j, i], -gap, gap)
-    return out
+__all__ = ["FillingConfig", "cut", "inside", "resampled", "signed_distance", "subject_from_mesh"]
 
 
 def resampled(mesh: Mesh, edge_mm: float) -> Mesh:
