@@ -119,7 +119,7 @@ def structure_scales(
         Scale(
             i,
             models[i],
-            [_before(x, r, (f, 2**i), d) for x, r, f, d in zip(xrays, regions, factors, drops, strict=True)],
+            [before(x, r, (f, 2**i), d) for x, r, f, d in zip(xrays, regions, factors, drops, strict=True)],
         )
         for i in range(count)
     ]
@@ -140,7 +140,7 @@ def _around(mask: Bools, radius: float) -> Bools:
     return np.asarray(distance_transform_edt(~mask) <= radius)
 
 
-def _before(xray: XRay, region: Footprint, factors: tuple[int, int], drop: Backdrop) -> ImageLevel:
+def before(xray: XRay, region: Footprint, factors: tuple[int, int], drop: Backdrop) -> ImageLevel:
     """A level of an exposure with its backdrop averaged over blocks; a block counts only where all its pixels do."""
     finest, block = factors
     image = image_level(xray, region, finest * block)

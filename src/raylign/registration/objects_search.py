@@ -1,0 +1,135 @@
+"""One of several bodies sought by itself: in what order, and about the joint that hangs it on one that is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from raylign.projection import cpu
+from raylign.registration.direct import Direct
+from raylign.registration.levels import Scale, evaluate
+from raylign.registration.objects_levels import Posed, corners_of, framing, object_scales
+from raylign.registration.objects_problem import Body, Joint, ObjectsConfig, ObjectsProblem
+from raylign.registration.problem import Problem
+from raylign.registration.pyramid import Array64
+from raylign.registration.refinement import Candidate, distinct, refine
+from raylign.registration.result import Step
+from raylign.registration.search import INSIDE, Bounds, camera_axes, moved, spread
+from raylign.registration.structure_trust import empty_cost, rival_of
+
+_SEEDS = 512  # turns about a joint that are compared at the coarsest level
+_LOOSE = 2.0  # standard deviations of a joint's distance that are searched
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A body's pose and how it got there.
+
+    Parameters
+    ----------
+    matrix: [4, 4] ``T_world_from_volume``.
+    rival, held: of its search, see ``objects_trust.ObjectEvidence``; of a body that was not sought, 0 and True.
+    steps, renders: accepted iterates, and poses that were rendered.
+    """
+
+    matrix: Array64
+    rival: float = 0.0
+    held: bool = True
+    steps: tuple[Step, ...] = ()
+    renders: int = 0
+
+
+def order(problem: ObjectsProblem) -> list[str]:
+    """In which order bodies are sought: what casts most shadow first, what hangs on one that is found before what does not."""
+    weight = {}
+    for body in problem.bodies:
+        volume = body.model.attenuation()
+        weight[body.name] = float(volume.data.abs().sum()) * abs(float(torch.linalg.det(volume.affine[:3, :3])))
+    left, done = sorted(weight, key=lambda n: -weight[n]), list[str]()
+    while left:
+        hanging = [n for n in left if any(j.between(n, d) for j in problem.joints for d in done)]
+        done.append((hanging or left)[0])
+        left.remove(done[-1])
+    return done
+
+
+def other_of(joint: Joint, name: str) -> str:
+    """The body that a joint joins another to."""
+    return joint.second if name == joint.first else joint.first
+
+
+def sought(problem: ObjectsProblem, name: str, found: Mapping[str, Found], config: ObjectsConfig) -> Found:
+    """One body: in the box about its start, else about its joint with one that is found (all found behind it), else as given."""
+    body = problem.bodies[problem.index(name)]
+    if body.search is not None:
+        direct = Direct(replace(config.direct, search=body.search))
+        result = direct.register(Problem(body.whole or body.model, problem.xrays, body.start))
+        told = result.confidence.evidence
+        pose = result.transform.matrix.numpy()
+        return Found(pose, float(told["rival"]), bool(told["held"]), result.trajectory, result.renders)
+    for joint in problem.joints:
+        if name in (joint.first, joint.second) and other_of(joint, name) in found:
+            return _about(problem, body, joint, found, config)
+    return Found(body.start.matrix.numpy())
+
+
+def _about(problem: ObjectsProblem, body: Body, joint: Joint, found: Mapping[str, Found], config: ObjectsConfig) -> Found:
+    """Turns about the point that a body shares with one that is found, compared and refined from coarse to fine."""
+    direct = config.direct
+    start = hung(joint, body.name, found[other_of(joint, body.name)].matrix)
+    centre = start[:3, :3] @ joint.point_in(body.name).numpy() + start[:3, 3]
+    axes = camera_axes(problem.xrays[0].view)
+    mm = _LOOSE * joint.mm
+    bounds = Bounds(start, axes, centre, joint.reach, mm, mm)
+    seeds = [moved(start, twist, centre) for twist in spread(_SEEDS, joint.reach, (mm, mm, mm), axes, direct.seed)]
+    reached = np.concatenate([corners_of(body.model, m) for m in seeds[:64]])
+    frame = framing(problem.xrays, corners_of(body.model, start), (reached, 5.0), (direct.pixels, direct.coarsest))
+    behind = behind_of(problem, found)
+    scales = [s.of(0) for s in object_scales([(body.model, start)], behind, problem.xrays, frame, direct)]
+    return descend_about(scales, seeds, bounds, config)
+
+
+def behind_of(problem: ObjectsProblem, found: Mapping[str, Found]) -> list[Posed]:
+    """What is rendered behind the body that is sought: what is fixed, and the bodies that are found."""
+    fixed = [(volume, pose.matrix.numpy()) for volume, pose in problem.fixed]
+    return fixed + [(problem.bodies[problem.index(n)].model, f.matrix) for n, f in found.items()]
+
+
+def hung(joint: Joint, name: str, other: Array64) -> Array64:
+    """The neutral pose of one of a joint's two bodies, given the other's: the shared points meet, nothing is turned."""
+    neutral = joint.turn if name == joint.second else joint.turn.T
+    at = other[:3, :3] @ joint.point_in(other_of(joint, name)).numpy() + other[:3, 3]
+    out = np.eye(4)
+    out[:3, :3] = other[:3, :3] @ neutral
+    out[:3, 3] = at - out[:3, :3] @ joint.point_in(name).numpy()
+    return out
+
+
+def descend_about(scales: Sequence[Scale], seeds: Sequence[Array64], bounds: Bounds, config: ObjectsConfig) -> Found:
+    """Seeds compared at the coarsest level, the best refined from level to level, fewer at each."""
+    direct, top = config.direct, scales[-1]
+    search, match = direct.search, direct.match
+    pool = cpu.pool(cpu.threads())
+    costs = list(pool.map(lambda m: evaluate(top, m, match).cost, seeds))
+    poses = [seeds[i] for i in np.argsort(costs, kind="stable")]
+    counts = [search.refined, search.kept, search.finalists]
+    beam = bounds.axes[:, 2] if len(top.images) == 1 else None
+    rival, renders = 0.0, len(seeds)
+    steps: tuple[Step, ...] = ()
+    found: list[Candidate] = []
+    for number, scale in enumerate(reversed(scales)):
+        poses = poses[: counts[number] if number < len(counts) and (scale.index > 0 or number == 0) else 1]
+        if len(poses) > 1:
+            found = list(pool.map(lambda m, s=scale: refine(s, m, bounds, direct, threaded=False), poses))
+        else:
+            found = [refine(scale, poses[0], bounds, direct, threaded=True)]
+        renders += sum(c.renders for c in found)
+        found = distinct(found, 0.75 * scale.model.spacing, top.model.radius)
+        if len(poses) > 1:
+            rival = rival_of(found, empty_cost(scale, match), beam)
+        poses = [c.matrix for c in found]
+        steps += found[0].steps
+    return Found(found[0].matrix, rival, bounds.hold(found[0].matrix, INSIDE), steps, renders)
