@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.geometry import Rigid, se3
+from raylign.registration.ambiguity import Ambiguity
 
 SCHEMA = "raylign.result/1"
 
@@ -60,6 +61,7 @@ class Result:
     timings: seconds by stage.
     method, seed, versions, settings: what is needed to run it again.
     renders: poses at which the model was rendered; 0 where nobody counted.
+    ambiguity: other poses that are as right as this one, of a model with symmetries; None where nobody looked.
     """
 
     transform: Rigid
@@ -75,6 +77,7 @@ class Result:
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     renders: int = 0
+    ambiguity: Ambiguity | None = None
 
     @property
     def seconds(self) -> float:
@@ -122,6 +125,7 @@ class Result:
                 "rotation_sd_degrees": rotation.tolist(),
                 "translation_sd_mm": translation.tolist(),
             },
+            **({} if self.ambiguity is None else {"ambiguity": self.ambiguity.to_dict()}),
             "score": self.score,
             "seconds": self.seconds,
             "timings": dict(self.timings),
