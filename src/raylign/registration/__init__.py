@@ -7,6 +7,7 @@ from raylign.registration.evolution import Evolution, EvolutionConfig
 from raylign.registration.geometry import GeometryBounds, GeometryConfig, GeometryResult, refine_geometry
 from raylign.registration.landmarks import LandmarkPose, pnp, start_from_landmarks
 from raylign.registration.matching import MatchConfig
+from raylign.registration.objects import Body, Joint, Objects, ObjectsConfig, ObjectsProblem, ObjectsResult
 from raylign.registration.pipeline import Pipeline
 from raylign.registration.pnp import PnPConfig
 from raylign.registration.polish import Polish, PolishConfig, polish
@@ -21,6 +22,7 @@ __all__ = [
     "NEAR",
     "WIDE",
     "Agreement",
+    "Body",
     "Classical",
     "ClassicalConfig",
     "Confidence",
@@ -31,9 +33,14 @@ __all__ = [
     "GeometryBounds",
     "GeometryConfig",
     "GeometryResult",
+    "Joint",
     "LandmarkPose",
     "LocateConfig",
     "MatchConfig",
+    "Objects",
+    "ObjectsConfig",
+    "ObjectsProblem",
+    "ObjectsResult",
     "Pipeline",
     "PnPConfig",
     "Polish",

@@ -57,13 +57,13 @@ def solid_of(model: Volume, pitch: float) -> Solid | None:
     out = distance_transform_edt(~inside, sampling=spacing[::-1])
     deep = distance_transform_edt(inside, sampling=spacing[::-1])
     half = float(spacing.mean()) / 2
-    field = np.where(inside, half - deep, out - half).astype(np.float32)
+    field: Array32 = np.where(inside, half - deep, out - half).astype(np.float32)
     affine = level.affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, 2.0)
     index = np.argwhere(inside & ~binary_erosion(inside))[:, ::-1]
     step = max(1, len(index) // _MOST)
-    points = index[::step] @ affine[:3, :3].T + affine[:3, 3]
-    return Solid(field, np.linalg.inv(affine), np.asarray(points, np.float64), step * float(np.prod(spacing) ** (2 / 3)))
+    points: Array64 = index[::step].astype(float) @ affine[:3, :3].T + affine[:3, 3]
+    return Solid(field, np.linalg.inv(affine), points, step * float(np.prod(spacing) ** (2 / 3)))
 
 
 @njit(cache=True, nogil=True)
@@ -113,16 +113,24 @@ class Contact:
     deepest: float
 
 
+def distances(solid: Solid, points: Array64, matrix: Array64) -> tuple[Array64, Array64]:
+    """Of world points [N, 3] their distance [N] to a solid at a pose, mm, negative inside, and its gradient [N, 3] in the world.
+
+    1000 mm, and no gradient, beyond the field.
+    """
+    to_voxel = solid.voxel @ np.linalg.inv(matrix)
+    values, slopes = np.empty(len(points)), np.empty((len(points), 3))
+    _sampled(solid.field, points @ to_voxel[:3, :3].T + to_voxel[:3, 3], values, slopes)
+    return values, slopes @ to_voxel[:3, :3]
+
+
 def contact(one: Solid, matrix: Array64, other: Solid, its: Array64, slack: float) -> Contact:
     """Where the surface of ``one`` at a pose goes into ``other`` at ``its``."""
     points = one.points @ matrix[:3, :3].T + matrix[:3, 3]
-    to_voxel = other.voxel @ np.linalg.inv(its)
-    values, slopes = np.empty(len(points)), np.empty((len(points), 3))
-    _sampled(other.field, points @ to_voxel[:3, :3].T + to_voxel[:3, 3], values, slopes)
+    values, slopes = distances(other, points, its)
     depth = -values - slack
-    in_there = depth > 0
-    deepest = float(max(-values.min(initial=0.0), 0.0))
-    return Contact(points[in_there], depth[in_there], slopes[in_there] @ to_voxel[:3, :3], deepest)
+    inside = depth > 0
+    return Contact(points[inside], depth[inside], slopes[inside], max(-float(values.min(initial=0.0)), 0.0))
 
 
 def lever(points: Array64, centre: Array64) -> Array64:
