@@ -1,0 +1,167 @@
+"""Gating signals of a sequence: breathing from a track, the pulse from how places in the image brighten and darken.
+
+A signal is the part of a series within a band of frequencies, its phase that of the analytic signal (Hilbert transform): 0 at
+its crests, 0.5 in its troughs. Series that are not periodic there, or too short or too slowly taken for the band, have none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raylign.data import XRay
+
+Array64 = NDArray[np.float64]
+
+BREATHING = (0.1, 0.5)
+"""Hz: six to thirty breaths a minute."""
+PULSE = (0.8, 2.5)
+"""Hz: 48 to 150 beats a minute."""
+
+_CYCLES = 1.5  # of the slowest wave that counts: a shorter series has no phase
+_SHARE = 0.5  # of a detrended series' variance that must lie in the band
+_PEAK = 4.0  # times the median power of the band that its peak must have, for a pulse
+_LEAST = 0.2  # mm (standard deviation) of a breath that is one
+_GRID = 24  # blocks along an image's longer side
+_STRONGEST = 0.1  # share of the blocks from which the pulse is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A gating signal.
+
+    Parameters
+    ----------
+    values: [T] the series within its band, 0 where it was not seen: mm to the head for breathing, line integral for the pulse.
+    phase: [T] 0 to 1, growing in time: 0 at a crest, NaN where it was not seen.
+    hertz: frequency at which it is strongest.
+    share: of the series' variance that lies in the band, 0 to 1.
+    """
+
+    values: Array64
+    phase: Array64
+    hertz: float
+    share: float
+
+
+def breathing(times: Sequence[float] | Array64, heights: Sequence[float] | Array64) -> Signal | None:
+    """The breath in how high a structure lies.
+
+    Parameters
+    ----------
+    times: [T] seconds, growing. heights: [T] mm towards the head, NaN where the structure was not seen.
+
+    Returns
+    -------
+    Phase 0 where the structure is nearest to the head: what hangs at the diaphragm is there when breath was let out. ``None``
+    where fewer than one and a half breaths are seen, or where it hardly moves.
+    """
+    found = _banded(np.asarray(times, float), np.asarray(heights, float)[:, None], BREATHING)
+    if found is None:
+        return None
+    values, share, rate = found
+    if values[:, 0].std() < _LEAST or share[0] < _SHARE:
+        return None
+    return _signal(values[:, 0], float(share[0]), rate, np.isfinite(np.asarray(heights, float)), BREATHING)
+
+
+def blocks_of(xray: XRay) -> Array64:
+    """An exposure as means over some 24 x 24 blocks [n], its own mean taken out; NaN where less than half of a block is valid."""
+    h, w = xray.view.shape
+    side = max(1, max(h, w) // _GRID)
+    rows, columns = h // side, w // side
+    valid = xray.mask.numpy()[: rows * side, : columns * side]
+    image = xray.image.numpy()[: rows * side, : columns * side]
+    shape = (rows, side, columns, side)
+    count = valid.reshape(shape).sum((1, 3))
+    total = np.where(valid, image, 0).reshape(shape).sum((1, 3), dtype=np.float64)
+    means = np.where(2 * count >= side * side, total / np.maximum(count, 1), np.nan)
+    return np.asarray((means - np.nanmedian(means) if np.isfinite(means).any() else means).ravel())
+
+
+def pulse(times: Sequence[float] | Array64, blocks: Sequence[Array64]) -> Signal | None:
+    """The heart beat in how blocks of an image brighten and darken: their strongest common course within the band.
+
+    Parameters
+    ----------
+    times: [T] seconds, growing.
+    blocks: T means [n] of ``blocks_of``, NaN where they are not valid, empty where a frame is missing.
+
+    Returns
+    -------
+    Phase 0 where the places that beat attenuate most. ``None`` where nothing beats.
+    """
+    sizes = {b.size for b in blocks if b.size}
+    if len(sizes) != 1:
+        return None
+    size = sizes.pop()
+    series = np.stack([b if b.size == size else np.full(size, np.nan) for b in blocks])
+    series = series[:, np.isfinite(series).mean(0) > 0.5]
+    if not series.shape[1]:
+        return None
+    found = _banded(np.asarray(times, float), series, PULSE)
+    if found is None:
+        return None
+    values, _, rate = found
+    strength = values.var(0)
+    chosen = strength >= np.quantile(strength, 1 - max(_STRONGEST, 1 / len(strength)))
+    _, _, courses = np.linalg.svd(values[:, chosen], full_matrices=False)
+    mixture = courses[0] * np.sign(courses[0].sum() or 1.0)  # most of the places beat together
+    course = values[:, chosen] @ mixture / np.abs(mixture).sum()
+    power = np.abs(np.fft.rfft(course * np.hanning(len(course)))) ** 2
+    hertz = np.fft.rfftfreq(len(course), 1 / rate)
+    band = (hertz >= PULSE[0]) & (hertz <= PULSE[1])
+    peak = hertz[band][power[band].argmax()]
+    near = band & (np.abs(hertz - peak) <= max(0.15, 2 / (len(course) / rate)))
+    share = float(power[near].sum() / max(power[band].sum(), 1e-30))
+    if power[near].max() < _PEAK * np.median(power[band]) or share < _SHARE:
+        return None
+    return _signal(course, share, rate, np.array([b.size == size for b in blocks]), PULSE)
+
+
+def _banded(times: Array64, series: Array64, band: tuple[float, float]) -> tuple[Array64, Array64, float] | None:
+    """Series [T, n] within a band, the share of their variance that lies there [n], and frames a second.
+
+    What is missing is filled in a straight line. ``None`` where the band cannot be told.
+    """
+    from scipy.signal import butter, detrend, sosfiltfilt
+
+    if len(times) < 8:
+        return None
+    span = times[-1] - times[0]
+    rate = (len(times) - 1) / span
+    if span * band[0] < _CYCLES * 0.3 or rate < 2.2 * band[0]:
+        return None
+    even = np.linspace(times[0], times[-1], len(times))
+    filled = np.empty_like(series)
+    for k in range(series.shape[1]):
+        good = np.isfinite(series[:, k])
+        if good.sum() < 8:
+            return None
+        filled[:, k] = np.interp(even, times[good], series[good, k])
+    flat = detrend(filled, axis=0)
+    high = min(band[1], 0.45 * rate)
+    sections = butter(2, (band[0], high), btype="band", fs=rate, output="sos")
+    values = sosfiltfilt(sections, flat, axis=0, padlen=min(len(times) - 1, round(rate / band[0])))
+    share = np.clip(values.var(0) / np.maximum(flat.var(0), 1e-30), 0, 1)
+    back = np.stack([np.interp(times, even, values[:, k]) for k in range(values.shape[1])], 1)
+    return back, share, rate
+
+
+def _signal(values: Array64, share: float, rate: float, seen: NDArray[np.bool_], band: tuple[float, float]) -> Signal | None:
+    """A series within its band, with its phase; ``None`` where there are too few cycles of it."""
+    from scipy.signal import hilbert
+
+    angle = np.unwrap(np.angle(hilbert(values)))
+    cycles = (angle[-1] - angle[0]) / (2 * math.pi)
+    if cycles < 1:
+        return None
+    hertz = cycles * rate / (len(values) - 1)
+    if not 0.7 * band[0] <= hertz <= 1.3 * band[1]:
+        return None
+    phase = np.mod(angle / (2 * math.pi), 1.0)
+    return Signal(np.where(seen, values, 0.0), np.where(seen, phase, np.nan), float(hertz), share)

@@ -1,0 +1,142 @@
+"""What a frame is worth, and where a model that was lost may be."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from raylign.data import Volume, XRay
+from raylign.errors import InputError
+from raylign.geometry import Rigid
+from raylign.registration.confidence import Evidence, judge
+from raylign.registration.evidence import pattern
+from raylign.registration.levels import Scale
+from raylign.registration.locate import locate
+from raylign.registration.problem import Problem
+from raylign.registration.pyramid import Array64
+from raylign.registration.refinement import distinct, refine
+from raylign.registration.result import Confidence
+from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.settings import DirectConfig, LocateConfig
+from raylign.registration.tracking_levels import FollowConfig, Followed, Stand, follow
+from raylign.registration.tracking_motion import Motion, MotionConfig, resting
+
+_OPEN = (10.0, 25.0)  # degrees and mm, one standard deviation of what is open about a place where the model may be
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """Where a lost model is looked for.
+
+    Parameters
+    ----------
+    mm: half width across the first beam, about the last pose, of the box that every lost frame is searched in, as it lay.
+    every: of so many lost frames one is searched in a wider box.
+    wide_degrees, wide_mm, wide_depth: half widths of that box.
+    places, finalists: how many places are refined coarsely, and how many of them at the level that is tracked.
+    """
+
+    mm: float = 60.0
+    every: int = 5
+    wide_degrees: float = 20.0
+    wide_mm: float = 120.0
+    wide_depth: float = 60.0
+    places: int = 4
+    finalists: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("every", "places", "finalists"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{getattr(self, name)} is less than one", field=name, remedy="give 1 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A frame followed, and what is to be held of that."""
+
+    followed: Followed
+    evidence: Evidence
+    confidence: Confidence
+
+    @property
+    def explained(self) -> float:
+        """Share of the frame's structure that the model explains where it has something to say."""
+        return self.followed.normal.explained
+
+
+def look(scale: Scale, prior: Motion, config: FollowConfig, trust: float) -> Look:
+    """Follow a frame and ask how far to trust that (``confidence.judge``): as after a registration, but for rivals and mirror
+    images, which were told apart when the sequence began.
+    """
+    found = follow(scale, prior, config)
+    seen = pattern(scale, found.matrix, config.match)
+    axes = camera_axes(scale.images[0].view)
+    across = np.sqrt(np.clip(np.diag(axes.T @ found.covariance[3:, 3:] @ axes), 0, None))
+    turn = math.sqrt(max(float(np.diag(found.covariance)[:3].max()), 0.0))
+    evidence = Evidence(
+        explained=found.normal.explained,
+        answered=found.normal.pixels / max(1, sum(i.usable for i in scale.images)),
+        rival=0.0,
+        depth=float(across[2]),
+        wobble=float(np.hypot(across[:2].max(), scale.model.radius * turn)),
+        held=True,
+        mirror=0.0,
+        **asdict(seen),
+    )
+    return Look(found, evidence, judge(evidence, trust))
+
+
+def searched(problem: Problem, wide: Stand, held: Motion, config: RecoveryConfig, *, wider: bool) -> tuple[list[Array64], int]:
+    """Poses under which a frame may show the model, best first, refined coarsely; and how many renderings they took.
+
+    Every shift across the first beam, at the depth and in the attitude in which the model was last seen, is looked through by one
+    correlation (``locate``); ``wider`` adds turns, depths and a larger box.
+
+    Parameters
+    ----------
+    problem: model and frame; ``start`` is the last pose.
+    wide: levels whose regions reach as far as the search.
+    """
+    axes, centre = camera_axes(problem.xrays[0].view), held.centre
+    box = Bounds(held.matrix, axes, centre, 0.0, config.mm, 0.0)
+    grid = LocateConfig()
+    if wider:
+        box = replace(box, degrees=config.wide_degrees, mm=config.wide_mm, depth=config.wide_depth)
+    places, renders = locate(problem, box, grid, config.places, both=False)
+    seeds = [held.matrix, problem.start.matrix.numpy(), *(place.matrix for place in places)]
+    coarse = wide.level(min(1, len(wide.scales) - 1), problem.xrays)
+    loose = Bounds(held.matrix, axes, centre, max(box.degrees, 10.0), box.mm + 20, max(box.depth, 20.0))
+    direct = DirectConfig()
+    found = [refine(coarse, seed, loose, direct, threaded=True) for seed in seeds]
+    renders += sum(c.renders for c in found)
+    best = distinct(found, 0.75 * coarse.model.spacing, coarse.model.radius)
+    return [c.matrix for c in best[: config.finalists] if c.normal.cost < 0], renders
+
+
+def regained(
+    wide: Stand, xrays: Sequence[XRay], matrices: Sequence[Array64], config: FollowConfig, trust: float
+) -> tuple[Look | None, int]:
+    """The best of some places at the level that is tracked, and how many renderings that took."""
+    if not matrices:
+        return None, 0
+    scale = wide.level(0, xrays)
+    spread = np.array([math.radians(_OPEN[0])] * 3 + [_OPEN[1]] * 3)
+    far = replace(config, iterations=2 * config.iterations)
+    looks = [look(scale, resting(m, scale.model.middle, np.diag(spread**2), MotionConfig()), far, trust) for m in matrices]
+    best = min(looks, key=lambda found: found.followed.normal.cost)
+    return best, sum(found.followed.renders for found in looks)
+
+
+def problem_of(model: Volume, xrays: Sequence[XRay], matrix: Array64) -> Problem:
+    """A frame as a problem that begins at a pose."""
+    return Problem(model, tuple(xrays), Rigid(torch.from_numpy(np.ascontiguousarray(matrix))))
+
+
+def nowhere() -> contextlib.AbstractContextManager[None]:
+    """Frames that show nothing where the model would be: no error in a sequence."""
+    return contextlib.suppress(InputError)
