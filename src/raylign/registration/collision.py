@@ -63,7 +63,7 @@ def solid_of(model: Volume, pitch: float) -> Solid | None:
     index = np.argwhere(inside & ~binary_erosion(inside))[:, ::-1]
     step = max(1, len(index) // _MOST)
     points: Array64 = index[::step].astype(float) @ affine[:3, :3].T + affine[:3, 3]
-    return Solid(field, np.linalg.inv(affine), points, step * float(np.prod(spacing) ** (2 / 3)))
+    return Solid(field, np.asarray(np.linalg.inv(affine)), points, step * float(np.prod(spacing) ** (2 / 3)))
 
 
 @njit(cache=True, nogil=True)
