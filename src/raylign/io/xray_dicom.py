@@ -50,23 +50,24 @@ def read_xray_dicom(path: str | Path, options: ExposureOptions = _DEFAULT) -> XR
     """
     path = Path(path)
     with df.guarded(path):
-        dataset = df.read(path)
-        kind = _kind(dataset)
-        shape, count = df.frame_shape(dataset), df.frame_count(dataset)
-        if not getattr(dataset, "PixelData", None):
-            raise InputError(
-                "the X-ray has no pixels", field=df.label("PixelData"), remedy="export the image, not only its header"
-            )
-        frame = options.frame
-        if not 0 <= frame < count:
-            raise InputError(f"there is no frame {frame}", field="--frame", remedy=f"frames count from 0 to {count - 1}")
-        header = Header(dataset, frame)
-        view = _view(dataset, options, shape)
-        encoding, values = _values(dataset, header, kind, options)
-        mask = exposure_mask(values, encoding, options.mask)
-        image, scale = to_line_integrals(values, encoding, mask)
-        meta = _meta(dataset, kind, count, encoding)
-        return XRay(image, view, mask, scale, name=path.name, meta=meta)
+        return exposure_of(df.read(path), options, path.name)
+
+
+def exposure_of(dataset: Any, options: ExposureOptions, name: str) -> XRay:
+    """One frame of a dataset (anything with DICOM keywords as attributes) as ``read_xray_dicom`` gives it."""
+    kind = _kind(dataset)
+    shape, count = df.frame_shape(dataset), df.frame_count(dataset)
+    if not getattr(dataset, "PixelData", None):
+        raise InputError("the X-ray has no pixels", field=df.label("PixelData"), remedy="export the image, not only its header")
+    frame = options.frame
+    if not 0 <= frame < count:
+        raise InputError(f"there is no frame {frame}", field="--frame", remedy=f"frames count from 0 to {count - 1}")
+    header = Header(dataset, frame)
+    view = _view(dataset, options, shape)
+    encoding, values = _values(dataset, header, kind, options)
+    mask = exposure_mask(values, encoding, options.mask)
+    image, scale = to_line_integrals(values, encoding, mask)
+    return XRay(image, view, mask, scale, name=name, meta=_meta(dataset, kind, count, encoding))
 
 
 def _kind(dataset: Any) -> str:
