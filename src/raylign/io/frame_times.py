@@ -69,8 +69,8 @@ def _frame_times(dataset: Any, count: int) -> tuple[float, ...] | None:
     return None
 
 
-def moment(text: str) -> float | None:
-    """Seconds of a DICOM date and time (YYYYMMDDHHMMSS.FFFFFF), whatever its offset; of one day where there is no date."""
+def moment(text: str) -> tuple[int, float] | None:
+    """Day and seconds of a DICOM date and time (YYYYMMDDHHMMSS.FFFFFF), whatever its offset; day 0 where there is no date."""
     found = re.match(r"^(\d{8})?(\d{2})(\d{2})(\d{2}(?:\.\d+)?)", text.strip())
     if not found:
         return None
@@ -80,12 +80,14 @@ def moment(text: str) -> float | None:
             day = datetime.date(int(found[1][:4]), int(found[1][4:6]), int(found[1][6:])).toordinal()
         except ValueError:
             return None
-    return 86400.0 * day + 3600 * int(found[2]) + 60 * int(found[3]) + float(found[4])
+    return day, 3600 * int(found[2]) + 60 * int(found[3]) + float(found[4])
 
 
-def rising(moments: Sequence[float | None]) -> tuple[float, ...] | None:
+def rising(moments: Sequence[tuple[int, float] | None]) -> tuple[float, ...] | None:
     """Seconds from the first, where all are known and grow."""
     known = [m for m in moments if m is not None]
-    if len(known) != len(moments) or len(known) < 2 or not (np.diff(known) > 0).all():
+    if len(known) != len(moments) or len(known) < 2:
         return None
-    return tuple(m - known[0] for m in known)
+    first_day, first = known[0]
+    times = tuple(round(86400 * (day - first_day) + seconds - first, 6) for day, seconds in known)
+    return times if (np.diff(times) > 0).all() else None

@@ -244,7 +244,7 @@ def _multiframe(path: Path, options: ExposureOptions, rate: float | None) -> Fra
 def _lazy(path: Path, dataset: Any) -> Any:
     """The dataset with its pixels left on disk, where they are not compressed."""
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
-    raw = dataset.get_item(_PIXELS) if _PIXELS in dataset else None
+    raw = dataset.get_item(_PIXELS, keep_deferred=True) if _PIXELS in dataset else None
     if (
         raw is None
         or getattr(raw, "value", b"") is not None
