@@ -9,7 +9,8 @@ points in volume LPS mm; it returns one number in mm for each estimate. All are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
+from raylign.registration.symmetry import Symmetry, turned
 
 Pose = Rigid | Tensor
 
@@ -120,6 +122,39 @@ def cross_tre(poses: Pose, gold: Pose, centre: Float[Tensor, "3"], view: View, a
     offsets = arm * torch.stack([0 * across, across, -across, down, -down])
     cross = se3.transform(se3.inverse(truth), middle + offsets)
     return mpd(poses, gold, cross, view) * (depth / far)
+
+
+def symmetric_error(
+    error: Callable[[Tensor, Tensor], Tensor], pose: Pose, gold: Pose, symmetry: Symmetry
+) -> tuple[float, Float[Tensor, "4 4"]]:
+    """The least error of a pose over those that its model looks the same in.
+
+    Parameters
+    ----------
+    error: of estimates [K, 4, 4] against a gold pose, one number each: ``lambda pose, gold: mtre(pose, gold, points)``.
+    pose, gold: ``T_world_from_volume``.
+    symmetry: of the model's surface. A free turn about an axis is looked through by degrees and then finely, to under 0.01
+        degrees; one of a ball is the turn between the two poses.
+
+    Returns
+    -------
+    The error, and the equivalent of ``pose`` that has it.
+    """
+    matrix, truth = _matrix(pose), _matrix(gold)
+    candidates = matrix @ symmetry.maps
+    if symmetry.ball:
+        relative = truth[:3, :3].T @ candidates[:, :3, :3]
+        candidates = candidates @ symmetry.about_centre(relative.transpose(-1, -2))
+    if symmetry.axis is not None:
+        span, steps = math.pi, 361
+        for _ in range(3):
+            turns = symmetry.about_centre(turned(symmetry.axis, torch.linspace(-span, span, steps, dtype=torch.float64)))
+            many = (candidates[:, None] @ turns[None]).flatten(0, 1)
+            candidates = many[error(many, truth).argmin()][None]
+            span, steps = 2 * span / (steps - 1), 41
+    errors = error(candidates, truth)
+    best = int(errors.argmin())
+    return float(errors[best]), candidates[best]
 
 
 def view_axes(view: View, point: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:

@@ -10,7 +10,7 @@ pose has put it (``drift``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,11 +20,12 @@ from raylign.projection import cpu
 from raylign.registration.drift import drift
 from raylign.registration.levels import Scale, centre_under
 from raylign.registration.matching import MatchConfig, answered, render
-from raylign.registration.pyramid import Array64, ImageLevel, ModelLevel
+from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 from raylign.registration.refinement import refine
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
 
+Bend = Callable[[Array32], Array32]
 _ACROSS = 80  # pixels across at which it is measured, about
 _FINER = 140  # pixels across at which pieces may move
 _PARTS = 4  # the field is looked at in 4 x 4 parts
@@ -56,9 +57,15 @@ class Pattern:
 _NOTHING = Pattern(0.0, 0.0, 1.0, 3.0, 2.0)  # nothing to compare: no agreement, and the widest contrast that is told apart
 
 
-def pattern(scale: Scale, matrix: Array64, config: MatchConfig, *, threaded: bool = True) -> Pattern:
-    """The pattern of the match at one level of the pyramid, each number that of the exposure in which it is worst."""
+def pattern(scale: Scale, matrix: Array64, config: MatchConfig, *, threaded: bool = True, bent: Bend | None = None) -> Pattern:
+    """The pattern of the match at one level of the pyramid, each number that of the exposure in which it is worst.
+
+    ``bent``: what a detector makes of the model's line integrals [H, W] (``saturation``), where they are not taken as they are.
+    """
     rendering = render(scale.model, scale.images, matrix, config, jacobian=False, threaded=threaded)
+    if bent is not None:
+        shown = [bent(v * i.lengths) / i.lengths for v, i in zip(rendering.integrals, scale.images, strict=True)]
+        rendering = replace(rendering, integrals=tuple(shown))
     masks = answered(scale.model, scale.images, matrix)
     found = [
         replace(

@@ -23,6 +23,7 @@ from raylign.registration.symmetry_search import Shape, found_maps
 TOLERANCE = 0.3
 """mm: about what a pixel of a C-arm covers at the patient."""
 
+_POINTS = 256  # that stand for the surface
 _NEAR = 0.02  # of the model's largest distance from its centre: what need not be exact, as images judge it
 
 
@@ -41,10 +42,12 @@ class Symmetry:
         one after one of ``maps`` (and a free turn).
     nearly: unit direction of an axis through the centre, every turn about which nearly is a symmetry (a screw), or None.
     tolerance: mm within which a map counts as a symmetry.
+    points: [P, 3] evenly over the surface.
     """
 
     centre: Float[Tensor, "3"]
     maps: Float[Tensor, "K 4 4"]
+    points: Float[Tensor, "P 3"]
     axis: Float[Tensor, "3"] | None = None
     ball: bool = False
     mirror: Float[Tensor, "4 4"] | None = None
@@ -134,6 +137,7 @@ def symmetry_of(mesh: Mesh, tolerance: float = TOLERANCE, near: float | None = N
     return Symmetry(
         torch.from_numpy(shape.centroid),
         torch.stack(placed[: len(found.proper)]),
+        torch.from_numpy(shape.spread(_POINTS)[0] + shape.centroid),
         None if found.axis is None else torch.from_numpy(np.ascontiguousarray(found.axis)),
         found.ball,
         placed[-1] if found.improper else None,

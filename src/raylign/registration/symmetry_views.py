@@ -10,7 +10,8 @@ nearly one of symmetry (a screw) are tried in the same way.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+import time
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -21,15 +22,17 @@ from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
 from raylign.registration.ambiguity import Ambiguity
 from raylign.registration.confidence import Evidence, judge
-from raylign.registration.direct import Direct
-from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
+from raylign.registration.evidence import pattern
+from raylign.registration.levels import Scale, build_scales, centre_under
 from raylign.registration.locate import locate
 from raylign.registration.problem import Problem, as_read
 from raylign.registration.pyramid import Array64, box_corners, content
-from raylign.registration.refinement import refine
+from raylign.registration.refinement import Candidate, refine
 from raylign.registration.result import Confidence, Result
+from raylign.registration.saturation import Response, refine_bent
 from raylign.registration.search import INSIDE, Bounds, camera_axes, separation
 from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.spread import covariance_of
 from raylign.registration.symmetry import Symmetry, turned
 
 ALIKE = 0.9
@@ -38,25 +41,38 @@ ALIKE = 0.9
 _SAME = 4.0  # degrees within which two poses are one
 _TURNS = 8  # turns about an axis of near symmetry that are tried
 _TRIED = 0.6  # share of the cost, at the second level, that makes a pose worth the finest one
+_WRONG = 10.0  # mm: a success is an mTRE below it
 _OPEN = math.pi  # rad, one standard deviation of a turn that nothing determines
 
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """A problem about a pose: its two finest levels, and how far poses may go from where they are refined."""
+    """A problem about a pose: its two finest levels, how images are compared there, and the box that was searched."""
 
     problem: Problem
     scales: list[Scale]
     config: DirectConfig
+    response: Response | None
+    bounds: Bounds
     search: SearchConfig
 
-    def refined(self, matrix: Array64, level: int) -> tuple[Array64, float]:
-        """The best pose nearby at a level, and its cost there."""
+    @staticmethod
+    def of(problem: Problem, result: Result, config: DirectConfig, response: Response | None) -> _Look:
+        near = replace(config, search=replace(config.search, degrees=8.0, mm=8.0, depth=None))
+        scales = build_scales(replace(as_read(problem, result), start=result.transform), near, most=2)
+        start, search = problem.start.matrix.numpy(), config.search
+        middle = start[:3, :3] @ box_corners(problem.model, *content(problem.model)).mean(0) + start[:3, 3]
+        axes = camera_axes(problem.xrays[0].view)
+        bounds = Bounds(start, axes, middle, search.degrees, search.mm, search.along)
+        return _Look(problem, scales, near, response, bounds, search)
+
+    def refined(self, matrix: Array64, level: int) -> Candidate:
+        """The best pose nearby at a level."""
         scale = self.scales[min(level, len(self.scales) - 1)]
-        axes = camera_axes(self.problem.xrays[0].view)
-        bounds = Bounds(matrix, axes, centre_under(scale, matrix), 8.0, 8.0, 40.0)
-        found = refine(scale, matrix, bounds, self.config, threaded=True)
-        return found.matrix, evaluate(scale, found.matrix, self.config.match).cost
+        bounds = Bounds(matrix, self.bounds.axes, centre_under(scale, matrix), 8.0, 8.0, 40.0)
+        if self.response is not None:
+            return refine_bent(scale, matrix, bounds, self.config, self.response)
+        return refine(scale, matrix, bounds, self.config, threaded=True)
 
 
 def ambiguity_of(symmetry: Symmetry, pose: Rigid) -> Ambiguity:
@@ -112,35 +128,42 @@ def mirror_pose(symmetry: Symmetry, pose: Rigid, view: View) -> Rigid:
     return Rigid(across @ pose.matrix @ symmetry.mirror)
 
 
-def settled(problem: Problem, result: Result, symmetry: Symmetry, config: DirectConfig | None = None) -> Result:
+def settled(
+    problem: Problem,
+    result: Result,
+    symmetry: Symmetry,
+    config: DirectConfig | None = None,
+    response: Response | None = None,
+) -> Result:
     """A registration's result with what the model's symmetries leave open looked into, and stated.
 
     Of the equivalent poses the one nearest the start is stated. With one view the mirror pose is refined too, and so are turns
-    about an axis of near symmetry; the pose that explains the exposures best is kept, and the others are named if they explain
-    them nearly as well. A turn that nothing determines has a standard deviation of 180 degrees. The probability is judged anew:
-    neither equivalent poses nor the model's mirror image speak against a pose of such a model.
+    about an axis of near symmetry. The pose that explains the exposures best is kept; of several that explain them nearly as
+    well the one nearest the start is, and the others are named. A turn that nothing determines has a standard deviation of 180
+    degrees. The probability is judged anew: neither equivalent poses nor the model's mirror image speak against a pose of such a
+    model, but one that only looks alike and lies more than 10 mm off (mean over the surface) halves it.
 
     Parameters
     ----------
     problem, result: as registered by the direct method, or by another.
     symmetry: of the mesh that the model was made from, in the same frame.
     config: what the direct method was told.
+    response: of exposures that saturate behind the model's metal: the pose is then refined with the model's line integrals bent.
     """
-    if symmetry.trivial and symmetry.mirror is None and symmetry.nearly is None:
+    if symmetry.trivial and symmetry.mirror is None and symmetry.nearly is None and response is None:
         return result
+    begun = time.perf_counter()
     config = config or DirectConfig()
     result = replace(result, transform=nearest_equivalent(symmetry, result.transform, problem.start))
-    near = replace(config, search=replace(config.search, degrees=8.0, mm=8.0, depth=None))
-    look = _Look(
-        problem, build_scales(replace(as_read(problem, result), start=result.transform), near, most=2), near, config.search
-    )
-    others = _others(problem, result.transform, symmetry)
-    result, alike = _compared(look, result, others, symmetry)
+    look = _Look.of(problem, result, config, response)
+    chosen, alike, renders = _compared(look, result.transform, _others(problem, result.transform, symmetry), symmetry)
+    if chosen is not None:
+        pose = nearest_equivalent(symmetry, Rigid(torch.from_numpy(chosen.matrix)), problem.start)
+        result = replace(result, transform=pose, trajectory=result.trajectory + chosen.steps, renders=result.renders + renders)
     ambiguity = ambiguity_of(symmetry, result.transform)
     ambiguity = replace(ambiguity, alike=alike, words=ambiguity.words + _words(result.transform, alike, symmetry))
-    opened, known = _opened(result, ambiguity)
-    confidence = _judged(look, replace(result, covariance=known), symmetry, alike)
-    return replace(result, covariance=opened, confidence=confidence, ambiguity=ambiguity)
+    result = _judged(look, replace(result, ambiguity=ambiguity), symmetry, chosen)
+    return replace(result, timings={**result.timings, "symmetry": time.perf_counter() - begun})
 
 
 def _others(problem: Problem, pose: Rigid, symmetry: Symmetry) -> list[Rigid]:
@@ -150,50 +173,45 @@ def _others(problem: Problem, pose: Rigid, symmetry: Symmetry) -> list[Rigid]:
         angles = torch.arange(1, _TURNS, dtype=torch.float64) * (2 * math.pi / _TURNS)
         poses += [Rigid(pose.matrix @ m) for m in symmetry.about_centre(turned(symmetry.nearly, angles))]
     if symmetry.mirror is not None and not symmetry.ball and len(problem.xrays) == 1:
-        view = problem.xrays[0].view
-        poses += [mirror_pose(symmetry, p, view) for p in (poses if symmetry.nearly is None else poses[:1])]
+        poses.append(mirror_pose(symmetry, pose, problem.xrays[0].view))
     return [p for p in poses[1:] if apart(symmetry, pose, p) > _SAME]
 
 
 def _compared(
-    look: _Look, result: Result, others: list[Rigid], symmetry: Symmetry
-) -> tuple[Result, tuple[tuple[Rigid, float], ...]]:
-    """The result of the best of some poses, and the others that come near it with their share of its cost."""
-    if not others:
-        return result, ()
-    coarse = [look.refined(p.matrix.numpy(), 1) for p in (result.transform, *others)]
-    own = min(coarse[0][1], -1e-9)
-    tried = [matrix for matrix, cost in coarse[1:] if cost / own > _TRIED]
-    finest = [look.refined(m, 0) for m in (result.transform.matrix.numpy(), *tried)]
-    order = sorted(range(len(finest)), key=lambda i: finest[i][1])
-    best = order[0]
-    if best != 0:
-        chosen = Rigid(torch.from_numpy(finest[best][0]))
-        alone = replace(look.config, search=SearchConfig(degrees=8.0, mm=8.0, depth=40.0, hypotheses=1))
-        again = Direct(alone).search_once(replace(look.problem, start=chosen))
-        result = replace(
-            again,
-            start=result.start,
-            trajectory=result.trajectory + again.trajectory,
-            timings={k: v + again.timings.get(k, 0.0) for k, v in result.timings.items()},
-            renders=result.renders + again.renders,
-            settings=result.settings,
-            method=result.method,
-            seed=result.seed,
-        )
-    least = min(finest[best][1], -1e-9)
+    look: _Look, pose: Rigid, others: list[Rigid], symmetry: Symmetry
+) -> tuple[Candidate | None, tuple[tuple[Rigid, float], ...], int]:
+    """The best of a pose and some others (None where it is the pose itself, as it was), and what it took.
+
+    Besides: those that come near it, with their share of its cost, and the number of renderings.
+    """
+    if not others and look.response is None:
+        return None, (), 0
+    coarse = [look.refined(p.matrix.numpy(), 1) for p in (pose, *others)]
+    own = min(coarse[0].normal.cost, -1e-9)
+    tried = [c.matrix for c in coarse[1:] if c.normal.cost / own > _TRIED]
+    first = coarse[0].matrix if look.response is not None else pose.matrix.numpy()
+    finest = [look.refined(m, 0) for m in (first, *tried)]
+    order = sorted(range(len(finest)), key=lambda i: finest[i].normal.cost)
+    least = min(finest[order[0]].normal.cost, -1e-9)
+    # of what the exposures hardly tell apart, what was expected
+    as_good = [i for i in order if finest[i].normal.cost / least >= ALIKE]
+    expected = {i: apart(symmetry, look.problem.start, Rigid(torch.from_numpy(finest[i].matrix))) for i in as_good}
+    order = sorted(order, key=lambda i: expected.get(i, math.inf))
+    best = finest[order[0]]
+    stated = Rigid(torch.from_numpy(best.matrix))
     alike: list[tuple[Rigid, float]] = []
-    for i in order:
-        pose, share = Rigid(torch.from_numpy(finest[i][0])), finest[i][1] / least
-        if share >= ALIKE and all(apart(symmetry, p, pose) > _SAME for p in (result.transform, *(a for a, _ in alike))):
-            alike.append((pose, float(min(share, 1.0))))
-    return result, tuple(alike)
+    for i in order[1:]:
+        other, share = Rigid(torch.from_numpy(finest[i].matrix)), finest[i].normal.cost / least
+        if share >= ALIKE and all(apart(symmetry, p, other) > _SAME for p in (stated, *(a for a, _ in alike))):
+            alike.append((other, float(share)))
+    same = order[0] == 0 and look.response is None
+    return None if same else best, tuple(alike), sum(c.renders for c in (*coarse, *finest))
 
 
 def _words(pose: Rigid, alike: tuple[tuple[Rigid, float], ...], symmetry: Symmetry) -> tuple[str, ...]:
     if not alike:
         return ()
-    other, share = alike[0]
+    other, share = max(alike, key=lambda a: a[1])
     degrees = apart(symmetry, pose, other)
     more = f" ({len(alike)} such poses)" if len(alike) > 1 else ""
     return (
@@ -201,75 +219,109 @@ def _words(pose: Rigid, alike: tuple[tuple[Rigid, float], ...], symmetry: Symmet
     )
 
 
-def _opened(result: Result, ambiguity: Ambiguity) -> tuple[Float[Tensor, "6 6"], Float[Tensor, "6 6"]]:
-    """The covariance with undetermined turns at 180 degrees, and with them left out."""
+def _opened(covariance: Float[Tensor, "6 6"], ambiguity: Ambiguity) -> tuple[Float[Tensor, "6 6"], Float[Tensor, "6 6"]]:
+    """A covariance with undetermined turns at 180 degrees, and with them left out."""
     if not ambiguity.free:
-        return result.covariance, result.covariance
+        return covariance, covariance
     keep = torch.eye(6, dtype=torch.float64)
-    if ambiguity.axis is None:
-        free = torch.eye(3, dtype=torch.float64)
-    else:
+    free = torch.eye(3, dtype=torch.float64)
+    if ambiguity.axis is not None:
         free = torch.outer(ambiguity.axis[1], ambiguity.axis[1])
     keep[:3, :3] -= free
-    known = keep @ result.covariance @ keep
+    known = keep @ covariance @ keep
     opened = known.clone()
     opened[:3, :3] += _OPEN**2 * free
     return opened, known
 
 
-def _judged(look: _Look, result: Result, symmetry: Symmetry, alike: tuple[tuple[Rigid, float], ...]) -> Confidence:
-    """The confidence in a pose of a symmetric model; as it was where it rests on other evidence than the direct method's."""
-    old = result.confidence
-    if set(old.evidence) != set(Evidence.__dataclass_fields__):
-        return old
-    evidence = Evidence(**old.evidence)  # type: ignore[arg-type]
-    covariance = result.covariance.numpy()
-    rotation = np.sqrt(np.diag(covariance)[:3].clip(0))
-    axes = camera_axes(look.problem.xrays[0].view)
-    across = np.sqrt(np.diag(axes.T @ covariance[3:, 3:] @ axes).clip(0))[:2]
-    wobble = float(np.hypot(across.max(), look.scales[0].model.radius * rotation.max()))
+def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate | None) -> Result:
+    """A result with its covariance opened and its confidence judged anew, of the pose ``chosen`` if it is another one.
+
+    A confidence that rests on other evidence than the direct method's stays as it was.
+    """
+    ambiguity = result.ambiguity
+    assert ambiguity is not None
+    scale, old = look.scales[0], result.confidence
+    direct = set(old.evidence) == set(Evidence.__dataclass_fields__)
+    evidence = Evidence(**old.evidence) if direct else None  # type: ignore[arg-type]
+    covariance, centre = result.covariance, result.centre
+    if chosen is not None:
+        bent = None if look.response is None else look.response.bent
+        seen = pattern(scale, chosen.matrix, look.config.match, bent=bent)
+        covariance = torch.from_numpy(covariance_of(chosen.normal, scale.images, look.config.match, seen.drift))
+        centre = torch.from_numpy(chosen.normal.centre)
+        answered = chosen.normal.pixels / max(1, sum(i.usable for i in scale.images))
+        result = replace(result, centre=centre, score=chosen.normal.explained)
+        if evidence is not None:
+            evidence = replace(evidence, **asdict(seen), explained=chosen.normal.explained, answered=answered)
+    opened, known = _opened(covariance, ambiguity)
+    result = replace(result, covariance=opened)
+    if evidence is None:
+        return result
+    across, depth = _deviations(look, result.transform, symmetry, known, centre)
     rival = evidence.rival
-    if rival > 0.5 and not symmetry.trivial:
+    if rival > 0.5:
         rival = _rival(look, result.transform, symmetry)
     changed = replace(
         evidence,
-        wobble=wobble,
-        rival=max([rival, *(share for _, share in alike)]) if alike else rival,
+        wobble=across,
+        depth=depth,
+        rival=max([rival, *(share for _, share in ambiguity.alike)]),
         mirror=0.0 if symmetry.mirror is not None else evidence.mirror,
-        held=_bounds(look).hold(result.transform.matrix.numpy(), INSIDE),
+        held=look.bounds.hold(result.transform.matrix.numpy(), INSIDE),
     )
-    if changed == evidence:
-        return old
-    judged = judge(changed, look.config.trust)
     # what other tests than this evidence had taken away stays away
-    lowered = old.probability < judge(evidence, look.config.trust).probability - 1e-9
-    return old if lowered else judged
+    doubted = chosen is None and old.probability < judge(evidence, look.config.trust).probability - 1e-9
+    return result if doubted else replace(result, confidence=_halved(look, result, symmetry, judge(changed, look.config.trust)))
 
 
-def _bounds(look: _Look) -> Bounds:
-    """The box that was searched about the start."""
-    start, search = look.problem.start.matrix.numpy(), look.search
-    middle = box_corners(look.problem.model, *content(look.problem.model)).mean(0)
-    return Bounds(
-        start,
-        camera_axes(look.problem.xrays[0].view),
-        start[:3, :3] @ middle + start[:3, 3],
-        search.degrees,
-        search.mm,
-        search.along,
-    )
+def _halved(look: _Look, result: Result, symmetry: Symmetry, confidence: Confidence) -> Confidence:
+    """The confidence, if it is right to within 10 mm only by luck: where another pose as good lies farther off."""
+    assert result.ambiguity is not None
+    points = symmetry.points
+    far = [
+        other
+        for other, _ in result.ambiguity.alike
+        if float(
+            (nearest_equivalent(symmetry, other, result.transform).apply(points) - result.transform.apply(points))
+            .norm(dim=1)
+            .mean()
+        )
+        > _WRONG
+    ]
+    if not far:
+        return confidence
+    probability = confidence.probability / (1 + len(far))
+    trusted = probability >= look.config.trust
+    reasons = confidence.reasons if trusted else (*result.ambiguity.words[-1:], *confidence.reasons)
+    return replace(confidence, probability=probability, trusted=trusted, reasons=reasons)
+
+
+def _deviations(
+    look: _Look, pose: Rigid, symmetry: Symmetry, covariance: Float[Tensor, "6 6"], centre: Float[Tensor, "3"]
+) -> tuple[float, float]:
+    """One standard deviation, mm: of the surface across the beam (root mean square over it), of its centre along the beam."""
+    axes = torch.from_numpy(look.bounds.axes)
+    arms = pose.apply(symmetry.points) - centre
+    zero = torch.zeros(len(arms), dtype=torch.float64)
+    x, y, z = arms.unbind(1)
+    # w x p = -[p]x w
+    cross = torch.stack([zero, z, -y, -z, zero, x, y, -x, zero], 1).reshape(-1, 3, 3)
+    moves = axes.T @ torch.cat([cross, torch.eye(3, dtype=torch.float64).expand(len(arms), 3, 3)], 2)
+    variance = (moves @ covariance @ moves.transpose(1, 2)).diagonal(dim1=1, dim2=2).clamp_min(0)
+    along = (axes.T @ covariance[3:, 3:] @ axes)[2, 2].clamp_min(0)
+    return float(variance[:, :2].amax(1).mean().sqrt()), float(along.sqrt())
 
 
 def _rival(look: _Look, pose: Rigid, symmetry: Symmetry, keep: int = 12) -> float:
     """The cost of the best pose elsewhere as a share of this one's, poses that the model looks the same in not counted."""
-    scale = look.scales[-1]
-    bounds = _bounds(look)
-    places, _ = locate(look.problem, bounds, look.search.grid, keep, both=False)
-    own = min(evaluate(scale, pose.matrix.numpy(), look.config.match).cost, -1e-9)
+    places, _ = locate(look.problem, look.bounds, look.search.grid, keep, both=False)
+    own = min(look.refined(pose.matrix.numpy(), 1).normal.cost, -1e-9)
+    centre = pose.apply(symmetry.centre[None])[0].numpy()
     most = 0.0
     for place in places:
-        found, cost = look.refined(place.matrix, 1)
-        other = nearest_equivalent(symmetry, Rigid(torch.from_numpy(found)), pose)
-        if separation(pose.matrix.numpy(), other.matrix.numpy(), centre_under(scale, pose.matrix.numpy()), 50.0) > 5.0:
-            most = max(most, cost / own)
+        found = look.refined(place.matrix, 1)
+        other = nearest_equivalent(symmetry, Rigid(torch.from_numpy(found.matrix)), pose)
+        if separation(pose.matrix.numpy(), other.matrix.numpy(), centre, 50.0) > 5.0:
+            most = max(most, found.normal.cost / own)
     return float(np.clip(most, 0, 1))
