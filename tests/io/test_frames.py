@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import RLELossless
 
 from raylign.errors import InputError
 from raylign.geometry import View
@@ -47,10 +47,7 @@ def test_the_pixels_of_a_long_file_stay_on_disk(tmp_path: Path) -> None:
 
 def test_compressed_frames_are_read_too(tmp_path: Path) -> None:
     ds = xa_dataset(np.stack([xa_pixels(), xa_pixels() // 2]), FrameTime=50)
-    try:
-        ds.compress(JPEGLSLossless)
-    except (RuntimeError, NotImplementedError):
-        pytest.skip("no encoder for JPEG-LS here")
+    ds.compress(RLELossless)
     ds.save_as(tmp_path / "a.dcm")
     second = open_frames(tmp_path / "a.dcm", ExposureOptions(mask="none"))[1]
     alone = read_xray(tmp_path / "a.dcm", ExposureOptions(frame=1, mask="none"))

@@ -146,7 +146,7 @@ class Tracker:
         at = stand(problem_of(self.model, xrays, matrix), self._levels(config.margin))
         scale = at.scales[0]
         known = resting(matrix, scale.model.middle, result.covariance.numpy(), config.motion)
-        seen = look(scale, known, FollowConfig(config.match, 1, 1.0), config.trust)
+        seen = look(scale, known, FollowConfig(config.match, 1, 1.0))
         drift = seen.evidence.drift
         return _Course(
             stand=at,
@@ -167,17 +167,17 @@ class Tracker:
     def _go_on(self, course: _Course, xrays: tuple[XRay, ...], time: float) -> TrackedPose:
         config = self.config
         expected = course.motion.predicted(time - course.time, config.motion)
-        following = FollowConfig(config.match, config.iterations, course.weight, course.drift)
+        following = FollowConfig(config.match, config.iterations, course.weight, course.drift, config.trust)
         seen: Look | None = None
         renders = 0
         if xrays and course.state != State.LOST:
-            seen = look(course.stand.level(0, xrays), expected, following, config.trust)
+            seen = look(course.stand.level(0, xrays), expected, following)
             renders += seen.followed.renders
         state = self._state(course, seen)
         if state == State.LOST and xrays:
             found, more = self._search(course, xrays, expected, following)
             renders += more
-            if found is not None and self._state(course, found) == State.TRACKING:
+            if found is not None:
                 seen, state = found, State.RECOVERED
         self._learn(course, state, seen, expected, xrays)
         course.time = time
@@ -215,14 +215,18 @@ class Tracker:
         wider = course.state == State.LOST and course.since % recovery.every == recovery.every - 1
         found: Look | None = None
         renders = 0
+
+        def supports(seen: Look) -> bool:
+            return self._state(course, seen) == State.TRACKING
+
         with nowhere():
             if course.wide is None:
                 course.wide = stand(
                     problem_of(self.model, xrays, course.last), self._levels(max(recovery.mm, self.config.margin))
                 )
             problem = problem_of(self.model, xrays, course.last)
-            matrices, renders = searched(problem, course.wide, expected, recovery, wider=wider)
-            found, more = regained(course.wide, xrays, matrices, following, self.config.trust)
+            matrices, renders = searched(problem, course.wide, expected, recovery, course.explained, wider=wider)
+            found, more = regained(course.wide, xrays, matrices, following, supports)
             renders += more
         return found, renders
 

@@ -15,7 +15,7 @@ from raylign.registration.pyramid import Array64, Footprint, box_corners, conten
 from raylign.registration.readings import levels_as
 from raylign.registration.refinement import renewed
 from raylign.registration.search import moved
-from raylign.registration.settings import DirectConfig
+from raylign.registration.settings import TRUST, DirectConfig
 from raylign.registration.spread import covariance_of
 from raylign.registration.tracking_motion import Motion
 
@@ -111,12 +111,14 @@ class FollowConfig:
     iterations: steps at most; none is taken that is small beside the pose's standard deviations.
     weight: of ``weight_of``.
     drift: of the model against the patient (``evidence.Pattern``), by which what a frame says is less certain.
+    trust: probability from which a frame supports its pose.
     """
 
     match: MatchConfig
     iterations: int
     weight: float
     drift: float = 0.0
+    trust: float = TRUST
 
 
 def follow(scale: Scale, prior: Motion, config: FollowConfig) -> Followed:

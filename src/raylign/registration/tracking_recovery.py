@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -19,13 +19,15 @@ from raylign.registration.levels import Scale
 from raylign.registration.locate import locate
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64
-from raylign.registration.refinement import distinct, refine
+from raylign.registration.refinement import Candidate, distinct, refine
 from raylign.registration.result import Confidence
-from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.search import Bounds, camera_axes, separation
 from raylign.registration.settings import DirectConfig, LocateConfig
 from raylign.registration.tracking_levels import FollowConfig, Followed, Stand, follow
 from raylign.registration.tracking_motion import Motion, MotionConfig, resting
 
+_PLAIN = 0.8  # of what is usual: a place that explains as much needs no others beside it
+_HALF = 0.5  # of what is usual: a place that explains less is none
 _OPEN = (10.0, 25.0)  # degrees and mm, one standard deviation of what is open about a place where the model may be
 
 
@@ -69,7 +71,7 @@ class Look:
         return self.followed.normal.explained
 
 
-def look(scale: Scale, prior: Motion, config: FollowConfig, trust: float) -> Look:
+def look(scale: Scale, prior: Motion, config: FollowConfig) -> Look:
     """Follow a frame and ask how far to trust that (``confidence.judge``): as after a registration, but for rivals and mirror
     images, which were told apart when the sequence began.
     """
@@ -88,48 +90,64 @@ def look(scale: Scale, prior: Motion, config: FollowConfig, trust: float) -> Loo
         mirror=0.0,
         **asdict(seen),
     )
-    return Look(found, evidence, judge(evidence, trust))
+    return Look(found, evidence, judge(evidence, config.trust))
 
 
-def searched(problem: Problem, wide: Stand, held: Motion, config: RecoveryConfig, *, wider: bool) -> tuple[list[Array64], int]:
+def searched(
+    problem: Problem, wide: Stand, held: Motion, config: RecoveryConfig, usual: float, *, wider: bool
+) -> tuple[list[Array64], int]:
     """Poses under which a frame may show the model, best first, refined coarsely; and how many renderings they took.
 
-    Every shift across the first beam, at the depth and in the attitude in which the model was last seen, is looked through by one
-    correlation (``locate``); ``wider`` adds turns, depths and a larger box.
+    From where the model would be and from where it was last seen. If neither explains what is usual, every shift across the first
+    beam, at the depth and in the attitude in which the model was last seen, is looked through by one correlation (``locate``);
+    ``wider`` adds turns, depths and a larger box.
 
     Parameters
     ----------
     problem: model and frame; ``start`` is the last pose.
     wide: levels whose regions reach as far as the search.
+    usual: share of a frame's structure that the model explains, usually: a place with less than half of it is none.
     """
     axes, centre = camera_axes(problem.xrays[0].view), held.centre
     box = Bounds(held.matrix, axes, centre, 0.0, config.mm, 0.0)
-    grid = LocateConfig()
     if wider:
         box = replace(box, degrees=config.wide_degrees, mm=config.wide_mm, depth=config.wide_depth)
-    places, renders = locate(problem, box, grid, config.places, both=False)
-    seeds = [held.matrix, problem.start.matrix.numpy(), *(place.matrix for place in places)]
     coarse = wide.level(min(1, len(wide.scales) - 1), problem.xrays)
     loose = Bounds(held.matrix, axes, centre, max(box.degrees, 10.0), box.mm + 20, max(box.depth, 20.0))
     direct = DirectConfig()
-    found = [refine(coarse, seed, loose, direct, threaded=True) for seed in seeds]
+
+    def refined(seeds: Sequence[Array64]) -> list[Candidate]:
+        return [refine(coarse, seed, loose, direct, threaded=True) for seed in seeds]
+
+    last = problem.start.matrix.numpy()
+    near = separation(held.matrix, last, centre, coarse.model.radius) < coarse.model.spacing
+    found = refined([held.matrix] if near else [held.matrix, last])
+    renders = 0
+    if wider or max(c.normal.explained for c in found) < _PLAIN * usual:
+        places, renders = locate(problem, box, LocateConfig(), config.places, both=False)
+        found += refined([place.matrix for place in places])
     renders += sum(c.renders for c in found)
     best = distinct(found, 0.75 * coarse.model.spacing, coarse.model.radius)
-    return [c.matrix for c in best[: config.finalists] if c.normal.cost < 0], renders
+    worth = [c.matrix for c in best if c.normal.cost < 0 and c.normal.explained > _HALF * usual]
+    return worth[: config.finalists], renders
 
 
 def regained(
-    wide: Stand, xrays: Sequence[XRay], matrices: Sequence[Array64], config: FollowConfig, trust: float
+    wide: Stand, xrays: Sequence[XRay], matrices: Sequence[Array64], config: FollowConfig, supports: Callable[[Look], bool]
 ) -> tuple[Look | None, int]:
-    """The best of some places at the level that is tracked, and how many renderings that took."""
-    if not matrices:
-        return None, 0
-    scale = wide.level(0, xrays)
-    spread = np.array([math.radians(_OPEN[0])] * 3 + [_OPEN[1]] * 3)
-    far = replace(config, iterations=2 * config.iterations)
-    looks = [look(scale, resting(m, scale.model.middle, np.diag(spread**2), MotionConfig()), far, trust) for m in matrices]
-    best = min(looks, key=lambda found: found.followed.normal.cost)
-    return best, sum(found.followed.renders for found in looks)
+    """The first of some places that a frame supports at the level that is tracked; and how many renderings that took."""
+    renders = 0
+    if matrices:
+        scale = wide.level(0, xrays)
+        spread = np.array([math.radians(_OPEN[0])] * 3 + [_OPEN[1]] * 3)
+        far = replace(config, iterations=2 * config.iterations)
+        for matrix in matrices:
+            prior = resting(matrix, scale.model.middle, np.diag(spread**2), MotionConfig())
+            found = look(scale, prior, far)
+            renders += found.followed.renders
+            if supports(found):
+                return found, renders
+    return None, renders
 
 
 def problem_of(model: Volume, xrays: Sequence[XRay], matrix: Array64) -> Problem:
