@@ -91,22 +91,35 @@ def _block_means(source, out, factors, first, below, above, offset, z0, z1):  # 
     """
     fx, fy, fz = factors
     width = out.shape[2]
-    sums = np.empty(width * fx, np.float32)
+    count = width * fx
+    zero = np.float32(0.0)
+    sums = np.empty(count, np.float32)
     share = np.float32(1.0 / (fx * fy * fz))
     for k in range(z0, z1):
         for j in range(out.shape[1]):
-            sums[:] = np.float32(0.0)
+            sums[:] = zero
             for c in range(fz):
                 for b in range(fy):
-                    row = source[first[2] + k * fz + c, first[1] + j * fy + b]
-                    for i in range(width * fx):
-                        v = row[first[0] + i]
-                        sums[i] += max(offset + v * (above if v > 0 else below), np.float32(0.0))
-            for i in range(width):
-                total = np.float32(0.0)
-                for a in range(fx):
-                    total += sums[i * fx + a]
-                out[k, j, i] = total * share
+                    row = source[first[2] + k * fz + c, first[1] + j * fy + b, first[0] : first[0] + count]
+                    for i in range(count):
+                        v = row[i]
+                        sums[i] += max(offset + v * (above if v > zero else below), zero)
+            line = out[k, j]
+            if fx == 1:
+                for i in range(width):
+                    line[i] = sums[i] * share
+            elif fx == 2:  # the widths of fine levels, which cost most
+                for i in range(width):
+                    line[i] = (sums[2 * i] + sums[2 * i + 1]) * share
+            elif fx == 3:
+                for i in range(width):
+                    line[i] = (sums[3 * i] + sums[3 * i + 1] + sums[3 * i + 2]) * share
+            else:
+                for i in range(width):
+                    total = zero
+                    for a in range(fx):
+                        total += sums[i * fx + a]
+                    line[i] = total * share
 
 
 @njit(cache=True, nogil=True)
