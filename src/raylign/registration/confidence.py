@@ -81,10 +81,11 @@ def gather(
 ) -> tuple[Evidence, Array64]:
     """The evidence for a candidate at the first of some levels, and its covariance.
 
-    ``axes`` are those of the first view, ``config`` is what the candidate was compared under.
+    ``axes`` are those of the first view, ``config`` is what the candidate was compared under. A
+    candidate's own rendering is one at the first level.
     """
     scale = scales[0]
-    seen = pattern(scale, best.matrix, config.match)
+    seen = pattern(scale, best.matrix, config.match, rendering=best.rendering)
     covariance = covariance_of(best.normal, scale.images, config.match, seen.drift)
     shows = best.normal.cost < 0  # explaining nothing is explained as well by a mirror image
     translation = np.sqrt(np.clip(np.diag(axes.T @ covariance[3:, 3:] @ axes), 0, None))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from raylign.projection import cpu
 from raylign.registration.drift import drift
 from raylign.registration.levels import Scale, centre_under
-from raylign.registration.matching import MatchConfig, answered, render
+from raylign.registration.matching import MatchConfig, Rendering, answered, render
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 from raylign.registration.refinement import refine
 from raylign.registration.search import Bounds, camera_axes
@@ -57,16 +57,28 @@ class Pattern:
 _NOTHING = Pattern(0.0, 0.0, 1.0, 3.0, 2.0)  # nothing to compare: no agreement, and the widest contrast that is told apart
 
 
-def pattern(scale: Scale, matrix: Array64, config: MatchConfig, *, threaded: bool = True, bent: Bend | None = None) -> Pattern:
+def pattern(
+    scale: Scale,
+    matrix: Array64,
+    config: MatchConfig,
+    *,
+    threaded: bool = True,
+    rendering: Rendering | None = None,
+    bent: Bend | None = None,
+) -> Pattern:
     """The pattern of the match at one level of the pyramid, each number that of the exposure in which it is worst.
 
+    ``rendering``: the model at this level under ``matrix``, where it is at hand.
     ``bent``: what a detector makes of the model's line integrals [H, W] (``saturation``), where they are not taken as they are.
     """
-    rendering = render(scale.model, scale.images, matrix, config, jacobian=False, threaded=threaded)
+    if rendering is None:
+        rendering = render(scale.model, scale.images, matrix, config, jacobian=False, threaded=threaded)
     if bent is not None:
         shown = [bent(v * i.lengths) / i.lengths for v, i in zip(rendering.integrals, scale.images, strict=True)]
         rendering = replace(rendering, integrals=tuple(shown))
     masks = answered(scale.model, scale.images, matrix)
+    if rendering.pixels is not None:
+        masks = [mask & pixels for mask, pixels in zip(masks, rendering.pixels, strict=True)]
     found = [
         replace(
             _pattern(*reduced(image, integrals, mask, _ACROSS), config.window),

@@ -70,6 +70,22 @@ def window_sums(valid, fixed, radius, has, count, energy):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+def carried(integrals, lengths, derivatives, twist, out):  # type: ignore[no-untyped-def]
+    """Integrals [H, W] of rays of such ``lengths``, moved on by a ``twist`` [K] along line integrals' derivatives [K, H, W]."""
+    number, h, w = derivatives.shape
+    for r in range(h):
+        here = out[r]
+        for c in range(w):
+            here[c] = np.float32(0.0)
+        for k in range(number):
+            share, slope = np.float32(twist[k]), derivatives[k, r]
+            for c in range(w):
+                here[c] += share * slope[c]
+        for c in range(w):
+            here[c] = integrals[r, c] + here[c] / lengths[r, c]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def residuals(image, fixed, has, count, pixels, radius, gradient, factor, moving, variance):  # type: ignore[no-untyped-def]
     """Gradient [2, H, W] of a rendering, factor, ``<gM, gM> + delta n`` and residual variance E of every window; returns delta.
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -119,11 +119,15 @@ def _jacobian_images(integrals, slopes, lengths, world, source, steps, images): 
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """The model as one pose shows it: integrals [H, W] and slopes [H, W, 6] (or None) per exposure, and that pose."""
+    """The model as one pose shows it: integrals [H, W] and slopes [H, W, 6] (or None) per exposure, and that pose.
+
+    ``pixels`` [H, W] of each exposure are those that were rendered; others are zero.
+    """
 
     matrix: Array64
     integrals: tuple[Array32, ...]
     slopes: tuple[Array32 | None, ...]
+    pixels: tuple[Mask, ...] | None = None
 
 
 def samples_on(image: ImageLevel, step: float) -> int:
@@ -155,7 +159,8 @@ def render(
     ``pixels``: of each exposure [H, W], those that are wanted; others are zero.
     """
     integrals, slopes = [], []
-    for image, wanted in zip(images, pixels or [image.valid for image in images], strict=True):
+    pixels = tuple(pixels or [image.valid for image in images])
+    for image, wanted in zip(images, pixels, strict=True):
         rays, _ = voxel_rays(level, image, matrix)
         samples = np.array([samples_on(image, config.step * level.spacing)])
         values, gradients = cpu.forward(
@@ -163,7 +168,7 @@ def render(
         )
         integrals.append(values[0])
         slopes.append(gradients[0] if jacobian else None)
-    return Rendering(matrix, tuple(integrals), tuple(slopes))
+    return Rendering(matrix, tuple(integrals), tuple(slopes), pixels)
 
 
 def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> list[Mask]:
@@ -274,6 +279,7 @@ class Comparison:
     rendering: Rendering
     compared: tuple[_Compared, ...]
     config: MatchConfig
+    known: tuple[Array32, ...] | None = None  # derivatives, where they are those of another rendering nearby
 
     def judged(self, sigma2: Array64) -> Normal:
         """Cost and shares at a floor [views]; the system is zero."""
@@ -287,10 +293,27 @@ class Comparison:
         """The same rendering with other windows; what is the same is not looked at again."""
         if all(old.windows is new for old, new in zip(self.compared, windows, strict=True)):
             return self
-        return compare(self.level, self.images, self.rendering, windows, self.config)
+        return replace(compare(self.level, self.images, self.rendering, windows, self.config), known=self.known)
+
+    def carried(self, twist: Array64, matrix: Array64) -> Comparison:
+        """Beside the images as they are a ``twist`` about the model's centre away, at the pose ``matrix``, to first order.
+
+        For twists that move the picture by a fraction of a pixel: the derivatives of the line integrals stay what they are.
+        """
+        known = tuple(self.derivatives())
+        moving = []
+        for image, integrals, slopes in zip(self.images, self.rendering.integrals, known, strict=True):
+            out = np.empty_like(integrals)
+            match_kernels.carried(integrals, image.lengths, slopes, twist, out)
+            moving.append(out)
+        rendering = replace(self.rendering, matrix=matrix, integrals=tuple(moving))
+        windows = [compared.windows for compared in self.compared]
+        return replace(compare(self.level, self.images, rendering, windows, self.config), known=known)
 
     def derivatives(self) -> list[Array32]:
         """Of each exposure's line integrals by a twist about the model's centre, [6, H, W]."""
+        if self.known is not None:
+            return list(self.known)
         found = []
         matrix, centre = self.rendering.matrix, self._centre()
         for image, integrals, slopes in zip(self.images, self.rendering.integrals, self.rendering.slopes, strict=True):

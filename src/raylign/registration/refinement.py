@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from raylign.registration.levels import Scale, centre_under
-from raylign.registration.matching import Mask, MatchConfig, Normal, Windows, answered, compare, render, windows_of
+from raylign.registration.matching import Mask, MatchConfig, Normal, Rendering, Windows, answered, compare, render, windows_of
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Step
 from raylign.registration.search import Bounds, moved, separation
@@ -18,6 +18,7 @@ from raylign.registration.settings import DirectConfig
 
 _LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
 _RISE = 0.3  # mean log variance ratio
+_CARRIED = {0: 0.1, 1: 0.25}  # pixels by which a picture may move before it is rendered anew; coarser levels render always
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,15 @@ class Candidate:
     normal: Normal
     steps: tuple[Step, ...] = ()
     renders: int = 0
+    rendering: Rendering | None = None  # the model at ``matrix``, of the pixels that are compared, without slopes
+
+
+def on_images(scale: Scale, matrix: Array64) -> Array64:
+    """Where the ends of the model's axes show under a pose: [views, 6, 2], columns and rows in pixels of the level."""
+    ends = scale.model.middle + scale.model.radius * np.concatenate([np.eye(3), -np.eye(3)])
+    points = ends @ matrix[:3, :3].T + matrix[:3, 3]
+    by_step = [np.linalg.solve(image.steps.T, (points - image.source).T) for image in scale.images]
+    return np.array([(shares[1:] / shares[:1]).T for shares in by_step])
 
 
 def renewed(known: Sequence[Windows], scale: Scale, masks: Sequence[Mask], config: MatchConfig) -> list[Windows]:
@@ -60,6 +70,8 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     tie = replace(bounds, start=start, centre=centre_under(scale, start))
 
     def pull(pose: Array64) -> Array64:
+        if leash == 0:
+            return np.zeros(6)
         turn, shift = tie.offset(pose)
         return np.concatenate([np.radians(turn), shift])
 
@@ -72,12 +84,14 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     now = seen.normal(floor)
     steps = [Step(scale.index, 0, now.cost, torch.from_numpy(matrix.copy()))]
     renders, damping = 1, 1e-4
+    limit = _CARRIED.get(scale.index, 0.0)
+    rendered = there = on_images(scale, matrix) if limit else none
     radius = scale.model.radius
     # above the finest level a pose need only be good enough to begin the next
     tolerance = config.tolerance * {0: 1, 1: 10}.get(scale.index, 100)
+    away = np.zeros(6)
     for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
         accepted = False
-        away = pull(matrix)
         tension = float(stiffness @ away**2) / usable
         for _ in range(2 if scale.index == 0 else 5):
             h = basis.T @ now.hessian @ basis + np.diag(stiffness)
@@ -90,20 +104,27 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
             if not bounds.hold(trial_matrix):
                 damping = max(damping, 1e-4) * 10
                 continue
-            # no ray is followed that is compared neither now nor after the step
-            trial_masks = answered(scale.model, scale.images, trial_matrix)
-            pixels = [window.valid | mask for window, mask in zip(windows, trial_masks, strict=True)]
-            rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded, pixels=pixels)
-            trial_seen = compare(scale.model, scale.images, rendering, windows, match)
+            there = on_images(scale, trial_matrix) if limit else none
+            near = bool(np.abs(there - rendered).max() < limit)
+            if near:  # the picture hardly moves: its derivatives tell what it is
+                trial_masks, trial_seen = masks, seen.carried(twist, trial_matrix)
+            else:
+                # no ray is followed that is compared neither now nor after the step
+                trial_masks = answered(scale.model, scale.images, trial_matrix)
+                pixels = [window.valid | mask for window, mask in zip(windows, trial_masks, strict=True)]
+                rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded, pixels=pixels)
+                trial_seen = compare(scale.model, scale.images, rendering, windows, match)
+                renders += 1
             trial = trial_seen.judged(floor)
-            renders += 1
-            if trial.cost + float(stiffness @ pull(trial_matrix) ** 2) / usable < now.cost + tension:
+            trial_away = pull(trial_matrix)
+            if trial.cost + float(stiffness @ trial_away**2) / usable < now.cost + tension:
                 accepted = True
                 break
             damping = max(damping, 1e-4) * 10
         if not accepted:
             break
-        matrix, masks, seen = trial_matrix, trial_masks, trial_seen
+        matrix, masks, seen, away = trial_matrix, trial_masks, trial_seen, trial_away
+        rendered = rendered if near else there
         damping /= 10
         floor = np.minimum(floor, trial.noise)
         if np.abs(twist[3:]).max() + radius * np.abs(twist[:3]).max() > 0.3 * scale.model.spacing:
@@ -114,7 +135,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     # all candidates are compared at the same floor
     final = seen.beside(renewed(windows, scale, masks, match)).judged(none)
     judged = replace(final, hessian=now.hessian, gradient=now.gradient, scores=now.scores)
-    return Candidate(matrix, judged, tuple(steps), renders)
+    return Candidate(matrix, judged, tuple(steps), renders, replace(seen.rendering, slopes=(None,) * len(scale.images)))
 
 
 def neighbours(candidate: Candidate, scale: Scale, directions: int = 3) -> list[Array64]:
