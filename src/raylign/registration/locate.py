@@ -39,7 +39,8 @@ from raylign.registration.pyramid import (
     image_level,
     model_pyramid,
 )
-from raylign.registration.search import Bounds, camera_axes, separation
+from raylign.registration.rotations import matrix_of
+from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import LocateConfig
 from raylign.registration.whole import whole
 
@@ -225,7 +226,7 @@ def turns(degrees: float, step: float, axes: Array64) -> list[Array64]:
     """Rotations about camera axes, a grid over +-degrees about each, neighbours at most ``step`` apart; none for no degrees."""
     count = max(1, math.ceil(2 * degrees / step - 1e-9))
     angles = np.radians((np.arange(count) + 0.5) / count * 2 - 1) * degrees
-    return [Rotation.from_rotvec(axes @ np.array(t)).as_matrix() for t in itertools.product(angles, angles, angles)]
+    return list(Rotation.from_rotvec(np.array(list(itertools.product(angles, angles, angles))) @ axes.T).as_matrix())
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,10 +269,15 @@ def _scores(
     everywhere = np.ones(lengths.shape, np.bool_)
     samples = np.array([max(1, math.ceil(float(lengths.max()) / (_STEP * model.spacing)))])
     integrals = cpu.forward(model.grid, rays_in(model)[None], lengths.shape, samples, everywhere[None], threaded=False)[0][0]
-    peaks = []
+    peaks: list[_Peak] = []
+    before = everywhere
     for number, reading in enumerate(readings):
         valid = everywhere.copy()
         clear_unanswered(reading, rays_in(reading), valid)
+        if number and np.array_equal(valid, before):  # this reading sees what the last one did
+            peaks += [replace(peak, reading=number) for peak in peaks[-1:]]
+            continue
+        before = valid
         template = np.zeros((3, *at.size), np.float32)
         _template(integrals, lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template)
         spectrum = fft.rfft2(template)
@@ -293,7 +299,7 @@ def _shifted(field: _Field, matrix: Array64, at: _Depth, shift: Array64, middle:
     sine = float(np.linalg.norm(axis))
     turn = np.eye(3)
     if sine > 0:
-        turn = Rotation.from_rotvec(axis / sine * math.atan2(sine, float(a @ b))).as_matrix()
+        turn = matrix_of(axis / sine * math.atan2(sine, float(a @ b)))
     moved = matrix.copy()
     moved[:3, :3] = turn @ matrix[:3, :3]
     moved[:3, 3] = field.point(at.centre + shift, at.depth) - moved[:3, :3] @ middle
@@ -344,14 +350,19 @@ def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *,
     loose = replace(bounds, degrees=bounds.degrees + slack)
     for reading in range(len(levels)):
         mine: list[Place] = []
+        turned, centres = np.zeros((keep, 3, 3)), np.zeros((keep, 3))
         for peak in (p for p in peaks if p.reading == reading):
             if len(mine) == keep:
                 break
             place = Place(_shifted(field, peak.matrix, peak.at, peak.shift, middle), peak.score, reading)
             if not loose.hold(place.matrix):
                 continue
-            centre = place.matrix[:3, :3] @ middle + place.matrix[:3, 3]
-            if all(separation(place.matrix, other.matrix, centre, radius) > 0.15 * half for other in mine):
+            turn, number = place.matrix[:3, :3], len(mine)
+            centre = turn @ middle + place.matrix[:3, 3]
+            # how far all others put the model, as ``search.separation`` counts it
+            angles = np.arccos(np.clip(((turned[:number] * turn).sum((1, 2)) - 1) / 2, -1, 1))
+            if (np.linalg.norm(centres[:number] - centre, axis=1) + radius * angles > 0.15 * half).all():
+                turned[number], centres[number] = turn, centre
                 mine.append(place)
         kept += mine
     return sorted(kept, key=lambda p: -p.score), len(jobs)
