@@ -28,6 +28,7 @@ from raylign.registration.tracking_nouns import TrackedPose as TrackedPose
 from raylign.registration.tracking_nouns import TrackingConfig as TrackingConfig
 from raylign.registration.tracking_recovery import Look, look, nowhere, problem_of, regained, searched
 
+_UNKNOWN = 1e3  # rad and mm, one standard deviation of what nothing is known of
 _DOUBT = 0.3  # probability at most, of a pose that is held and not seen
 _LEARNT = 0.1  # weight of a new frame in what is usual
 
@@ -126,10 +127,10 @@ class Tracker:
             result = Direct(config.direct).register(Problem(self.model, xrays, self.start))
             if self.first is None or result.confidence.probability >= self.first.confidence.probability:
                 self.first = result
-        if result is None:
-            if self._index >= 0 and not xrays:
-                raise InputError("the first frame shows nothing", field="frame", remedy="begin with one that shows the model")
-            raise ValueError("a frame without a result")
+        if result is None:  # nothing was shown yet
+            centre = self.start.apply(self.model.centre[None])[0]
+            unknown = torch.eye(6, dtype=torch.float64) * _UNKNOWN**2
+            return TrackedPose(self._index, time, self.start, unknown, centre, 0.0, State.LOST, 0.0, 0.0, 0, 0.0)
         if result is self.first and result.confidence.trusted and xrays:
             self._course = self._settle(result, xrays, time)
         known = self._course is not None
@@ -276,17 +277,23 @@ def track(
     """
     tracker: Tracker | None = None
     poses: list[TrackedPose] = []
+    before: list[float] = []  # times of frames that show nothing before the first that does
     for time, frame in frames:
         if tracker is None:
             if frame is None:
-                raise InputError("the first frame shows nothing", field="frames", remedy="begin with one that shows the model")
+                before.append(time)
+                continue
             views = [x.view for x in ((frame,) if isinstance(frame, XRay) else frame)]
             tracker = Tracker(model, views, config, start)
+            for early in before:
+                poses.append(tracker.step(None, early))
+                if progress is not None:
+                    progress(poses[-1])
         poses.append(tracker.step(frame, time))
         if progress is not None:
             progress(poses[-1])
     if tracker is None or tracker.first is None:
-        raise InputError("there are no frames", field="frames", remedy="give at least one")
+        raise InputError("no frame shows anything", field="frames", remedy="give at least one that does")
     return Track(tuple(poses), tracker.first, *_gates(poses, tracker.blocks))
 
 
