@@ -45,6 +45,7 @@ class SearchConfig:
     hypotheses: turns of the model that are rendered and compared with the exposure at all places across the beam, at least; 1
         for the given start alone.
     refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
+    pixels: as in ``LocateConfig``: a part among others, whose inside is not as the model has it, is told by finer structure.
     """
 
     degrees: float = 20.0
@@ -54,13 +55,14 @@ class SearchConfig:
     kept: int = 4
     finalists: int = 2
     depth: float | None = None
+    pixels: int = LocateConfig().pixels
 
     def __post_init__(self) -> None:
         for name in ("degrees", "mm", "depth"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{value} is no half width", field=name, remedy="give zero or more")
-        for name in ("hypotheses", "refined", "kept", "finalists"):
+        for name in ("hypotheses", "refined", "kept", "finalists", "pixels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{getattr(self, name)} candidates", field=name, remedy="give 1 or more")
 
@@ -72,7 +74,7 @@ class SearchConfig:
     @property
     def grid(self) -> LocateConfig:
         """How the box is looked through."""
-        coarse = LocateConfig()
+        coarse = LocateConfig(pixels=self.pixels)
         depths = math.ceil(2 * self.along / (_SOD * math.log(coarse.ratio)))
         side = max(1, math.ceil((self.hypotheses / max(depths, 1)) ** (1 / 3) - 1e-9))
         return replace(coarse, degrees=min(coarse.degrees, 2 * self.degrees / side) or coarse.degrees)
