@@ -9,6 +9,7 @@ import trimesh
 
 from raylign import View, project, project_mesh
 from raylign.data import Mesh
+from raylign.data.shafts import long_bone
 from raylign.data.solids import Axes, Solidity, inside, material, near_distance, signed_distance, solid_volume
 from raylign.errors import InputError
 from raylign.geometry import se3
@@ -133,3 +134,28 @@ def test_what_cannot_be_a_solid_is_refused() -> None:
     with pytest.raises(InputError, match="voxel"):
         Solidity(voxel_mm=0)
     assert material("metal", 0.4).voxel_mm == 0.4 and material("metal").shell_mm == 0
+
+
+def test_a_shaft_is_a_tube_and_a_ball_is_none() -> None:
+    """A rod of 10 mm with a ball of 20 mm on its end, aslant: its radius, and a wall that thins where it widens."""
+    grid = axes(-50, 90.1, 1.0)
+    x, y, z = np.meshgrid(grid.z, grid.y, grid.x, indexing="ij")[::-1]
+    n = np.array([0.36, 0.48, 0.8])
+    along = x * n[0] + y * n[1] + z * n[2]
+    off = np.sqrt(np.maximum(x**2 + y**2 + z**2 - along**2, 0))
+    ball = np.sqrt((x - 50 * n[0]) ** 2 + (y - 50 * n[1]) ** 2 + (z - 50 * n[2]) ** 2) < 20
+    bone = long_bone(((off < 10) & (np.abs(along) < 45)) | ball, 1.0)
+    assert bone is not None and bone.radius == pytest.approx(10, abs=0.3)
+    assert float(bone.share[(off < 3) & (np.abs(along) < 15)].min()) > 0.9
+    assert float(bone.share[ball & (np.abs(along - 50) < 4)].max()) < 0.15
+    assert long_bone(ball, 1.0) is None
+    flat = (np.abs(x) < 40) & (np.abs(y) < 4) & (np.abs(z) < 20)
+    assert long_bone(flat, 1.0) is None
+
+
+def test_a_tube_projects_as_one_cylinder_less_another() -> None:
+    rod, core = (mesh_of(trimesh.creation.cylinder(radius=r, height=120, sections=96)) for r in (12.0, 12.0 * 0.58))
+    image = project(solid_volume(rod, Solidity(voxel_mm=0.8)), VIEW, poses())
+    expected = 0.022 * (project_mesh(rod, VIEW, poses()) - project_mesh(core, VIEW, poses()))
+    middle = slice(30, 60)  # the ends are closed by a wall
+    assert float((image - expected)[0, 0, middle].norm() / expected[0, 0, middle].norm()) < 0.08

@@ -13,6 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from raylign.data.mesh import Mesh
+from raylign.data.shafts import long_bone
 from raylign.data.volume import Volume
 from raylign.errors import InputError
 
@@ -21,6 +22,7 @@ Points = NDArray[np.float64]
 
 _SHIFT = (1.7e-4, 2.3e-4)  # mm: no column of voxels then runs through an edge of a mesh on round coordinates
 _OPEN = 0.02  # of the voxels inside: so many may be doubtful where a surface has cracks
+_THINNEST = 1.0  # mm
 _MOST = 400_000_000  # voxels
 
 
@@ -54,11 +56,16 @@ class Solidity:
     A bone is a shell of compact bone over spongy bone; an implant, a vessel full of contrast agent or a heart beside lungs is the
     same all through. Registration is blind to the common factor of all attenuations, not to their ratio.
 
+    Long bones are tubes: where the mesh has a round shaft of radius ``R0``, the shell is ``shaft R0`` thick, there is no spongy
+    bone within it, and where the bone widens to a radius R the shell thins with ``(R0 / R)^4`` (``shafts.long_bone``). Other
+    bones have ``shell_mm``.
+
     Parameters
     ----------
     excess: of the inside, 1/mm; negative where the inside attenuates less than its surroundings.
     shell_mm: thickness of the shell, to the inside; 0: none.
     shell_excess: of the shell, 1/mm.
+    shaft: thickness of a shaft's wall as a share of its radius; 0: shafts are as everything else.
     voxel_mm: pitch of the volume; by default a 180th of the mesh's longest side, within 0.5 to 1.5 mm.
     truncated: faces of the volume at which the object goes on beyond the mesh, as in ``Volume``.
 
@@ -68,14 +75,17 @@ class Solidity:
     """
 
     excess: float = 0.004
-    shell_mm: float = 2.0
+    shell_mm: float = 1.5
     shell_excess: float = 0.022
+    shaft: float = 0.42
     voxel_mm: float | None = None
     truncated: tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]] = ((False, False), (False, False), (False, False))
 
     def __post_init__(self) -> None:
         if not np.isfinite([self.excess, self.shell_mm, self.shell_excess]).all() or self.shell_mm < 0:
             raise InputError("excess and shell must be finite numbers, the shell not below 0", field="Solidity")
+        if not 0 <= self.shaft < 1:
+            raise InputError(f"a shaft's wall of {self.shaft} of its radius", field="shaft", remedy="give 0 to less than 1")
         if self.voxel_mm is not None and not 0.05 <= self.voxel_mm <= 10:
             raise InputError(f"{self.voxel_mm} mm voxels", field="voxel_mm", remedy="choose 0.05 to 10 mm")
         if self.excess == 0 and (self.shell_mm == 0 or self.shell_excess == 0):
@@ -124,17 +134,24 @@ def solid_volume(mesh: Mesh, solidity: Solidity | None = None) -> Volume:
         )
     first = (low + high) / 2 - (counts - 1) / 2 * voxel
     x, y, z = (start + voxel * np.arange(n) for start, n in zip(first, counts, strict=True))
-    distance = near_distance(mesh, Axes(x, y, z, voxel), solidity.shell_mm + 1.5 * voxel)
-    if not (distance < 0).any():
+    solid = inside(mesh, Axes(x, y, z, voxel))
+    if not solid.any():
         raise InputError(
             f"the mesh {mesh.name or 'given'!r} encloses no voxel of {voxel:g} mm",
             field="mesh",
             remedy="give a closed surface in millimetres, or choose smaller voxels",
         )
+    bone = long_bone(solid, voxel) if solidity.shell_mm > 0 and solidity.shaft > 0 else None
+    thickest = solidity.shell_mm if bone is None else max(_THINNEST, solidity.shaft * bone.radius)
+    distance = _signed(mesh, Axes(x, y, z, voxel), thickest + 1.5 * voxel, solid)
     data = np.float32(solidity.excess) * _cover(distance, voxel)
     if solidity.shell_mm > 0:
-        shell = _cover(distance, voxel) - _cover(distance + np.float32(solidity.shell_mm), voxel)
-        data += np.float32(solidity.shell_excess - solidity.excess) * shell
+        shell, spongy = np.float32(solidity.shell_mm), np.float32(1)
+        if bone is not None:
+            shell = np.maximum(np.float32(solidity.shaft * bone.radius) * bone.share, np.float32(_THINNEST))
+            spongy = 1 - bone.share
+        core = _cover(distance + shell, voxel)
+        data = np.float32(solidity.shell_excess) * (_cover(distance, voxel) - core) + np.float32(solidity.excess) * spongy * core
     affine = torch.eye(4, dtype=torch.float64) * voxel
     affine[3, 3] = 1
     affine[:3, 3] = torch.from_numpy(first)
@@ -245,7 +262,10 @@ def near_distance(mesh: Mesh, grid: Lattice, reach: float) -> Float32[NDArray[np
     ------
     InputError: an open surface (``inside``).
     """
-    solid = inside(mesh, grid)
+    return _signed(mesh, grid, reach, inside(mesh, grid))
+
+
+def _signed(mesh: Mesh, grid: Lattice, reach: float, solid: NDArray[np.bool_]) -> Array:
     square = np.full(solid.shape, reach * reach, np.float32)
     vertices = np.ascontiguousarray(mesh.vertices.detach().cpu().numpy())
     axes = (np.asarray(grid.x, float), np.asarray(grid.y, float), np.asarray(grid.z, float))
