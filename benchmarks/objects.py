@@ -7,8 +7,8 @@ flexed by 0 to 30 degrees, abducted by -10 to 15, turned about its axis by -15 t
 ``raylign.simulation.expose`` (several energies, scatter, noise, a round collimator) from one and from two directions. What is
 registered is the same anatomy as another scan shows it, shorter at both ends: ``ct`` its two femurs and all the rest as three
 bodies, ``mesh`` the surfaces of pelvis and femurs without intensities. The start has the point between the hips at the isocentre,
-not turned, up to 12 degrees and 25 mm per axis from the truth. The joints' centres are found by ``ball_between``. ``--scan`` takes
-the right femur and the rest of a real CT (FOLDER/ct/totalseg_pelvis_3mm, whose left hip holds an implant) instead of phantoms.
+not turned, up to 12 degrees and 25 mm per axis from the truth. Joints' centres are found by ``ball_between``. ``--scan`` takes
+the right femur and the rest of a real CT (totalseg_pelvis_3mm, whose left hip holds an implant) instead of phantoms.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def solid(mesh: Mesh, *, cut: bool) -> Volume:
     volume = solid_volume(mesh, Solidity(voxel_mm=1.5))
     if not cut:
         return volume
-    low = int((volume.data > 0.5 * volume.data.max()).any(2).any(1).nonzero()[0])
+    low = int((volume.data > 0.5 * volume.data.max()).any(2).any(1).nonzero()[0]) + 3  # the shell closes it there
     affine = volume.affine.clone()
     affine[:3, 3] += affine[:3, :3] @ torch.tensor([0.0, 0.0, low], dtype=torch.float64)
     ends = ((False, False), (False, False), (True, False))

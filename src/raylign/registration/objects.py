@@ -68,6 +68,11 @@ class ObjectsResult:
     collisions: Mapping[tuple[str, str], float]
 
     @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds by stage, of all bodies together."""
+        return next(iter(self.results.values())).timings
+
+    @property
     def trusted(self) -> bool:
         """Whether every body's pose is."""
         return all(r.confidence.trusted for r in self.results.values())
@@ -114,7 +119,35 @@ class Objects:
         for number, name in enumerate(order(problem)):
             self._tell(name, 0.8 * number / len(problem.bodies))
             found[name] = sought(problem, name, found, self.config)
-        return self._together(problem, [found[b.name] for b in problem.bodies], time.perf_counter() - begun)
+        first = self._together(problem, [found[b.name] for b in problem.bodies], time.perf_counter() - begun)
+        return self._second_look(problem, found, first)
+
+    def _second_look(self, problem: ObjectsProblem, found: Mapping[str, Found], first: ObjectsResult) -> ObjectsResult:
+        """Bodies about joints that are not trusted are sought once more, all others behind them; the surer of both results."""
+        hanging = {n for j in problem.joints for n in (j.first, j.second)}
+        doubted = [n for n, r in first.results.items() if n in hanging and not r.confidence.trusted and found[n].hung]
+        if not doubted or len(doubted) == len(first.results):
+            return first
+        begun = time.perf_counter()
+        again = {n: replace(f, matrix=first.results[n].transform.matrix.numpy()) for n, f in found.items()}
+        direct = self.config.direct
+        denser = replace(self.config, direct=replace(direct, search=direct.search.denser(2), seed=direct.seed + 1))
+        for name in doubted:
+            del again[name]
+            again[name] = sought(problem, name, again, denser)
+        second = self._together(problem, [again[b.name] for b in problem.bodies], time.perf_counter() - begun)
+        results = max((first, second), key=lambda r: sum(o.confidence.probability for o in r.results.values()))
+        spent = {k: v + first.timings[k] for k, v in second.timings.items()}
+        own = {
+            n: replace(
+                r,
+                start=first.results[n].start,
+                timings=spent,
+                renders=first.results[n].renders + second.results[n].renders,
+            )
+            for n, r in results.results.items()
+        }
+        return replace(results, results=own)
 
     def together(self, problem: ObjectsProblem) -> ObjectsResult:
         """The joint step alone, from the bodies' starts.

@@ -228,7 +228,7 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
     none = np.zeros(len(scale.images))
 
     matrices = [m.copy() for m in starts]
-    masks = answered_by_all(scale, matrices)
+    masks = answered_by_all(scale, matrices, match.window)
     seen = shown(scale, matrices, match)
     floor = compared(scale, seen, masks, none, match, full=False).noise
     now = compared(scale, seen, masks, floor, match, full=True)
@@ -268,7 +268,7 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
         matrices, tie = trial_matrices, trial_tie
         damping /= 10
         floor = np.minimum(floor, trial.noise)
-        masks = answered_by_all(scale, matrices)
+        masks = answered_by_all(scale, matrices, match.window)
         now = compared(scale, seen, masks, floor, match, full=True)
         for own, m in zip(steps, matrices, strict=True):
             own.append(Step(scale.index, iteration, now.cost, torch.from_numpy(m.copy())))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from scipy.ndimage import maximum_filter
 
 from raylign.data import Volume, XRay
 from raylign.registration.levels import Scale
@@ -24,6 +26,7 @@ from raylign.registration.pyramid import (
 from raylign.registration.settings import DirectConfig
 from raylign.registration.structure_levels import Backdrop, before, signed_pyramid
 
+_LARGE = 6000.0  # mm2 of a cut face: no bone's
 _BLINDED = 0.25  # share of the pixels that must remain when a body's cut faces are heeded
 
 Posed = tuple[Volume, Array64]
@@ -143,11 +146,46 @@ def seeing(levels: Sequence[ModelLevel], images: list[ImageLevel], matrix: Array
     return [replace(level, faces=tuple(np.zeros((0, 0), np.bool_) for _ in level.faces)) for level in levels]
 
 
-def answered_by_all(scale: ObjectScale, matrices: Sequence[Array64]) -> list[Mask]:
-    """For each exposure the pixels for which every body answers."""
+def answered_by_all(scale: ObjectScale, matrices: Sequence[Array64], window: int) -> list[Mask]:
+    """For each exposure the pixels for which every body answers, ``window`` being the radius of those that are compared.
+
+    Not those near which a cut bone goes on in the exposure and not in the model: the edge where the model ends is in no image,
+    and a pose that turns it out of sight would be rewarded.
+    """
     masks = [i.valid.copy() for i in scale.images]
     for model, matrix in zip(scale.models, matrices, strict=True):
-        if any(face.size for face in model.faces):
-            for mask, own in zip(masks, answered(model, scale.images, matrix), strict=True):
-                mask &= own
+        if not any(face.size for face in model.faces):
+            continue
+        ends = stumps(model)
+        for mask, image, own in zip(masks, scale.images, answered(model, scale.images, matrix), strict=True):
+            mask &= own
+            if len(ends):
+                _cleared(mask, image, ends @ matrix[:3, :3].T + matrix[:3, 3], window)
     return masks
+
+
+def stumps(model: ModelLevel) -> Array64:
+    """[N, 3] mm, in the model's frame: points on the cut surfaces of what a model holds, alone of bodies that are bones.
+
+    Of a whole scan, whose cut faces are as large as the patient, there are none: rays through them are left out in any case.
+    """
+    found = []
+    for number, face in enumerate(model.faces):
+        axis, side = divmod(number, 2)
+        if not face.size or float(face.sum()) * model.spacing**2 > _LARGE:
+            continue
+        index = np.argwhere(face)[:, ::-1].astype(float)
+        voxels = np.insert(index, axis, 0.0 if side == 0 else model.size[axis] - 1, axis=1)
+        found.append(voxels @ model.affine[:3, :3].T + model.affine[:3, 3])
+    return np.concatenate(found) if found else np.zeros((0, 3))
+
+
+def _cleared(mask: Mask, image: ImageLevel, points: Array64, window: int) -> None:
+    """Takes from a mask the pixels nearer than two windows to where world points show."""
+    h, w = image.shape
+    pixels = image.view.project(torch.from_numpy(points)).numpy()
+    shown = np.zeros((h, w), np.bool_)
+    inside = np.isfinite(pixels).all(1) & (pixels > -0.5).all(1) & (pixels < [w - 0.5, h - 0.5]).all(1)
+    columns, rows = np.rint(pixels[inside]).astype(int).T
+    shown[rows, columns] = True
+    mask &= ~maximum_filter(shown, 4 * window + 1)

@@ -8,19 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from raylign.errors import InputError
 from raylign.projection import cpu
-from raylign.registration.direct import Direct
+from raylign.registration.direct import Direct, worth
 from raylign.registration.levels import Scale, evaluate
 from raylign.registration.objects_levels import Posed, corners_of, framing, object_scales
 from raylign.registration.objects_problem import Body, Joint, ObjectsConfig, ObjectsProblem
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, distinct, refine
-from raylign.registration.result import Step
+from raylign.registration.result import Result, Step
 from raylign.registration.search import INSIDE, Bounds, camera_axes, moved, spread
+from raylign.registration.settings import SearchConfig
 from raylign.registration.structure_trust import empty_cost, rival_of
 
 _SEEDS = 512  # turns about a joint that are compared at the coarsest level
+_NEAR = (6.0, 10.0, 40.0)  # degrees, mm, mm along the beam: about what one exposure is sure of
 _LOOSE = 2.0  # standard deviations of a joint's distance that are searched
 
 
@@ -32,12 +35,14 @@ class Found:
     ----------
     matrix: [4, 4] ``T_world_from_volume``.
     rival, held: of its search, see ``objects_trust.ObjectEvidence``; of a body that was not sought, 0 and True.
+    hung: whether it was sought about a joint.
     steps, renders: accepted iterates, and poses that were rendered.
     """
 
     matrix: Array64
     rival: float = 0.0
     held: bool = True
+    hung: bool = False
     steps: tuple[Step, ...] = ()
     renders: int = 0
 
@@ -65,15 +70,38 @@ def sought(problem: ObjectsProblem, name: str, found: Mapping[str, Found], confi
     """One body: in the box about its start, else about its joint with one that is found (all found behind it), else as given."""
     body = problem.bodies[problem.index(name)]
     if body.search is not None:
-        direct = Direct(replace(config.direct, search=body.search))
-        result = direct.register(Problem(body.whole or body.model, problem.xrays, body.start))
+        result = in_box(Problem(body.whole or body.model, problem.xrays, body.start), body.search, config)
         told = result.confidence.evidence
         pose = result.transform.matrix.numpy()
-        return Found(pose, float(told["rival"]), bool(told["held"]), result.trajectory, result.renders)
+        return Found(pose, float(told["rival"]), bool(told["held"]), False, result.trajectory, result.renders)
     for joint in problem.joints:
         if name in (joint.first, joint.second) and other_of(joint, name) in found:
             return _about(problem, body, joint, found, config)
     return Found(body.start.matrix.numpy())
+
+
+def in_box(problem: Problem, search: SearchConfig, config: ObjectsConfig) -> Result:
+    """A body by the direct method, of several exposures in each alone first, until one of them is trusted.
+
+    A lateral exposure of bones without their soft tissue says little, and a search in all exposures suffers from the worst. What
+    a single one is sure of is refined in all of them. Where that is not trusted, all are searched together, and the better of
+    the results counts.
+    """
+    direct = Direct(replace(config.direct, search=search))
+    results: list[Result] = []
+    near = replace(search, degrees=min(search.degrees, _NEAR[0]), mm=min(search.mm, _NEAR[1]), depth=_NEAR[2], hypotheses=1)
+    for xray in problem.xrays if len(problem.xrays) > 1 else ():
+        try:
+            alone = direct.register(replace(problem, xrays=(xray,)))
+        except InputError:  # it does not show there
+            continue
+        if alone.confidence.trusted:
+            both = Direct(replace(config.direct, search=near)).register(replace(problem, start=alone.transform))
+            results.append(replace(both, renders=both.renders + alone.renders))
+            break
+    if not any(r.confidence.trusted for r in results):
+        results.append(direct.register(problem))
+    return max(results, key=worth)
 
 
 def _about(problem: ObjectsProblem, body: Body, joint: Joint, found: Mapping[str, Found], config: ObjectsConfig) -> Found:
@@ -108,14 +136,31 @@ def hung(joint: Joint, name: str, other: Array64) -> Array64:
     return out
 
 
+def _by_view(top: Scale, seeds: Sequence[Sequence[Array64]], bounds: Bounds, config: ObjectsConfig) -> list[Array64]:
+    """For each exposure the best poses that it alone leads to, at the coarsest level."""
+    out: list[Array64] = []
+    for image, mine in zip(top.images, seeds, strict=True):
+        alone = replace(top, images=[image])
+        tasks = cpu.pool(cpu.threads()).map(lambda m, s=alone: refine(s, m, bounds, config.direct, threaded=False), mine)
+        out += [c.matrix for c in distinct(list(tasks), 0.75 * top.model.spacing, top.model.radius)[: config.direct.search.kept]]
+    return out
+
+
 def descend_about(scales: Sequence[Scale], seeds: Sequence[Array64], bounds: Bounds, config: ObjectsConfig) -> Found:
     """Seeds compared at the coarsest level, the best refined from level to level, fewer at each."""
     direct, top = config.direct, scales[-1]
     search, match = direct.search, direct.match
     pool = cpu.pool(cpu.threads())
-    costs = list(pool.map(lambda m: evaluate(top, m, match).cost, seeds))
-    poses = [seeds[i] for i in np.argsort(costs, kind="stable")]
+    judged = list(pool.map(lambda m: evaluate(top, m, match), seeds))
+    costs = np.array([normal.cost for normal in judged])
     counts = [search.refined, search.kept, search.finalists]
+    poses = [seeds[i] for i in np.argsort(costs, kind="stable")[: search.refined]]
+    if len(top.images) > 1:
+        by_view = np.array([normal.costs for normal in judged])
+        poses += _by_view(
+            top, [[seeds[i] for i in np.argsort(c, kind="stable")[: search.refined]] for c in by_view.T], bounds, config
+        )
+        counts[0] = len(poses)
     beam = bounds.axes[:, 2] if len(top.images) == 1 else None
     rival, renders = 0.0, len(seeds)
     steps: tuple[Step, ...] = ()
@@ -132,4 +177,4 @@ def descend_about(scales: Sequence[Scale], seeds: Sequence[Array64], bounds: Bou
             rival = rival_of(found, empty_cost(scale, match), beam)
         poses = [c.matrix for c in found]
         steps += found[0].steps
-    return Found(found[0].matrix, rival, bounds.hold(found[0].matrix, INSIDE), steps, renders)
+    return Found(found[0].matrix, rival, bounds.hold(found[0].matrix, INSIDE), True, steps, renders)
