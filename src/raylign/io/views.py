@@ -7,7 +7,8 @@ centres at integers, as OpenCV does. Read are
   ``translation``; image size as width, height),
 - JSON with ``K``/``camera_matrix``, ``R``/``rotation`` (3x3, or a rotation vector ``rvec`` in radians), ``t``/``tvec`` and
   ``image_size`` (width, height) or ``shape`` (rows, columns),
-- the YAML that OpenCV's FileStorage writes, with the same keys.
+- the YAML, XML and JSON that OpenCV's FileStorage writes, with the same keys, of one camera or of a stereo pair,
+- MayaCam 1.0 and RTK's geometry: ``raylign.io.rigs``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from raylign.errors import InputError
 from raylign.geometry import View, se3
 from raylign.io.atomic import write_text
 from raylign.io.files import read_json, read_text, reading, suffix
+from raylign.io.rigs import camera_of, is_mayacam1, mayacam1, numbered, rtk_view, storage_xml
 
 _KEYS = {
     "K": ("k", "camera_matrix", "cameramatrix", "camera matrix", "intrinsic", "intrinsics", "intrinsic_matrix"),
@@ -59,22 +61,29 @@ def read_view(path: str | Path) -> View:
 
     A JSON file may also give a C-arm: ``sid``, ``sod``, ``pixel_spacing`` ([row, column]), ``shape`` ([rows, columns]) and
     ``primary`` and ``secondary`` angles, as ``View.from_carm`` takes them; or, with ``"beam": "parallel"``, all of these but the
-    two distances, as ``View.from_parallel`` does.
+    two distances, as ``View.from_parallel`` does. Of a stereo pair in one file ``FILE#1`` is the first camera, whose frame is
+    the world, and ``FILE#2`` the second.
 
     Raises
     ------
     InputError: unreadable, something missing, lens distortion that was not removed, a rotation that is none.
     """
-    file = Path(path)
+    file, number = numbered(path)
     kind = suffix(file)
     if kind in (".json", ".view.json"):
         values = read_json(file, "a view or calibration")
         with reading(file, "a view or calibration"):
-            view = _from_json(values)
+            view = rtk_view(values, file.parent) if "rtk" in values else _from_json(values, number)
         return view
     text = read_text(file, "a calibration")
     with reading(file, "a calibration"):
-        view = _calibrated(_opencv_yaml(text) if kind in (".yml", ".yaml") else _sections(text))
+        if kind in (".yml", ".yaml", ".xml"):
+            values = storage_xml(text) if kind == ".xml" else _opencv_yaml(text)
+            view = _calibrated(camera_of(values, number))
+        elif is_mayacam1(text):
+            view = mayacam1(text)
+        else:
+            view = _calibrated(camera_of(_sections(text), number))
     return view
 
 
@@ -88,7 +97,7 @@ def stated_relationship(path: str | Path) -> str | None:
     return value
 
 
-def _from_json(values: Mapping[str, Any]) -> View:
+def _from_json(values: Mapping[str, Any], number: int | None = None) -> View:
     if "source" in values or "column_step" in values:
         return View.from_dict(values)
     if "view" in values and isinstance(values["view"], Mapping):
@@ -108,7 +117,7 @@ def _from_json(values: Mapping[str, Any]) -> View:
             pixel_spacing=values["pixel_spacing"],
             shape=(rows, columns),
         )
-    return _calibrated(values)
+    return _calibrated(camera_of(values, number))
 
 
 def _parallel(values: Mapping[str, Any]) -> View:
