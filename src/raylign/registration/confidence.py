@@ -138,10 +138,10 @@ def judge(evidence: Evidence, threshold: float) -> Confidence:
     z = trust.INTERCEPT + sum(trust.WEIGHTS[name] * value for name, value in features(evidence).items())
     probability = float(near_enough(evidence) / (1 + np.exp(-np.clip(z, -30, 30))))
     trusted = probability >= threshold
-    return Confidence(probability, trusted, () if trusted else _reasons(evidence), asdict(evidence))
+    return Confidence(probability, trusted, () if trusted else reasons(evidence), asdict(evidence))
 
 
-def _reasons(e: Evidence) -> tuple[str, ...]:
+def reasons(e: Evidence) -> tuple[str, ...]:
     """What lowers the probability, in plain words, the weightiest first."""
     found = [
         (

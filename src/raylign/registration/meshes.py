@@ -1,0 +1,91 @@
+"""The direct method for models without intensities: a mesh made solid, sought in a picture of everything else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+from raylign.errors import InputError
+from raylign.registration import mesh_trust
+from raylign.registration.confidence import Evidence, near_enough, reasons
+from raylign.registration.direct import Direct, agreed, expected, worth
+from raylign.registration.problem import Problem
+from raylign.registration.pyramid import box_corners, content
+from raylign.registration.result import Confidence, Result
+from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.settings import DirectConfig, SearchConfig
+
+Progress = Callable[[str, float], None]
+
+_NEAR = 60.0  # mm
+
+
+def part_search(search: SearchConfig) -> SearchConfig:
+    """The same box, looked through for one bone among others.
+
+    What a coarse picture shows of a bone whose inside is not quite as the model has it looks like much else. So places are sought
+    in finer pictures, and many more are refined: at the level where that begins a refinement is cheap.
+    """
+    near = max(search.mm, search.along) <= _NEAR
+    return replace(search, pixels=60 if near else 40, refined=max(48, 2 * search.refined), kept=max(6, search.kept), finalists=1)
+
+
+def part_config(config: DirectConfig) -> DirectConfig:
+    """A configuration of the direct method for a mesh: ``part_search``, and no level so coarse that bones cannot be told apart."""
+    return replace(config, search=part_search(config.search), coarsest=max(36, config.coarsest))
+
+
+@dataclass(frozen=True)
+class Meshes:
+    """The direct method as a Registrar of models that ``raylign.data.solids.solid_volume`` made.
+
+    Parameters
+    ----------
+    config: of the direct method; its search as for a volume (``part_config`` is applied to it).
+    progress: told the stage and the share that is done.
+    """
+
+    config: DirectConfig = field(default_factory=DirectConfig)
+    progress: Progress | None = None
+
+    def register(self, problem: Problem) -> Result:
+        """The pose under which the solid explains the exposures where it shows; second looks as ``Direct.register`` takes them."""
+        config = part_config(self.config)
+        results = [judged(Direct(config, self.progress).search_once(problem), config.trust)]
+        first = results[0].confidence
+        inside = bool(first.evidence["held"])
+        if not (first.trusted and inside) and config.search.hypotheses > 1:
+            again = config if first.trusted else replace(config, search=config.search.denser(2))
+            about = problem if inside else replace(problem, start=results[0].transform)
+            with contextlib.suppress(InputError):  # another exposure may show nothing to search in: the first result stands
+                found = Direct(again, self.progress).search_once(about, first=0 if first.trusted else 1)
+                results.append(judged(found, config.trust))
+        best = max(results, key=worth)
+        several = len(problem.xrays) > 1
+        return replace(
+            agreed(problem, best, config) if several else expected(best, _bounds(problem, config), config),
+            start=problem.start,
+            method="direct",
+            settings={**best.settings, **asdict(self.config)},
+            timings={k: sum(r.timings[k] for r in results) for k in best.timings},
+            renders=sum(r.renders for r in results),
+        )
+
+
+def judged(result: Result, trust: float) -> Result:
+    """A result with the probability of success of a mesh's registration in place of a CT's."""
+    evidence = Evidence(**{**result.confidence.evidence, "held": bool(result.confidence.evidence["held"])})
+    probability = near_enough(evidence) * mesh_trust.valley(evidence)
+    trusted = probability >= trust
+    return replace(
+        result,
+        confidence=Confidence(probability, trusted, () if trusted else reasons(evidence), dict(result.confidence.evidence)),
+    )
+
+
+def _bounds(problem: Problem, config: DirectConfig) -> Bounds:
+    start, search = problem.start.matrix.numpy(), config.search
+    middle = box_corners(problem.model, *content(problem.model)).mean(0)
+    centre = start[:3, :3] @ middle + start[:3, 3]
+    return Bounds(start, camera_axes(problem.xrays[0].view), centre, search.degrees, search.mm, search.along)
