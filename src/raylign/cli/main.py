@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from raylign._version import __version__
-from raylign.cli import bench, convert, demo, evaluate, info, project, register, simulate, track
+from raylign.cli import bench, convert, demo, evaluate, info, objects, project, register, simulate, track
 from raylign.cli.console import INTERRUPTED, WRONG_INPUT, catch_interruption, complain
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("demo")(demo.demo)
 app.command("info")(info.info)
 app.command("project")(project.project)
 app.command("register")(register.register)
+app.command("objects")(objects.objects)
 app.command("track")(track.track)
 app.command("convert")(convert.convert)
 app.command("simulate")(simulate.simulate)

@@ -119,13 +119,13 @@ def begin(flags: StartFlags, given: Given, volume: Volume, xrays: Sequence[XRay]
     if given.points is not None:
         found = _from_landmarks(flags, given, volume, xrays)
         search = found.search(volume.centre, xrays[0].view)
-        return Start(found.pose, _stated(search, flags), given, found)
+        return Start(found.pose, stated(search, flags), given, found)
     if given.pose is not None:
-        return Start(given.pose, _stated(NEAR, flags), given)
-    return Start(nominal, _stated(WIDE if flags.init == SEARCH else SearchConfig(), flags), given)
+        return Start(given.pose, stated(NEAR, flags), given)
+    return Start(nominal, stated(WIDE if flags.init == SEARCH else SearchConfig(), flags), given)
 
 
-def _stated(search: SearchConfig, flags: StartFlags) -> SearchConfig:
+def stated(search: SearchConfig, flags: StartFlags) -> SearchConfig:
     """A search with what the options state in place of its own."""
     if flags.search_mm is not None:
         search = replace(search, mm=flags.search_mm, depth=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,14 +12,15 @@ from raylign.errors import InputError
 from raylign.projection import cpu
 from raylign.registration.direct import Direct, worth
 from raylign.registration.levels import Scale, evaluate
+from raylign.registration.meshes import Meshes
 from raylign.registration.objects_levels import Posed, corners_of, framing, object_scales
 from raylign.registration.objects_problem import Body, Joint, ObjectsConfig, ObjectsProblem
-from raylign.registration.problem import Problem
+from raylign.registration.problem import Problem, Registrar
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, distinct, refine
 from raylign.registration.result import Result, Step
 from raylign.registration.search import INSIDE, Bounds, camera_axes, moved, spread
-from raylign.registration.settings import SearchConfig
+from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.structure_trust import empty_cost, rival_of
 
 _SEEDS = 512  # turns about a joint that are compared at the coarsest level
@@ -81,13 +82,14 @@ def sought(problem: ObjectsProblem, name: str, found: Mapping[str, Found], confi
 
 
 def in_box(problem: Problem, search: SearchConfig, config: ObjectsConfig) -> Result:
-    """A body by the direct method, of several exposures in each alone first, until one of them is trusted.
+    """A body by the direct method (of an excess by that of ``meshes``), in each exposure alone first, until one is trusted.
 
     A lateral exposure of bones without their soft tissue says little, and a search in all exposures suffers from the worst. What
     a single one is sure of is refined in all of them. Where that is not trusted, all are searched together, and the better of
     the results counts.
     """
-    direct = Direct(replace(config.direct, search=search))
+    made: Callable[[DirectConfig], Registrar] = Direct if problem.model.unit == "HU" else Meshes
+    direct = made(replace(config.direct, search=search))
     results: list[Result] = []
     near = replace(search, degrees=min(search.degrees, _NEAR[0]), mm=min(search.mm, _NEAR[1]), depth=_NEAR[2], hypotheses=1)
     for xray in problem.xrays if len(problem.xrays) > 1 else ():
@@ -96,7 +98,7 @@ def in_box(problem: Problem, search: SearchConfig, config: ObjectsConfig) -> Res
         except InputError:  # it does not show there
             continue
         if alone.confidence.trusted:
-            both = Direct(replace(config.direct, search=near)).register(replace(problem, start=alone.transform))
+            both = made(replace(config.direct, search=near)).register(replace(problem, start=alone.transform))
             results.append(replace(both, renders=both.renders + alone.renders))
             break
     if not any(r.confidence.trusted for r in results):
