@@ -77,7 +77,7 @@ def loft(centres: np.ndarray, wide: np.ndarray, deep: np.ndarray, normal: np.nda
 
 
 def stem() -> Mesh:
-    """A straight tapered hip stem of 150 mm with a neck of 135 degrees and a taper for the head; the head's centre is the origin."""
+    """A straight tapered hip stem of 150 mm with a neck of 135 degrees; the origin is the centre of the head that it takes."""
     z = np.linspace(-150.0, 0.0, 24)
     share = (z + 150) / 150
     wide = 4.5 + 3.5 * share + 7.0 * share**4
@@ -120,7 +120,8 @@ def nail() -> Mesh:
 
 def screw() -> Mesh:
     """A cancellous screw of 6.5 mm, 60 mm long."""
-    return joined(*(body.mesh for body in BoneScrew(kind="HB6.5", length_mm=60.0).instrument().fixed), name="screw")  # type: ignore[union-attr]
+    parts = BoneScrew(kind="HB6.5", length_mm=60.0).instrument().fixed
+    return joined(*(part.mesh for part in parts), name="screw")  # type: ignore[union-attr]
 
 
 SHAPES: dict[str, tuple[Callable[[], Mesh], str, int, int]] = {

@@ -57,6 +57,7 @@ def summary(result: Result, out: Path, more: Sequence[str] = ()) -> list[str]:
         f"registered ({result.method}) in {result.seconds:.2f} s, {degrees:.1f} degrees and {mm:.1f} mm from the start",
         f"probability {result.confidence.probability:.2f}; one standard deviation: {rotation} degrees, {translation} mm"
         " about and along L, P, S",
+        *(() if result.ambiguity is None else result.ambiguity.words),
         *more,
         *(str(out / name) for name in (REPORT, OVERLAY, POSE, RESULT)),
     ]

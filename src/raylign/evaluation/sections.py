@@ -46,6 +46,8 @@ def headline(content: ReportContent) -> Markup:
     icon = '<path d="M5 12.5l4.5 4.5L19 7.5"/>' if trusted else '<path d="M12 4v10M12 18.5v1"/>'
     word = "Trusted" if trusted else "Do not use without checking"
     reasons = "".join(f"<li>{text(r)}</li>" for r in result.confidence.reasons)
+    open_ = () if result.ambiguity is None else result.ambiguity.words
+    untold = "".join(f"<li>{text(w)}</li>" for w in open_)
     degrees, mm = result.moved
     rotation, _ = result.standard_deviations
     facts = [
@@ -67,6 +69,7 @@ def headline(content: ReportContent) -> Markup:
         f'<p class="chip"><svg viewBox="0 0 24 24" aria-hidden="true">{icon}</svg>{word}</p>'
         f'<p class="says">{text(verdict(result, content.exposures))}</p>'
         + (f"<h2>What lowers the confidence</h2><ul>{reasons}</ul>" if reasons else "")
+        + (f"<h2>What the exposures cannot tell</h2><ul>{untold}</ul>" if untold else "")
         + f'<dl class="facts">{tiles}</dl></div>'
     )
 

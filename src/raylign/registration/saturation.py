@@ -61,6 +61,10 @@ class Response:
         """Line integrals as they are measured."""
         return np.asarray(self.ceiling * -np.expm1(-line / np.float32(self.ceiling)), np.float32)
 
+    def flat(self, line: Array32) -> Array32:
+        """The same with a third of the ceiling: what is looked at to judge a pose, as the exposure is flat behind metal."""
+        return replace(self, ceiling=self.ceiling / 3).bent(line)
+
     def slope(self, line: Array32) -> Array32:
         """Its derivative."""
         return np.asarray(np.exp(-line / np.float32(self.ceiling)), np.float32)

@@ -23,7 +23,7 @@ from raylign.registration.symmetry_search import Shape, found_maps
 TOLERANCE = 0.3
 """mm: about what a pixel of a C-arm covers at the patient."""
 
-_POINTS = 256  # that stand for the surface
+_POINTS = 800  # that stand for the surface
 _NEAR = 0.02  # of the model's largest distance from its centre: what need not be exact, as images judge it
 
 
@@ -42,12 +42,13 @@ class Symmetry:
         one after one of ``maps`` (and a free turn).
     nearly: unit direction of an axis through the centre, every turn about which nearly is a symmetry (a screw), or None.
     tolerance: mm within which a map counts as a symmetry.
-    points: [P, 3] evenly over the surface.
+    points, normals: [P, 3] evenly over the surface, and its unit normals there (of either sense).
     """
 
     centre: Float[Tensor, "3"]
     maps: Float[Tensor, "K 4 4"]
     points: Float[Tensor, "P 3"]
+    normals: Float[Tensor, "P 3"]
     axis: Float[Tensor, "3"] | None = None
     ball: bool = False
     mirror: Float[Tensor, "4 4"] | None = None
@@ -134,10 +135,12 @@ def symmetry_of(mesh: Mesh, tolerance: float = TOLERANCE, near: float | None = N
     shift[:3, 3] = shape.centroid
     back = np.linalg.inv(shift)
     placed = [torch.from_numpy(shift @ m @ back) for m in (*found.proper, *found.improper[:1])]
+    points, face = shape.spread(_POINTS)
     return Symmetry(
         torch.from_numpy(shape.centroid),
         torch.stack(placed[: len(found.proper)]),
-        torch.from_numpy(shape.spread(_POINTS)[0] + shape.centroid),
+        torch.from_numpy(points + shape.centroid),
+        torch.from_numpy(shape.normals[face]),
         None if found.axis is None else torch.from_numpy(np.ascontiguousarray(found.axis)),
         found.ball,
         placed[-1] if found.improper else None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -35,12 +36,20 @@ from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.spread import covariance_of
 from raylign.registration.symmetry import Symmetry, turned
 
+Judge = Callable[[Evidence, float], Confidence]
+
 ALIKE = 0.9
 """Share of the stated pose's cost from which another pose is named as one that the exposures hardly tell from it."""
 
+_AS_GOOD = 0.95  # share of the best cost from which not the exposures decide, but which pose is nearer the start
+_UNSEEN = 2.0  # drift where most of what the model shows lies where the exposure is flat: it is, behind metal
 _SAME = 4.0  # degrees within which two poses are one
 _TURNS = 8  # turns about an axis of near symmetry that are tried
 _TRIED = 0.6  # share of the cost, at the second level, that makes a pose worth the finest one
+OUTLINES = 0.1
+"""mm by which all outlines of metal are off in one sense, one standard deviation: measured (docs/methods/implants.md)."""
+
+_EDGE_ON = 0.15  # cosine between normal and ray under which a point is on the outline
 _WRONG = 10.0  # mm: a success is an mTRE below it
 _OPEN = math.pi  # rad, one standard deviation of a turn that nothing determines
 
@@ -53,18 +62,19 @@ class _Look:
     scales: list[Scale]
     config: DirectConfig
     response: Response | None
+    judge: Judge
     bounds: Bounds
     search: SearchConfig
 
     @staticmethod
-    def of(problem: Problem, result: Result, config: DirectConfig, response: Response | None) -> _Look:
+    def of(problem: Problem, result: Result, config: DirectConfig, response: Response | None, judge: Judge) -> _Look:
         near = replace(config, search=replace(config.search, degrees=8.0, mm=8.0, depth=None))
         scales = build_scales(replace(as_read(problem, result), start=result.transform), near, most=2)
         start, search = problem.start.matrix.numpy(), config.search
         middle = start[:3, :3] @ box_corners(problem.model, *content(problem.model)).mean(0) + start[:3, 3]
         axes = camera_axes(problem.xrays[0].view)
         bounds = Bounds(start, axes, middle, search.degrees, search.mm, search.along)
-        return _Look(problem, scales, near, response, bounds, search)
+        return _Look(problem, scales, near, response, judge, bounds, search)
 
     def refined(self, matrix: Array64, level: int) -> Candidate:
         """The best pose nearby at a level."""
@@ -134,6 +144,7 @@ def settled(
     symmetry: Symmetry,
     config: DirectConfig | None = None,
     response: Response | None = None,
+    judge: Judge = judge,
 ) -> Result:
     """A registration's result with what the model's symmetries leave open looked into, and stated.
 
@@ -149,13 +160,14 @@ def settled(
     symmetry: of the mesh that the model was made from, in the same frame.
     config: what the direct method was told.
     response: of exposures that saturate behind the model's metal: the pose is then refined with the model's line integrals bent.
+    judge: from the evidence and the threshold of trust to the confidence.
     """
     if symmetry.trivial and symmetry.mirror is None and symmetry.nearly is None and response is None:
         return result
     begun = time.perf_counter()
     config = config or DirectConfig()
     result = replace(result, transform=nearest_equivalent(symmetry, result.transform, problem.start))
-    look = _Look.of(problem, result, config, response)
+    look = _Look.of(problem, result, config, response, judge)
     chosen, alike, renders = _compared(look, result.transform, _others(problem, result.transform, symmetry), symmetry)
     if chosen is not None:
         pose = nearest_equivalent(symmetry, Rigid(torch.from_numpy(chosen.matrix)), problem.start)
@@ -194,7 +206,7 @@ def _compared(
     order = sorted(range(len(finest)), key=lambda i: finest[i].normal.cost)
     least = min(finest[order[0]].normal.cost, -1e-9)
     # of what the exposures hardly tell apart, what was expected
-    as_good = [i for i in order if finest[i].normal.cost / least >= ALIKE]
+    as_good = [i for i in order if finest[i].normal.cost / least >= _AS_GOOD]
     expected = {i: apart(symmetry, look.problem.start, Rigid(torch.from_numpy(finest[i].matrix))) for i in as_good}
     order = sorted(order, key=lambda i: expected.get(i, math.inf))
     best = finest[order[0]]
@@ -248,8 +260,13 @@ def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate |
     if chosen is not None:
         bent = None if look.response is None else look.response.bent
         seen = pattern(scale, chosen.matrix, look.config.match, bent=bent)
+        if look.response is not None and seen.drift >= _UNSEEN:
+            seen = pattern(scale, chosen.matrix, look.config.match, bent=look.response.flat)
         covariance = torch.from_numpy(covariance_of(chosen.normal, scale.images, look.config.match, seen.drift))
         centre = torch.from_numpy(chosen.normal.centre)
+        if look.response is not None:
+            blur = outlines_off(symmetry, result.transform, centre, [x.view for x in look.problem.xrays])
+            covariance = covariance + torch.outer(blur, blur)
         answered = chosen.normal.pixels / max(1, sum(i.usable for i in scale.images))
         result = replace(result, centre=centre, score=chosen.normal.explained)
         if evidence is not None:
@@ -271,8 +288,10 @@ def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate |
         held=look.bounds.hold(result.transform.matrix.numpy(), INSIDE),
     )
     # what other tests than this evidence had taken away stays away
-    doubted = chosen is None and old.probability < judge(evidence, look.config.trust).probability - 1e-9
-    return result if doubted else replace(result, confidence=_halved(look, result, symmetry, judge(changed, look.config.trust)))
+    doubted = chosen is None and old.probability < look.judge(evidence, look.config.trust).probability - 1e-9
+    return (
+        result if doubted else replace(result, confidence=_halved(look, result, symmetry, look.judge(changed, look.config.trust)))
+    )
 
 
 def _halved(look: _Look, result: Result, symmetry: Symmetry, confidence: Confidence) -> Confidence:
@@ -295,6 +314,33 @@ def _halved(look: _Look, result: Result, symmetry: Symmetry, confidence: Confide
     trusted = probability >= look.config.trust
     reasons = confidence.reasons if trusted else (*result.ambiguity.words[-1:], *confidence.reasons)
     return replace(confidence, probability=probability, trusted=trusted, reasons=reasons)
+
+
+def outlines_off(
+    symmetry: Symmetry, pose: Rigid, centre: Float[Tensor, "3"], views: list[View], mm: float = OUTLINES
+) -> Float[Tensor, "6"]:
+    """The twist (rad, mm, about ``centre``) that outlines seem to ask for that all lie ``mm`` outwards of where they belong.
+
+    Metal's outlines are off in one sense: voxels, pixels and saturation make it wider or narrower. Residuals, which are fitted,
+    do not show that. Each surface point that is seen edge-on moves its outline by ``n . (v + w x p)``, n its normal across the
+    ray, outwards; the twist is the least-squares one, directions that no outline tells anything of left out. Its sense depends on
+    that of the normals and does not matter.
+    """
+    points, normals = pose.apply(symmetry.points), symmetry.normals @ pose.matrix[:3, :3].T
+    rows = []
+    for view in views:
+        rays = view.directions(points).detach()
+        edge = (normals * rays).sum(1).abs() < _EDGE_ON
+        across = normals[edge] - (normals[edge] * rays[edge]).sum(1, keepdim=True) * rays[edge]
+        across = across / across.norm(dim=1, keepdim=True).clamp_min(1e-9)
+        arms = points[edge] - centre
+        rows.append(torch.cat([torch.linalg.cross(arms, across), across], 1))
+    system = torch.cat(rows)
+    if len(system) < 6:
+        return torch.zeros(6, dtype=torch.float64)
+    reach = (symmetry.points - symmetry.centre).norm(dim=1).mean()
+    unit = torch.cat([torch.ones(3, dtype=torch.float64) / reach, torch.ones(3, dtype=torch.float64)])
+    return unit * (torch.linalg.pinv(system * unit, rtol=2e-3) @ torch.full((len(system),), mm, dtype=torch.float64))
 
 
 def _deviations(
