@@ -6,6 +6,7 @@ import csv
 import enum
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,6 +166,7 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     busy = [0.0, 0]
 
     def after(pose: TrackedPose) -> None:
+        drawn[:] = [future.result() for future in drawn][:0]  # one behind at most: frames are not kept
         if pose.index:
             busy[0] += pose.seconds
             busy[1] += 1
@@ -172,9 +174,14 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
         tell(f"frame {pose.index + 1} of {count}, {pose.state}{rate}", 0.05 + 0.85 * (pose.index + 1) / count)
         if views and pose.index % stride == 0 and flags.film != FilmKind.NONE:
             words = f"{pose.index}  {pose.time:.2f} s  {pose.state}  p {pose.probability:.2f}"
-            film.add(current, views, pose.transform, pose.time, Caption(words, pose.supported))
+            caption = Caption(words, pose.supported)
+            drawn.append(beside.submit(film.add, tuple(current), tuple(views), pose.transform, pose.time, caption))
 
-    done = follow(model, frames(), start, config, after)
+    drawn: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as beside:
+        done = follow(model, frames(), start, config, after)
+        for future in drawn:
+            future.result()
     tell("writing the report", 0.92)
     inputs = _inputs(flags, cameras, model)
     _write(folder, flags, done, film, _Written(stride, inputs, [list(c.names) for c in cameras]))

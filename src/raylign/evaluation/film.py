@@ -30,7 +30,7 @@ from raylign.registration.pyramid import content, cut_faces, model_pyramid
 Indexed = UInt8[np.ndarray, "H W"]
 
 _GREYS, _LEVELS = 128, 8
-_RENDERED = 240  # pixels along the longer side at which the model is rendered
+_RENDERED = 192  # pixels along the longer side at which the model is rendered
 _LEAST = 0.02  # seconds: viewers slow down films that are faster
 _SLOWEST = 1.0  # second that one frame is shown, at most
 
@@ -61,7 +61,7 @@ class Film:
 
     Parameters
     ----------
-    model: what was tracked; rendered at 2 mm or as coarse as it is.
+    model: what was tracked; rendered at 3 mm or as coarse as it is.
     longest: pixels of a frame's longer side.
     pictures, times: what was drawn so far, and when it was taken, seconds.
     """
@@ -110,7 +110,7 @@ class Film:
         return overlay.contours(overlay.resized(image, shape), seen, width=1.6, sigma=overlay.line_sigma(small.shape, shape))
 
 
-def display_model(model: Volume, mm: float = 2.0) -> Volume:
+def display_model(model: Volume, mm: float = 3.0) -> Volume:
     """A model as attenuation, no finer than films show; where it was cut off is told on the grid that it came on."""
     level = model_pyramid(model, content(model), [mm])[0]
     ends: Any = tuple(tuple(bool(side) for side in axis) for axis in cut_faces(model))

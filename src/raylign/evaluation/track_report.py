@@ -197,7 +197,7 @@ def _bands(track: Track) -> _Bands:
     out: list[tuple[float, float, str]] = []
     for a, b in _stretches(track.poses):
         ends = (max(a - 0.5, 0.0), min(b + 0.5, float(last)))
-        out += [(*ends, "lost"), (ends[1], ends[1], "")]
+        out += [(*ends, "lost"), (ends[1], ends[1], "lost")]
     return tuple(out)
 
 

@@ -26,6 +26,7 @@ _CYCLES = 1.5  # of the slowest wave that counts: a shorter series has no phase
 _SHARE = 0.5  # of a detrended series' variance that must lie in the band
 _PEAK = 4.0  # times the median power of the band that its peak must have, for a pulse
 _LEAST = 0.2  # mm (standard deviation) of a breath that is one
+_STEP, _FAST = 5.0, 100.0  # mm and mm a second: no breath moves as far as fast
 _GRID = 24  # blocks along an image's longer side
 _STRONGEST = 0.1  # share of the blocks from which the pulse is taken
 
@@ -60,13 +61,24 @@ def breathing(times: Sequence[float] | Array64, heights: Sequence[float] | Array
     Phase 0 where the structure is nearest to the head: what hangs at the diaphragm is there when breath was let out. ``None``
     where fewer than one and a half breaths are seen, or where it hardly moves.
     """
-    found = _banded(np.asarray(times, float), np.asarray(heights, float)[:, None], BREATHING)
+    found = _banded(np.asarray(times, float), _settled(np.asarray(times, float), np.asarray(heights, float))[:, None], BREATHING)
     if found is None:
         return None
     values, share, rate = found
     if values[:, 0].std() < _LEAST or share[0] < _SHARE:
         return None
     return _signal(values[:, 0], float(share[0]), rate, np.isfinite(np.asarray(heights, float)), BREATHING)
+
+
+def _settled(times: Array64, heights: Array64) -> Array64:
+    """The heights with sudden steps taken out: a table that is moved is no breath."""
+    seen = np.flatnonzero(np.isfinite(heights))
+    out = heights.copy()
+    if len(seen) > 1:
+        steps, spans = np.diff(heights[seen]), np.diff(times[seen])
+        sudden = np.where((np.abs(steps) > _STEP) & (np.abs(steps) > _FAST * spans), steps, 0.0)
+        out[seen[1:]] -= np.cumsum(sudden)
+    return out
 
 
 def blocks_of(xray: XRay) -> Array64:
