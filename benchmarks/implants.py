@@ -125,19 +125,19 @@ def placed(name: str, seed: int) -> tuple[Rigid, Rigid, Rigid]:
     return truth, Rigid(body), Rigid(start)
 
 
-def exposures(name: str, seed: int, views: int) -> tuple[tuple[XRay, ...], tuple[torch.Tensor, ...]]:
-    """Exposures of patient and implant, and mm of metal [H, W] on their rays."""
+def exposures(name: str, seed: int, views: int, *, metal: bool = True) -> tuple[tuple[XRay, ...], tuple[torch.Tensor, ...]]:
+    """Exposures of patient and implant (or without it), and mm of metal [H, W] on their rays."""
     truth, body, _ = placed(name, seed)
     it = prepared(name)[0]
     config = ExposureConfig(tube=Tube(kv=80.0), collimator=Collimator.round(0.97))
-    out, metal = [], []
+    out, paths = [], []
     for k, angle in enumerate(_ANGLES[views]):
         view = View.from_carm(primary=angle, secondary=0.0, sid=1050, sod=720, pixel_spacing=300 / 512, shape=(512, 512))
         mm = project_mesh(it.mesh, view, truth)[0, 0]
         generator = torch.Generator().manual_seed(100 * seed + k)
-        out.append(expose(patient(), view, body, config, generator, extra={it.material: mm}).xray)
-        metal.append(mm)
-    return tuple(out), tuple(metal)
+        out.append(expose(patient(), view, body, config, generator, extra={it.material: mm} if metal else None).xray)
+        paths.append(mm)
+    return tuple(out), tuple(paths)
 
 
 def clipped(xray: XRay, metal: torch.Tensor) -> XRay:

@@ -1,10 +1,12 @@
 """Poses (and later deformations) under which a model explains X-ray exposures."""
 
 from raylign.registration.agreement import Agreement, agreement
+from raylign.registration.ambiguity import Ambiguity
 from raylign.registration.classical import Classical, ClassicalConfig
 from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
 from raylign.registration.geometry import GeometryBounds, GeometryConfig, GeometryResult, refine_geometry
+from raylign.registration.implants import Implants
 from raylign.registration.landmarks import LandmarkPose, pnp, start_from_landmarks
 from raylign.registration.matching import MatchConfig
 from raylign.registration.objects import Body, Joint, Objects, ObjectsConfig, ObjectsProblem, ObjectsResult
@@ -16,12 +18,14 @@ from raylign.registration.register import METHODS, NEAR, WIDE, register, registr
 from raylign.registration.result import Confidence, Result, Step
 from raylign.registration.settings import DirectConfig, LocateConfig, SearchConfig
 from raylign.registration.structures import StructureConfig, StructureProblem, StructureResult, Structures
+from raylign.registration.symmetry import Symmetry, symmetry_of
 
 __all__ = [
     "METHODS",
     "NEAR",
     "WIDE",
     "Agreement",
+    "Ambiguity",
     "Body",
     "Classical",
     "ClassicalConfig",
@@ -33,6 +37,7 @@ __all__ = [
     "GeometryBounds",
     "GeometryConfig",
     "GeometryResult",
+    "Implants",
     "Joint",
     "LandmarkPose",
     "LocateConfig",
@@ -54,6 +59,7 @@ __all__ = [
     "StructureProblem",
     "StructureResult",
     "Structures",
+    "Symmetry",
     "agreement",
     "centred",
     "pnp",
@@ -62,4 +68,5 @@ __all__ = [
     "register",
     "registrar",
     "start_from_landmarks",
+    "symmetry_of",
 ]
