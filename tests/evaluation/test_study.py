@@ -200,6 +200,35 @@ def test_the_spread_of_ends_is_in_the_plane_of_the_point_and_by_exposure(tmp_pat
     assert "Repeated starts" not in report_html(study_of(rigid(study()), protocol(), RUN, tmp_path))
 
 
+def cells(html: str, caption: str) -> list[list[str]]:
+    (body,) = re.findall(rf"<caption>{caption}</caption>.*?<tbody>(.*?)</tbody>", html, re.S)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+
+
+def test_subjects_come_worst_first_and_starts_stand_beside_each_other(tmp_path: Path) -> None:
+    """Errors 0.1, 0.2 | 0.3, 0.4 | 0.5, 1.5 | 3, 7 | 20, none of subjects s0 to s4; two arms of an exposure share their start."""
+    html = report_html(study_of(rigid(study()), protocol(starts=["near", "center"]), RUN, tmp_path))
+    assert cells(html, "direct, by subject") == [
+        ["s4", "2", "0", "infinite", "0", "0", "0"],
+        ["s3", "2", "0", "5.00", "100", "0", "0"],
+        ["s2", "2", "100", "1.00", "100", "100", "100"],
+        ["s1", "2", "100", "0.35", "100", "100", "100"],
+        ["s0", "2", "100", "0.15", "100", "100", "100"],
+        ["all", "10", "60", "1.00", "80", "60", "60"],
+    ]
+    assert not parsed(html).wrong
+    armed = protocol(starts=["near", "center"], disturbances=({"kind": "dose", "levels": (300.0, 75.0)},))
+    assert len(armed.arms) == 3
+    assert [armed.start_kind(c) for c in range(7)] == ["near"] * 3 + ["center"] * 3 + ["near"]
+
+
+def test_of_many_subjects_the_worst_have_rows(tmp_path: Path) -> None:
+    many = rigid([record(k, subject=f"p{k:02d}", mtre=5.0 if k == 13 else 0.1) for k in range(30)])
+    shown = cells(report_html(study_of(many, protocol(), RUN, tmp_path)), "direct, by subject")
+    assert len(shown) == 14 and shown[0][:3] == ["p13", "1", "0"]
+    assert shown[-2][:3] == ["18 others", "18", "100"] and shown[-1][:3] == ["all", "30", "97"]
+
+
 def rigid_starts(records: list[Record]) -> list[Record]:
     return [replace(r, start=shifted(0, 0, 0)) for r in records]
 

@@ -286,6 +286,11 @@ class Protocol(Part):
                 out.append((one, told or Start(one).search))
         return tuple(out)
 
+    def start_kind(self, case: int) -> str:
+        """The kind of start that a case has, by its number: arms of an exposure share one."""
+        kinds = self.start_kinds
+        return kinds[case // len(self.arms) % len(kinds)][0]
+
     @property
     def bins(self) -> tuple[tuple[float, float], ...]:
         """Bins of starting mTRE as pairs, mm."""

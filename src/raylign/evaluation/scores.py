@@ -112,8 +112,7 @@ class Scores:
         Starts that take no note of where the truth lies (``CENTRED``) are in none, nor is a method that takes none of the start.
         """
         good = self.errors(protocol.criterion) < protocol.success_mm
-        kinds = [name for name, _ in protocol.start_kinds]
-        placed = np.array([kinds[c // len(protocol.arms) % len(kinds)] not in CENTRED for c in self.cases.tolist()], bool)
+        placed = np.array([protocol.start_kind(c) not in CENTRED for c in self.cases.tolist()], bool)
         if self.method == SEARCHED:
             placed[:] = False
         return by_start(self.starts()[placed], good[placed], edges(protocol))

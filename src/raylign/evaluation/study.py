@@ -14,6 +14,7 @@ from raylign.evaluation.protocol import Protocol
 from raylign.evaluation.record import Record
 from raylign.evaluation.study_cases import worst
 from raylign.evaluation.study_content import Study, study_of
+from raylign.evaluation.study_groups import groups
 from raylign.evaluation.study_spread import spread
 from raylign.evaluation.table import write_times
 from raylign.io.atomic import write_text
@@ -23,6 +24,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 _TITLES = {
     "summary": "Summary",
     "success": "Success",
+    "subjects": "Subjects",
     "errors": "Errors",
     "confidence": "Confidence",
     "robustness": "Robustness",
@@ -58,6 +60,7 @@ def report_html(study: Study) -> str:
         study_sections.headline(study),
         study_sections.summary(study),
         study_plots.success(study),
+        groups(study),
         study_plots.errors(study),
         study_plots.confidence(study),
         study_plots.robustness(study),
