@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from raylign._version import __version__
-from raylign.cli import bench, convert, demo, evaluate, info, objects, project, register, simulate, track
+from raylign.cli import bench, convert, demo, evaluate, info, motion, objects, project, register, simulate, track
 from raylign.cli.console import INTERRUPTED, WRONG_INPUT, catch_interruption, complain
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("info")(info.info)
 app.command("project")(project.project)
 app.command("register")(register.register)
 app.command("objects")(objects.objects)
+app.command("motion")(motion.motion)
 app.command("track")(track.track)
 app.command("convert")(convert.convert)
 app.command("simulate")(simulate.simulate)

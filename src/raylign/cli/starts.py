@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from raylign.registration import SearchConfig
     from raylign.registration.landmarks import LandmarkPose
 
-CENTER, SEARCH = "center", "search"
+CENTER, SEARCH, ANYWHERE = "center", "search", "anywhere"
+_WORDS = (CENTER, SEARCH, ANYWHERE)
 _OUTSIDE = 30.0  # mm beyond the volume from which a landmark cannot be one of it
 
 
@@ -77,7 +78,7 @@ def check_start(flags: StartFlags) -> None:
     for name, value, most in numbers:
         if value is not None and not 0 <= value <= most:
             raise InputError(f"{value:g} is out of range", field=name, remedy=f"give 0 to {most}")
-    if flags.landmarks_2d and flags.init in (CENTER, SEARCH):
+    if flags.landmarks_2d and flags.init in _WORDS:
         raise InputError(
             "there are no points of the volume to go with", field="--landmarks-2d", remedy="give them with --init points.mrk.json"
         )
@@ -93,10 +94,10 @@ def read_start(flags: StartFlags, xrays: Sequence[Path]) -> Given:
     from raylign.io import read_pose
     from raylign.io.landmark_files import holds_landmarks, read_marked
 
-    if flags.init in (CENTER, SEARCH):
+    if flags.init in _WORDS:
         return Given()
     if not Path(flags.init).suffix and not Path(flags.init).exists():  # a word, and not one that is known
-        raise InputError(f"{flags.init!r} is no start", field="--init", remedy=f"give {CENTER}, {SEARCH} or a file")
+        raise InputError(f"{flags.init!r} is no start", field="--init", remedy=f"give {', '.join(_WORDS)} or a file")
     if not holds_landmarks(flags.init):
         if flags.landmarks_2d:
             raise InputError("is a pose, with which no landmarks go", file=flags.init, remedy="leave --landmarks-2d out")
@@ -110,7 +111,7 @@ def begin(flags: StartFlags, given: Given, volume: Volume, xrays: Sequence[XRay]
 
     Raises
     ------
-    InputError: landmarks outside the volume or the image, or that determine no pose.
+    InputError: landmarks outside the volume or the image, or that determine no pose; one exposure alone for "anywhere".
     """
     from raylign.registration import SearchConfig, centred
     from raylign.registration.register import NEAR, WIDE

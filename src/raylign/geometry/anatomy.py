@@ -55,8 +55,8 @@ class LongBone:
     origin: where the long axis passes the level of the most distal point.
     proximal: unit vector along the long axis: a line through the centroids of cross-sections 1 mm apart, ends of 15 % left out.
     tip: the most distal point, of a radius the tip of its styloid process.
-    arch: unit vector across the axis from the line towards which the shaft is hollow, of a metacarpal palmar; its length before
-        that was ``bow`` mm.
+    arch: unit vector across the axis to the side on which the shaft is hollow, of a metacarpal the palmar one.
+    bow: by how much the shaft's outer parts lie to that side of its middle, mm, on the mean.
     """
 
     origin: Float[Tensor, "3"]
@@ -175,7 +175,7 @@ def relative(
     proximal: AnatomicalFrame,
     distal: AnatomicalFrame,
 ) -> Float[Tensor, "*b 4 4"]:
-    """The distal bone's frame seen from the proximal one's, from poses ``T_world_from_volume``: anatomical mm to anatomical mm."""
+    """The distal bone's frame seen from the proximal one's, from poses ``T_world_from_volume``: anatomical mm."""
     return torch.linalg.inv(proximal_pose @ proximal.matrix) @ (distal_pose @ distal.matrix)
 
 

@@ -1,6 +1,7 @@
 """Poses (and later deformations) under which a model explains X-ray exposures."""
 
 from raylign.registration.agreement import Agreement, agreement
+from raylign.registration.anywhere import Anywhere, AnywhereConfig
 from raylign.registration.ambiguity import Ambiguity
 from raylign.registration.classical import Classical, ClassicalConfig
 from raylign.registration.direct import Direct
@@ -25,6 +26,8 @@ __all__ = [
     "NEAR",
     "WIDE",
     "Agreement",
+    "Anywhere",
+    "AnywhereConfig",
     "Ambiguity",
     "Body",
     "Classical",
