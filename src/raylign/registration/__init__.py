@@ -1,8 +1,8 @@
 """Poses (and later deformations) under which a model explains X-ray exposures."""
 
 from raylign.registration.agreement import Agreement, agreement
-from raylign.registration.anywhere import Anywhere, AnywhereConfig
 from raylign.registration.ambiguity import Ambiguity
+from raylign.registration.anywhere import Anywhere, AnywhereConfig
 from raylign.registration.classical import Classical, ClassicalConfig
 from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
