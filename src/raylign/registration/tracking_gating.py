@@ -1,7 +1,7 @@
 """Gating signals of a sequence: breathing from a track, the pulse from how places in the image brighten and darken.
 
-A signal is the part of a series within a band of frequencies, its phase that of the analytic signal (Hilbert transform): 0 at
-its crests, 0.5 in its troughs. Series that are not periodic there, or too short or too slowly taken for the band, have none.
+A signal is the wave within a band of frequencies that explains most of a series, its phase 0 at the crests and 0.5 in the
+troughs. Series that do not oscillate there, or are too short or too slowly taken for the band, have none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PULSE = (0.8, 2.5)
 
 _CYCLES = 1.5  # of the slowest wave that counts: a shorter series has no phase
 _SHARE = 0.5  # of a detrended series' variance that must lie in the band
-_PEAK = 4.0  # times the median power of the band that its peak must have, for a pulse
+_PEAK = 25.0  # times the median power of the band that its peak must have, for a pulse
 _LEAST = 0.2  # mm (standard deviation) of a breath that is one
 _STEP, _FAST = 5.0, 100.0  # mm and mm a second: no breath moves as far as fast
 _GRID = 24  # blocks along an image's longer side
@@ -61,13 +61,15 @@ def breathing(times: Sequence[float] | Array64, heights: Sequence[float] | Array
     Phase 0 where the structure is nearest to the head: what hangs at the diaphragm is there when breath was let out. ``None``
     where fewer than one and a half breaths are seen, or where it hardly moves.
     """
-    found = _banded(np.asarray(times, float), _settled(np.asarray(times, float), np.asarray(heights, float))[:, None], BREATHING)
+    moments = np.asarray(times, float)
+    settled = _settled(moments, np.asarray(heights, float))
+    found = _banded(moments, settled[:, None], BREATHING)
     if found is None:
         return None
-    values, share, rate = found
+    values, share, _ = found
     if values[:, 0].std() < _LEAST or share[0] < _SHARE:
         return None
-    return _signal(values[:, 0], float(share[0]), rate, np.isfinite(np.asarray(heights, float)), BREATHING)
+    return _signal(moments, settled, float(share[0]), BREATHING)
 
 
 def _settled(times: Array64, heights: Array64) -> Array64:
@@ -92,7 +94,7 @@ def blocks_of(xray: XRay) -> Array64:
     count = valid.reshape(shape).sum((1, 3))
     total = np.where(valid, image, 0).reshape(shape).sum((1, 3), dtype=np.float64)
     means = np.where(2 * count >= side * side, total / np.maximum(count, 1), np.nan)
-    return np.asarray((means - np.nanmedian(means) if np.isfinite(means).any() else means).ravel())
+    return np.asarray((means - np.nanmean(means) if np.isfinite(means).any() else means).ravel())
 
 
 def pulse(times: Sequence[float] | Array64, blocks: Sequence[Array64]) -> Signal | None:
@@ -132,7 +134,8 @@ def pulse(times: Sequence[float] | Array64, blocks: Sequence[Array64]) -> Signal
     share = float(power[near].sum() / max(power[band].sum(), 1e-30))
     if power[near].max() < _PEAK * np.median(power[band]) or share < _SHARE:
         return None
-    return _signal(course, share, rate, np.array([b.size == size for b in blocks]), PULSE)
+    here = np.array([b.size == size for b in blocks])
+    return _signal(np.asarray(times, float), np.where(here, course, np.nan), share, PULSE)
 
 
 def _banded(times: Array64, series: Array64, band: tuple[float, float]) -> tuple[Array64, Array64, float] | None:
@@ -157,23 +160,49 @@ def _banded(times: Array64, series: Array64, band: tuple[float, float]) -> tuple
         filled[:, k] = np.interp(even, times[good], series[good, k])
     flat = detrend(filled, axis=0)
     high = min(band[1], 0.45 * rate)
-    sections = butter(2, (band[0], high), btype="band", fs=rate, output="sos")
+    sections = butter(4, (band[0], high), btype="band", fs=rate, output="sos")
     values = sosfiltfilt(sections, flat, axis=0, padlen=min(len(times) - 1, round(rate / band[0])))
     share = np.clip(values.var(0) / np.maximum(flat.var(0), 1e-30), 0, 1)
     back = np.stack([np.interp(times, even, values[:, k]) for k in range(values.shape[1])], 1)
     return back, share, rate
 
 
-def _signal(values: Array64, share: float, rate: float, seen: NDArray[np.bool_], band: tuple[float, float]) -> Signal | None:
-    """A series within its band, with its phase; ``None`` where there are too few cycles of it."""
-    from scipy.signal import hilbert
+def _signal(times: Array64, series: Array64, share: float, band: tuple[float, float]) -> Signal | None:
+    """A series [T] as a wave whose frequency is that which explains most of it, and whose phase is told frame by frame.
 
-    angle = np.unwrap(np.angle(hilbert(values)))
-    cycles = (angle[-1] - angle[0]) / (2 * math.pi)
-    if cycles < 1:
+    About each frame a wave of that frequency, a level and a slope are fitted over one and a half periods (least squares):
+    unlike a Hilbert transform, which takes a series for periodic, that holds at its ends, beside gaps and where breaths differ.
+    NaN where the series is.
+    """
+    seen = np.isfinite(series)
+    hertz = _strongest(times[seen], series[seen], band)
+    if hertz * (times[seen][-1] - times[seen][0]) < 1:
         return None
-    hertz = cycles * rate / (len(values) - 1)
-    if not 0.7 * band[0] <= hertz <= 1.3 * band[1]:
-        return None
-    phase = np.mod(angle / (2 * math.pi), 1.0)
-    return Signal(np.where(seen, values, 0.0), np.where(seen, phase, np.nan), float(hertz), share)
+    values, phase = np.zeros(len(series)), np.full(len(series), math.nan)
+    for k in np.flatnonzero(seen):
+        near = seen & (np.abs(times - times[k]) <= 0.75 / hertz)
+        if near.sum() < 6:
+            continue
+        terms = _terms(times[near] - times[k], hertz)
+        _, _, along, across = np.linalg.lstsq(terms, series[near], rcond=None)[0]
+        values[k] = along
+        phase[k] = np.mod(math.atan2(-across, along) / (2 * math.pi), 1.0)
+    return Signal(values, phase, hertz, share)
+
+
+def _terms(times: Array64, hertz: float) -> Array64:
+    """[T, 4]: a level, a slope, and a wave."""
+    angle = 2 * math.pi * hertz * times
+    return np.stack([np.ones_like(times), times, np.cos(angle), np.sin(angle)], 1)
+
+
+def _strongest(times: Array64, series: Array64, band: tuple[float, float]) -> float:
+    """Hz of the wave within a band that explains most of a series beside a level and a slope."""
+    rate = (len(times) - 1) / (times[-1] - times[0])
+    tried = np.linspace(band[0], min(band[1], 0.45 * rate), 240)
+
+    def left(hertz: float) -> float:
+        terms = _terms(times, hertz)
+        return float(np.sum((series - terms @ np.linalg.lstsq(terms, series, rcond=None)[0]) ** 2))
+
+    return float(min(tried, key=left))
