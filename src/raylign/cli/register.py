@@ -16,6 +16,7 @@ from raylign.cli.exposures import ExposureFlags, exposure_options
 from raylign.cli.outputs import OUTPUTS, About, result_dict, staged, write_outputs
 from raylign.cli.solve import Solved, check_solve, read_structure, solve
 from raylign.cli.starts import begin, check_start, landmark_words, read_start
+from raylign.cli.surfaces import is_surface, read_surface
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Method(enum.StrEnum):
     DIRECT = "direct"
     CMAES = "cmaes"
     CMAES_DIRECT = "cmaes+direct"
+    CONTOUR = "contour"
     XREG = "xreg"
     XREG_WIDE = "xreg-wide"
     GO = "go"
@@ -62,6 +64,16 @@ class Table(enum.StrEnum):
     REMOVE = "remove"
 
 
+class Material(enum.StrEnum):
+    """``raylign.data.solids.MATERIALS``, known without loading them."""
+
+    BONE = "bone"
+    METAL = "metal"
+    CONTRAST = "contrast"
+    SOFT = "soft"
+    AIR = "air"
+
+
 class Rest(enum.StrEnum):
     """``raylign.registration.structures.RESTS``, known without loading them."""
 
@@ -82,7 +94,13 @@ def _geometry(help: str, metavar: str) -> Any:
 class RegisterFlags(ExposureFlags):
     """Options of ``raylign register``."""
 
-    volume: Annotated[Path, typer.Argument(help="CT: DICOM folder, NIfTI, NRRD or MetaImage.", show_default=False)]
+    volume: Annotated[
+        Path,
+        typer.Argument(
+            help="CT: DICOM folder, NIfTI, NRRD or MetaImage; or a closed surface in mm: STL, PLY, OBJ or VTK.",
+            show_default=False,
+        ),
+    ]
     xrays: Annotated[
         list[Path], typer.Argument(metavar="XRAY...", help="One exposure, or several of the same pose.", show_default=False)
     ]
@@ -137,6 +155,7 @@ class RegisterFlags(ExposureFlags):
     ] = None
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several.", metavar="UID")] = None
     unit: Annotated[Unit | None, typer.Option(help="The volume's numbers, where they do not tell.")] = None
+    material: Annotated[Material, typer.Option(help="What a surface is filled with.")] = Material.BONE
     table: Annotated[Table, typer.Option(help="The scanner's table in the CT: taken out where it is clear of the patient.")] = (
         Table.KEEP
     )
@@ -157,6 +176,12 @@ def register(flags: RegisterFlags) -> int:
     """
     if flags.seed < 0:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
+    if is_surface(flags.volume) and flags.labels is not None:
+        raise InputError("a surface has no structures within it", field="--labels", remedy="leave it out, or give a CT")
+    if flags.method == Method.CONTOUR and not is_surface(flags.volume):
+        raise InputError(
+            "contours are those of a surface", field="--method", remedy="give STL, PLY, OBJ or VTK, or another method"
+        )
     check_start(flags)
     check_solve(flags, len(flags.xrays))
     with staged(flags.out, OUTPUTS) as folder, progress(quiet=flags.json) as tell:
@@ -183,12 +208,17 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result,
     given = read_start(flags, flags.xrays)
     structure = None if flags.labels is None else read_structure(flags.labels)
     tell("reading the volume", 0.05)
-    volume = read_volume(flags.volume, series=flags.series, unit=None if flags.unit is None else flags.unit.value)
-    cleared = without_table(volume) if flags.table == Table.REMOVE else None
+    surface = read_surface(flags.volume, flags.material.value) if is_surface(flags.volume) else None
+    if surface is None:
+        volume = read_volume(flags.volume, series=flags.series, unit=None if flags.unit is None else flags.unit.value)
+    else:
+        volume = surface.volume
+    cleared = without_table(volume) if flags.table == Table.REMOVE and surface is None else None
     volume = volume if cleared is None else cleared.volume
     start = begin(flags, given, volume, xrays)
     try:
-        solved = solve(flags, volume, xrays, start, structure, lambda stage, share: tell(stage, 0.2 + 0.6 * share))
+        model = volume if surface is None else surface
+        solved = solve(flags, model, xrays, start, structure, lambda stage, share: tell(stage, 0.2 + 0.6 * share))
     except InputError as error:  # it knows the model and the exposures, but not the files that they came from
         raise error.at(flags.volume if error.field in ("volume", "unit", "data") else ", ".join(map(str, flags.xrays))) from None
     tell("writing the report", 0.85)
@@ -198,6 +228,10 @@ def _registered(flags: RegisterFlags, folder: Path, tell: Tell) -> tuple[Result,
     if cleared is not None:
         about = replace(about, inputs={**about.inputs, "table": cleared.words}, words={**about.words, "Table": cleared.words})
         said = [cleared.words, *said]
+    if surface is not None:
+        words = {**about.words, "Volume": surface.about(flags.volume)}
+        about = replace(about, inputs={**about.inputs, "material": flags.material.value}, words=words)
+        said = [*((surface.words,) if surface.words else ()), *said]
     if start.landmarks is not None:
         numbers, lines = landmark_words(start, solved.whole or solved.result.transform, solved.problem.xrays)
         words = {**about.words, "Landmarks": "; ".join(line.removeprefix("landmarks: ") for line in lines)}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylign.cli.console import Tell
 from raylign.cli.starts import SearchFlags, Start
+from raylign.cli.surfaces import Surface
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _named(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def solve(
-    flags: SolveFlags, volume: Volume, xrays: tuple[XRay, ...], start: Start, structure: Structure | None, tell: Tell
+    flags: SolveFlags, model: Volume | Surface, xrays: tuple[XRay, ...], start: Start, structure: Structure | None, tell: Tell
 ) -> Solved:
     """Register as the options say; ``structure`` is what ``--labels`` names.
 
@@ -175,17 +176,20 @@ def solve(
     from raylign.data import restricted
     from raylign.registration import Problem, registrar
 
+    mesh = model.mesh if isinstance(model, Surface) else None
+    volume = model.volume if isinstance(model, Surface) else model
     if structure is not None and flags.rest != "none":
         return _structure(flags, volume, xrays, start, structure, tell)
-    model, words = volume, {}
+    words = {}
     if structure is not None:
         try:
-            model = restricted(volume, structure.labels, structure.names)
+            volume = restricted(volume, structure.labels, structure.names)
         except InputError as error:
             raise error.at(structure.path) from None
         words = {"Structures": f"{flags.labels}, alone"}
-    chosen = _trusting(registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell), flags.trust)
-    problem = Problem(model, xrays, start.pose)
+    named = registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh)
+    chosen = _trusting(named, flags.trust)
+    problem = Problem(volume, xrays, start.pose)
     solved = Solved(problem, chosen.register(problem), words=words)
     return _with_geometry(solved, _bounds(flags), tell) if _bounds(flags) else solved
 

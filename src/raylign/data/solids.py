@@ -146,7 +146,7 @@ def solid_volume(mesh: Mesh, solidity: Solidity | None = None) -> Volume:
     distance = _signed(mesh, Axes(x, y, z, voxel), thickest + 1.5 * voxel, solid)
     data = np.float32(solidity.excess) * _cover(distance, voxel)
     if solidity.shell_mm > 0:
-        shell, spongy = np.float32(solidity.shell_mm), np.float32(1)
+        shell, spongy = np.full(1, solidity.shell_mm, np.float32), np.ones(1, np.float32)
         if bone is not None:
             shell = np.maximum(np.float32(solidity.shaft * bone.radius) * bone.share, np.float32(_THINNEST))
             spongy = 1 - bone.share

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -348,11 +348,3 @@ def _confidence(system: _System, config: ContourConfig) -> Confidence:
     trusted = probability >= config.trust
     reasons = () if trusted else (f"only {100 * support:.0f} % of the contours lie on edges of the exposures",)
     return Confidence(probability, trusted, reasons, {"support": support, "rms_pixels": float(np.sqrt(system.left)), "held": 1.0})
-
-
-def refined(mesh: Mesh, problem: Problem, result: Result, config: ContourConfig | None = None) -> Result:
-    """A result moved onto edges by its contours, from near; covariance and confidence are those of what it came from."""
-    config = config or ContourConfig(reach_mm=(3.0, 1.0), rounds=12)
-    found = Contours(mesh, config).register(replace(problem, start=result.transform))
-    timings = {**result.timings, **found.timings}
-    return replace(result, transform=found.transform, trajectory=(*result.trajectory, *found.trajectory), timings=timings)

@@ -32,7 +32,7 @@ def part_search(search: SearchConfig) -> SearchConfig:
 
 
 def part_config(config: DirectConfig) -> DirectConfig:
-    """A configuration of the direct method for a mesh: ``part_search``, and no level so coarse that bones cannot be told apart."""
+    """A configuration of the direct method for a mesh: ``part_search``, and no level that is too coarse to tell bones apart."""
     return replace(config, search=part_search(config.search), coarsest=max(36, config.coarsest))
 
 
@@ -50,7 +50,7 @@ class Meshes:
     progress: Progress | None = None
 
     def register(self, problem: Problem) -> Result:
-        """The pose under which the solid explains the exposures where it shows; second looks as ``Direct.register`` takes them."""
+        """The pose under which the solid explains the exposures; second looks as ``Direct.register`` takes them."""
         config = part_config(self.config)
         results = [judged(Direct(config, self.progress).search_once(problem), config.trust)]
         first = results[0].confidence
@@ -75,7 +75,8 @@ class Meshes:
 
 def judged(result: Result, trust: float) -> Result:
     """A result with the probability of success of a mesh's registration in place of a CT's."""
-    evidence = Evidence(**{**result.confidence.evidence, "held": bool(result.confidence.evidence["held"])})
+    known = dict(result.confidence.evidence)
+    evidence = Evidence(held=bool(known.pop("held")), **known)
     probability = near_enough(evidence) * mesh_trust.valley(evidence)
     trusted = probability >= trust
     return replace(

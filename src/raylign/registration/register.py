@@ -9,12 +9,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import Volume, XRay
+from raylign.data import Mesh, Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.registration.classical import Classical
+from raylign.registration.contours import ContourConfig, Contours
 from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
+from raylign.registration.meshes import Meshes
 from raylign.registration.pipeline import Pipeline
 from raylign.registration.presets import PRESETS, preset
 from raylign.registration.problem import Problem, Registrar, centred
@@ -27,6 +29,7 @@ METHODS = {
     "direct": "many starts, then Gauss-Newton on locally normalised gradients, coarse to fine",
     "cmaes": "CMA-ES on the same comparison, no derivatives",
     "cmaes+direct": "CMA-ES, then Gauss-Newton from where it ended",
+    "contour": "a mesh's contours on edges, from near; what is inside it means nothing",
     **PRESETS,
 }
 
@@ -37,19 +40,28 @@ WIDE = SearchConfig(degrees=50.0, mm=200.0, depth=300.0, hypotheses=750, refined
 
 
 def registrar(
-    method: str = "direct", *, search: SearchConfig | None = None, seed: int = 0, progress: Progress | None = None
+    method: str = "direct",
+    *,
+    search: SearchConfig | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    mesh: Mesh | None = None,
 ) -> Registrar:
-    """The registrar of a method's name, with what the start leaves open.
+    """The registrar of a method's name, with what the start leaves open; ``mesh``: what the model was made of, if of a mesh.
 
     Raises
     ------
-    InputError: no such method.
+    InputError: no such method; "contour" of a model that is no mesh.
     """
     search = SearchConfig() if search is None else search
     direct = DirectConfig(search=search, seed=seed)
     evolution = EvolutionConfig(degrees=search.degrees, mm=search.mm, depth=search.depth, seed=seed)
     if method == "direct":
-        return Direct(direct, progress)
+        return Direct(direct, progress) if mesh is None else Meshes(direct, progress)
+    if method == "contour":
+        if mesh is None:
+            raise InputError("contours are those of a mesh", field="method", remedy="give a mesh, or use another method")
+        return Contours(mesh, ContourConfig(polarity=0))
     if method == "cmaes":
         return Evolution(evolution, progress)
     if method == "cmaes+direct":
@@ -61,19 +73,20 @@ def registrar(
 
 
 def register(
-    volume: Volume,
+    volume: Volume | Mesh,
     xrays: XRay | Sequence[XRay],
     *,
     init: Rigid | Float[Tensor, "4 4"] | Literal["center", "search"] = "center",
     method: str | Registrar = "direct",
     search: SearchConfig | None = None,
     seed: int = 0,
+    material: str = "bone",
 ) -> Result:
     """Find the pose of ``volume`` under which it explains the exposures.
 
     Parameters
     ----------
-    volume: the model; restrict it first (``raylign.data.restricted``) where only one structure moves.
+    volume: the model; restrict it first (``raylign.data.restricted``) where only one structure moves. A mesh becomes a solid one.
     xrays: one exposure, or several of the same pose.
     init: a rough ``T_world_from_volume``; "center": the volume's centre at the isocentre, not turned; "search": the same, with
         all of ``WIDE`` looked through about it.
@@ -81,11 +94,16 @@ def register(
     search: what the start leaves open; by default +-20 degrees and +-35 mm about "center", +-15 degrees and +-15 mm about a
         given pose, +-50 degrees, +-200 mm and +-300 mm along the beam for "search".
     seed: of whatever is random.
+    material: of a mesh, what it is: a name of ``raylign.data.solids.MATERIALS``.
 
     Raises
     ------
-    InputError: no exposure, a pose that is not rigid, a model that does not project onto the image, an unknown method.
+    InputError: no exposure, a pose that is not rigid, a model that does not project onto the image, an unknown method, a mesh
+        that is open.
     """
+    mesh = None
+    if isinstance(volume, Mesh):
+        mesh, volume, _ = solid_model(volume, material)
     if isinstance(init, str):
         if init not in ("center", "search"):
             raise InputError(f"unknown start {init!r}", field="init", remedy='give "center", "search" or a 4x4 pose')
@@ -94,5 +112,21 @@ def register(
         start, default = init if isinstance(init, Rigid) else Rigid(init), NEAR
     if not isinstance(method, str) and search is not None:
         raise InputError("a registrar has its own search", field="search", remedy="give it to the registrar, or name a method")
-    chosen = registrar(method, search=search or default, seed=seed) if isinstance(method, str) else method
+    chosen = registrar(method, search=search or default, seed=seed, mesh=mesh) if isinstance(method, str) else method
     return chosen.register(Problem(volume, xrays if isinstance(xrays, XRay) else tuple(xrays), start))  # type: ignore[arg-type]
+
+
+def solid_model(mesh: Mesh, material: str = "bone") -> tuple[Mesh, Volume, str]:
+    """A mesh without holes, the volume that stands for it, and in words what was mended.
+
+    Raises
+    ------
+    InputError: an unknown material, a mesh that encloses nothing or is open.
+    """
+    from raylign.data.solids import material as named
+    from raylign.data.solids import solid_volume
+    from raylign.data.watertight import watertight
+
+    solidity = named(material)
+    closed = watertight(mesh)
+    return closed.mesh, solid_volume(closed.mesh, solidity), closed.words
