@@ -16,7 +16,7 @@ from raylign.registration.confidence import IN_PLACE, gather, judge, rivalry
 from raylign.registration.locate import Place, locate
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import box_corners, content, cut_faces
-from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, shaken, without_rim
+from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, plainly, shaken, without_rim
 from raylign.registration.result import Result, Step
 from raylign.registration.search import INSIDE, Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
@@ -29,6 +29,8 @@ _NEAR = 60.0  # mm
 _APART = 6.0  # mm; what breathes or bends puts single views a few millimetres elsewhere, and the common pose is still right
 _DOUBT = 0.3  # probability of success at most, where exposures disagree or a single one's depth is none that was expected
 _STANDS_OUT = 0.6  # of the best cost, at most, is what a pose elsewhere reaches where the right one was found
+_NEARLY = 0.7  # the same at the second level of a search near the start, whose coarsest has compared what there is
+_ALONE = 0.5  # of the best cost, at most: others are followed no farther, and speak against it no less than if they were
 _VIEWED = 4  # times as many places are looked at in all exposures together as are then refined
 
 
@@ -144,27 +146,30 @@ class Direct:
         rival = 0.0
         history: tuple[Step, ...] = ()
         counts = (search.refined, search.kept, search.finalists)
-        level, done = len(at.scales) - 1, 0
+        level, done, alone = len(at.scales) - 1, 0, False
         while level >= 0:
             count = counts[done] if done < len(counts) else 1
             if both and count > 1 and done > 0:
                 count += max(1, count // 2)
+            if alone:
+                count = 1
             if level == 0 and len(readings) == 1:
                 readings = [without_rim(readings[0], at.scales)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
             renders += sum(r.renders for r in readings)
             # no pose stands out, as the right one does; of a wide search, over what lies beyond its own valley
             apart = 5.0 if near else max(5.0, 2 * at.scales[level].model.spacing)
-            lost = min(rivalry(r.candidates, apart) for r in readings) > _STANDS_OUT
+            lost = min(rivalry(r.candidates, apart) for r in readings) > (_STANDS_OUT if done == 0 or not near else _NEARLY)
             if lost and search.hypotheses > 1 and (done == 1 or (done == 0 and not near)):
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
                 renders += sum(r.renders for r in readings)
             if len(readings) > 1 and done > 0:
                 readings = decided(readings, level, config)
             elif len(readings) > 1:
-                readings = exchanged(readings, search.kept)
+                readings = plainly(readings, search.kept, config) if near else exchanged(readings, search.kept)
             if count > 1 or done == 0:
                 rival = rivalry(readings[0].candidates)
+                alone = near and len(readings) == 1 and done > 0 and rival < _ALONE
             history += readings[0].candidates[0].steps
             self._tell(f"level {level}", 0.3 + 0.7 * (len(at.scales) - level) / len(at.scales))
             spacing = at.scales[level].model.spacing

@@ -94,7 +94,7 @@ def _block_means(source, out, factors, first, below, above, offset, z0, z1):  # 
     count = width * fx
     zero = np.float32(0.0)
     sums = np.empty(count, np.float32)
-    share = np.float32(1.0 / (fx * fy * fz))
+    share = np.float32(1 / (fx * fy * fz))
     for k in range(z0, z1):
         for j in range(out.shape[1]):
             sums[:] = zero
@@ -108,12 +108,9 @@ def _block_means(source, out, factors, first, below, above, offset, z0, z1):  # 
             if fx == 1:
                 for i in range(width):
                     line[i] = sums[i] * share
-            elif fx == 2:  # the widths of fine levels, which cost most
+            elif fx == 2:  # fine levels, which cost most
                 for i in range(width):
                     line[i] = (sums[2 * i] + sums[2 * i + 1]) * share
-            elif fx == 3:
-                for i in range(width):
-                    line[i] = (sums[3 * i] + sums[3 * i + 1] + sums[3 * i + 2]) * share
             else:
                 for i in range(width):
                     total = zero

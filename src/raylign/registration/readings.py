@@ -13,11 +13,12 @@ from raylign.registration.levels import Scale, centre_under, evaluate
 from raylign.registration.matching import answered
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, distinct, neighbours, refine
-from raylign.registration.search import Bounds, moved
+from raylign.registration.search import Bounds, moved, separation
 from raylign.registration.settings import DirectConfig
 from raylign.registration.whole import whole
 
 _SHARE = 0.6  # of how well the pixels that a cut leaves are explained; beyond the cut as well, if the patient ends there
+_PLAIN = 0.9, 2.0, 0.05  # as well as the others, times the other reading's cost, share of the pixels: then one level is enough
 _ENOUGH = 0.4  # share of the pixels from which the last level can do without the rest
 _GOOD_START = 0.3  # of the best cost, at least, is what a start explains as it was given if it is near enough to be refined
 _VALLEYS = 40.0  # mm: candidates nearer than that belong to one group of valleys
@@ -40,7 +41,8 @@ class Reading:
         Those that met are left out. What is known of a patient's place must not lose to what merely looks like it coarsely: the
         start of ``bounds`` begins at every level anew.
         """
-        scale, seeds = self.scales[level], self.matrices[:count]
+        scale = self.scales[level]
+        seeds = apart(self.matrices[:count], scale)
         known = any(np.array_equal(seed, bounds.start) for seed in seeds)
         if count > 1 and not known and speaks(scale, bounds.start, self.candidates, config):
             seeds = [*seeds, bounds.start]
@@ -52,6 +54,16 @@ class Reading:
         renders = sum(c.renders for c in found)
         found = distinct(found, 0.75 * scale.model.spacing, scale.model.radius)
         return replace(self, matrices=[c.matrix for c in found], candidates=tuple(found), renders=renders)
+
+
+def apart(matrices: Sequence[Array64], scale: Scale) -> list[Array64]:
+    """The poses without those that are nearly an earlier one, a quarter of a level's voxel from it: they would end there."""
+    kept: list[Array64] = []
+    for matrix in matrices:
+        centre, radius, near = centre_under(scale, matrix), scale.model.radius, 0.25 * scale.model.spacing
+        if all(separation(matrix, other, centre, radius) > near for other in kept):
+            kept.append(matrix)
+    return kept
 
 
 def levels_as(scales: list[Scale], model: Volume, reading: int) -> list[Scale]:
@@ -132,19 +144,49 @@ def ends_at_its_faces(ruled: Reading, whole: Reading, level: int, config: Direct
     No file says so. At the pose that explains the images best under the reading that nothing was cut, pixels beyond the cut faces
     are explained about as well as all others if that is true, and hardly at all if it is not.
     """
-    best = whole.candidates[0]
-    if best.normal.cost >= ruled.candidates[0].normal.cost:
+    if whole.candidates[0].normal.cost >= ruled.candidates[0].normal.cost:
         return False
+    as_well = explained_beyond(ruled, whole, level, config)
+    return as_well is not None and as_well[0] > _SHARE
+
+
+def explained_beyond(ruled: Reading, whole: Reading, level: int, config: DirectConfig) -> tuple[float, float] | None:
+    """At the best pose of the reading that nothing was cut: how well the pixels beyond the cut faces are explained.
+
+    As a share of how well the others are; and which share of all they are. None where there are none.
+    """
+    best = whole.candidates[0]
     inner = evaluate(ruled.scales[level], best.matrix, config.match)
     outer = evaluate(whole.scales[level], best.matrix, config.match)
     more = outer.pixels - inner.pixels
     if more <= 0:
-        return False
+        return None
     usable = max(1, sum(image.usable for image in whole.scales[level].images))
     beyond = (outer.cost - inner.cost) * usable / more
     # where the cut leaves next to nothing to compare with, the pixels beyond it stand for themselves
     measure = inner.cost * usable / inner.pixels if inner.pixels > 0.2 * usable else whole.candidates[0].normal.cost
-    return beyond < _SHARE * measure
+    return beyond / min(measure, -1e-9), more / usable
+
+
+def plainly(readings: list[Reading], count: int, config: DirectConfig) -> list[Reading]:
+    """After the coarsest level: both readings, or the one that is right or as good as the other beyond doubt.
+
+    It is where no pose that would be followed shows anything beyond the cut faces; where what lies beyond them is explained as
+    well as the rest, and the other reading explains not half as much; and where what lies there speaks against the model.
+    """
+    ruled, whole = exchanged(readings, count)
+    if alike(ruled, apart([*ruled.matrices, *whole.matrices], ruled.scales[-1]), config):
+        return [ruled]
+    level = len(ruled.scales) - 1
+    found = explained_beyond(ruled, whole, level, config)
+    cut, uncut = (reading.candidates[0].normal.cost for reading in (ruled, whole))
+    as_well, times, share = _PLAIN
+    if found is not None and found[1] > share:
+        if found[0] > as_well and uncut < times * cut:
+            return [whole]
+        if found[0] < 0 and cut < uncut:
+            return [ruled]
+    return [ruled, whole]
 
 
 def without_rim(reading: Reading, scales: list[Scale]) -> Reading:
@@ -169,7 +211,7 @@ def in_depth(reading: Reading, count: int, bounds: Bounds, config: DirectConfig,
     def best(matrix: Array64) -> tuple[float, Array64]:
         ray = centre_under(scale, matrix) - scale.images[0].source
         trials = []
-        for factor in factors:
+        for factor in factors[factors != 1]:
             trial = matrix.copy()
             trial[:3, 3] += (factor - 1) * ray
             trials.append(trial)
