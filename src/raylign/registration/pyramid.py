@@ -275,7 +275,7 @@ def model_pyramid(model: Volume, box: tuple[NDArray[np.int64], NDArray[np.int64]
     hu = model.attenuation_coefficients() if model.unit == "HU" else None
     source: Array32 | None = None
     for spacing in spacings:
-        factors = np.maximum(1, np.ceil(spacing / pitch - 0.1).astype(np.int64))
+        factors = np.maximum(1, np.ceil(spacing / pitch - 0.02).astype(np.int64))
         factors = np.minimum(factors, np.maximum(1, box[1] // 4))
         parents = [f for f in found if not (factors % f[0]).any()]
         name = (tuple(factors.tolist()), parents[-1][1] if parents else whole)
