@@ -62,6 +62,8 @@ MATERIALS: dict[str, tuple[float, dict[str, float]]] = {
     "polyurethane": (1.20, {"H": 0.081, "C": 0.650, "N": 0.045, "O": 0.224}),
     "copper": (8.96, {"Cu": 1.0}),
     "caesium_iodide": (4.51, {"Cs": 0.511549, "I": 0.488451}),
+    "cobalt_chrome": (8.3, {"Co": 0.645, "Cr": 0.28, "Mo": 0.06, "Mn": 0.005, "Si": 0.005, "Fe": 0.005}),  # ISO 5832-12
+    "polyethylene": (0.94, {"H": 0.143711, "C": 0.856289}),  # of ultra-high molecular weight
 }
 
 

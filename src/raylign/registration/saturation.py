@@ -27,7 +27,7 @@ from raylign.registration.result import Step
 from raylign.registration.search import Bounds, moved
 from raylign.registration.settings import DirectConfig
 
-_CLIPPED = 1.5  # ceiling of exposures of which pixels behind metal had to be given back
+_MM, _CLIPPED_MM = 12.0, 6.0  # of metal: ceilings, the second of exposures in which pixels behind metal had to be given back
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,14 @@ class Response:
     ceiling: float = 3.0
 
     @staticmethod
-    def of(xrays: Sequence[XRay]) -> tuple[tuple[XRay, ...], Response]:
-        """Exposures with their clipped metal given back (``metal_seen``), and how they respond: lower where there was some."""
+    def of(xrays: Sequence[XRay], excess: float = 0.25) -> tuple[tuple[XRay, ...], Response]:
+        """Exposures with their clipped metal given back (``metal_seen``), and how they respond: lower where there was some.
+
+        ``excess``: of the model's metal, 1/mm; the ceiling is that of a thickness of it.
+        """
         seen = tuple(metal_seen(xray) for xray in xrays)
         clipped = any(bool((a.mask != b.mask).any()) for a, b in zip(seen, xrays, strict=True))
-        return seen, Response(_CLIPPED if clipped else Response.ceiling)
+        return seen, Response(excess * (_CLIPPED_MM if clipped else _MM))
 
     def __post_init__(self) -> None:
         if not self.ceiling > 0:

@@ -19,7 +19,7 @@ from raylign.simulation.instruments import lines
 
 MATERIALS = (
     "water", "adipose", "soft", "bone", "lung", "blood", "iodine", "steel", "titanium", "nitinol", "platinum", "aluminium",
-    "tungsten", "lead", "plastic", "polyurethane",
+    "tungsten", "lead", "plastic", "polyurethane", "cobalt_chrome", "polyethylene",
 )  # fmt: skip
 """Names of materials that the simulated physics knows; "plastic" is PMMA."""
 
