@@ -172,7 +172,7 @@ def _without(seen: _Field, known: Sequence[Body], config: LocateConfig) -> _Fiel
     if not known:
         return seen
     image = seen.image
-    moving = np.stack(np.gradient(rendered(known, image)))[::-1] * (image.gradient != 0).any(0)
+    moving = np.stack(list(np.gradient(rendered(known, image))))[::-1] * (image.gradient != 0).any(0)
     side = 2 * config.window + 1
     products = uniform_filter((image.gradient * moving).sum(0), side)
     energies = uniform_filter((moving**2).sum(0), side)
@@ -339,12 +339,15 @@ def scan(problem: Problem, config: AnywhereConfig) -> list[Found]:
         return sorted(found, key=lambda f: -f[0])
 
     coarse = all_of(turns)
-    parents, known = [], set()
+    parents: list[Array64] = []
+    known: set[bytes] = set()
     for _, matrix in coarse:
         name = matrix[:3, :3].tobytes()
         if name not in known and len(parents) < config.again * len(turns):
             known.add(name)
             parents.append(matrix[:3, :3])
+    if not parents:
+        return coarse
     quarter = (8 * math.pi**2 / config.turns) ** (1 / 3) / 4
     offsets = Rotation.from_rotvec(quarter * np.array(list(itertools.product((-1, 1), repeat=3)))).as_matrix()
     finer = (offsets[None] @ np.stack(parents)[:, None]).reshape(-1, 3, 3)
