@@ -178,8 +178,8 @@ def test_refusals(tmp_path: Path) -> None:
         open_frames(mixed)
     several = tmp_path / "several"
     several.mkdir()
-    for k in range(2):
-        xa_file(several / f"{k}.dcm", SeriesInstanceUID=f"1.2.{k}")
+    for k in range(3):
+        xa_file(several / f"{k}.dcm", SeriesInstanceUID=f"1.2.{k // 2}")
     with pytest.raises(InputError, match="2 series"):
         open_frames(several)
 

@@ -158,7 +158,8 @@ def open_frames(path: str | Path, options: ExposureOptions = _DEFAULT, rate: flo
     FrameIncrementPointer names, from the frames' own date and time, or from CineRate or RecommendedDisplayFrameRate. Where the
     C-arm moves, every frame has its own geometry; where it moves and the header does not say how, that is an error.
 
-    A folder of DICOM files: by InstanceNumber, timed by AcquisitionTime or ContentTime. A folder of pictures: by name, numbers in
+    A folder of DICOM files of one series, or of one series each: by InstanceNumber where that differs, else by name, timed by
+    AcquisitionTime or ContentTime. A folder of pictures: by name, numbers in
     them by their value; ``rate`` must be given.
 
     Parameters
@@ -281,7 +282,7 @@ def _files(path: Path, files: Sequence[Path], options: ExposureOptions, rate: fl
     many = [f.name for f, h in zip(files, headers, strict=True) if df.frame_count(h) > 1]
     if many:
         raise InputError("several files, one of many frames", file=path / many[0], remedy="give that file alone")
-    if len(series) > 1:
+    if 1 < len(series) < len(files):  # shots of a series each are frames; two series in one folder are an oversight
         raise InputError(f"files of {len(series)} series", file=path, remedy="put the frames of one into a folder")
     numbers = [df.whole_number(h, "InstanceNumber", -1) for h in headers]
     counted = len(set(numbers)) == len(numbers) and min(numbers) >= 0
