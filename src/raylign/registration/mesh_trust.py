@@ -1,7 +1,9 @@
 """Probability that a mesh was found in the right place, from the evidence that the direct method gathers.
 
-A mesh explains less of a picture than a CT does: other bones cross it, and its inside is a guess. What is usual for a CT would
-be poor, and the weights are others.
+A mesh explains less of a picture than a CT does: other bones cross it, and its inside is a guess. What is usual for a mesh would
+be poor for a CT, and the weights are others: a logistic regression (with a weak pull of the weights to zero) on 59 single searches
+in four phantoms' pelves, 40 of their own bones and 19 of other phantoms' bones; right is an mRPD under 2.5 mm. Local correlation,
+which counts for a CT, did not help: a stranger's femur had as much.
 """
 
 from __future__ import annotations
@@ -12,14 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raylign.registration.confidence import Evidence
 
-INTERCEPT = -2.0
-WEIGHTS = {"agreement": 8.0, "rival": -2.0, "drift": -6.0, "held": 2.0}
+INTERCEPT = 6.47
+WEIGHTS = {"rival": -7.64, "drift": -37.34, "held": 5.51}
 
 
 def features(e: Evidence) -> dict[str, float]:
     """What the logistic function sees; each stops at what a good registration reaches."""
     return {
-        "agreement": min(max(e.agreement, 0.0), 0.7),
         "rival": max(e.rival, 0.6),
         "drift": min(e.drift, 0.2),
         "held": float(e.held),

@@ -1,0 +1,95 @@
+"""A bone that is known by its surface alone, found among the others of a body; holes that are closed, and those that are not."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+import raylign
+from raylign import View
+from raylign.data import Mesh, XRay
+from raylign.data.solids import MATERIALS, balanced, solid_volume
+from raylign.data.watertight import watertight
+from raylign.errors import InputError
+from raylign.evaluation.metrics import mpd
+from raylign.geometry import Rigid, se3
+from raylign.registration import SearchConfig
+from raylign.registration.meshes import part_search
+from raylign.simulation import ExposureConfig, PelvisConfig, Subject, expose, pelvis
+
+
+@lru_cache(maxsize=1)
+def body() -> Subject:
+    return pelvis(PelvisConfig(voxel_mm=2.5, z_range=(-120, 140), mesh_pitch_mm=2.5), seed=31)
+
+
+@lru_cache(maxsize=1)
+def scene() -> tuple[Mesh, XRay, Rigid, Rigid]:
+    """A hip bone's mesh, an exposure of the whole pelvis, the true pose, and a start 12 degrees and 15 mm off."""
+    mesh = body().meshes["hip_left"]
+    centre = (mesh.vertices.amin(0) + mesh.vertices.amax(0)) / 2
+    about = torch.eye(4, dtype=torch.float64)
+    about[:3, 3] = -centre
+    truth = Rigid(se3.exp(torch.tensor([0.05, -0.1, 0.08, 6.0, -9.0, 4.0], dtype=torch.float64)) @ about)
+    view = View.from_carm(primary=12, secondary=-6, sid=1050, sod=720, pixel_spacing=1.6, shape=(200, 200))
+    xray = expose(body(), view, truth, ExposureConfig(), torch.Generator().manual_seed(2)).xray
+    turn = torch.tensor([0.6, -0.64, 0.48], dtype=torch.float64) * math.radians(12)
+    off = se3.exp(torch.cat([turn, torch.tensor([9.0, -8.0, 9.0], dtype=torch.float64)]))
+    at = truth.apply(centre[None])[0]
+    here = torch.eye(4, dtype=torch.float64)
+    here[:3, 3] = at
+    return mesh, xray, truth, Rigid(here @ off @ se3.inverse(here) @ truth.matrix)
+
+
+def test_a_hip_bone_is_found_by_its_surface_in_a_whole_pelvis() -> None:
+    mesh, xray, truth, start = scene()
+    points, view = mesh.vertices[::40], xray.view
+    assert float(mpd(start, truth, points, view)) > 15
+    result = raylign.register(mesh, xray, init=start, search=SearchConfig(degrees=15, mm=20))
+    assert float(mpd(result.transform, truth, points, view)) < 1.0
+    assert result.confidence.trusted and result.method == "direct"
+    assert result.to_dict()["confidence"]["evidence"]["held"]
+
+
+def test_the_search_for_a_part_keeps_the_box() -> None:
+    box = SearchConfig(degrees=12, mm=18, depth=25)
+    part = part_search(box)
+    assert (part.degrees, part.mm, part.depth) == (12, 18, 25)
+    assert part.refined >= 48 and part.pixels > box.pixels
+
+
+def test_contours_need_a_mesh() -> None:
+    mesh, xray, _, start = scene()
+    with pytest.raises(InputError, match="mesh"):
+        raylign.register(solid_volume(mesh), xray, init=start, method="contour")
+    with pytest.raises(InputError, match="material"):
+        raylign.register(mesh, xray, init=start, material="cheese")
+    assert "bone" in MATERIALS
+
+
+def test_a_cut_end_is_closed_flat() -> None:
+    """An ellipsoid without its top: the volume of what is left is that of the ellipsoid less a cap."""
+    made = trimesh.creation.icosphere(subdivisions=5, radius=20.0)
+    part = trimesh.intersections.slice_mesh_plane(made, [0, 0, -1], [0, 0, 12])
+    mesh = Mesh(torch.from_numpy(np.array(part.vertices)), torch.from_numpy(np.array(part.faces)))
+    assert not balanced(mesh)
+    closed = watertight(mesh)
+    assert balanced(closed.mesh) and "a hole" in closed.words
+    cap = math.pi * 8**2 * (60 - 8) / 3
+    volume = trimesh.Trimesh(closed.mesh.vertices.numpy(), closed.mesh.faces.numpy(), process=False).volume
+    assert volume == pytest.approx(4 / 3 * math.pi * 20**3 - cap, rel=5e-3)
+    assert watertight(closed.mesh).words == "" and watertight(closed.mesh).mesh is closed.mesh
+
+
+def test_a_large_hole_that_is_not_flat_is_refused() -> None:
+    made = trimesh.creation.icosphere(subdivisions=4, radius=20.0)
+    middles = np.asarray(made.triangles_center)
+    keep = ~((middles[:, 0] > 0) & (middles[:, 2] > 0))  # a quarter: its rim is bent by a right angle
+    mesh = Mesh(torch.from_numpy(np.array(made.vertices)), torch.from_numpy(np.array(made.faces)[keep]))
+    with pytest.raises(InputError, match="open: 1 holes"):
+        watertight(mesh)
