@@ -20,15 +20,16 @@ from raylign.registration.result import Confidence, Result, Step
 from raylign.registration.settings import DirectConfig, LocateConfig, SearchConfig
 from raylign.registration.structures import StructureConfig, StructureProblem, StructureResult, Structures
 from raylign.registration.symmetry import Symmetry, symmetry_of
+from raylign.registration.tracking import Track, TrackedPose, Tracker, TrackingConfig, track
 
 __all__ = [
     "METHODS",
     "NEAR",
     "WIDE",
     "Agreement",
+    "Ambiguity",
     "Anywhere",
     "AnywhereConfig",
-    "Ambiguity",
     "Body",
     "Classical",
     "ClassicalConfig",
@@ -63,6 +64,10 @@ __all__ = [
     "StructureResult",
     "Structures",
     "Symmetry",
+    "Track",
+    "TrackedPose",
+    "Tracker",
+    "TrackingConfig",
     "agreement",
     "centred",
     "pnp",
@@ -72,4 +77,5 @@ __all__ = [
     "registrar",
     "start_from_landmarks",
     "symmetry_of",
+    "track",
 ]
