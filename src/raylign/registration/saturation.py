@@ -91,7 +91,8 @@ def metal_seen(xray: XRay, least: int = 9) -> XRay:
     largest = np.asarray(ndimage.maximum(image, patches, np.arange(count + 1)), float)
     kept = (sizes >= least) & (largest >= top - 0.05 * abs(top))
     kept[0] = False
-    return replace(xray, mask=torch.from_numpy(mask | kept[patches]))
+    dense = image > float(np.median(image[mask]))  # a letter beside metal is none
+    return replace(xray, mask=torch.from_numpy(mask | (kept[patches] & dense)))
 
 
 def _hull(mask: Mask) -> Mask:
