@@ -1,9 +1,9 @@
 """Probability that a mesh was found in the right place, from the evidence that the direct method gathers.
 
-A mesh explains less of a picture than a CT does: other bones cross it, and its inside is a guess. What is usual for a mesh would
-be poor for a CT, and the weights are others: a logistic regression (with a weak pull of the weights to zero) on 59 single searches
-in four phantoms' pelves, 40 of their own bones and 19 of other phantoms' bones; right is an mRPD under 2.5 mm. Local correlation,
-which counts for a CT, did not help: a stranger's femur had as much.
+A mesh explains less of a picture than a CT does: other bones cross it, and its inside is a guess. What is usual for a mesh
+would be poor for a CT, and the weights are others: a logistic regression (with a weak pull of the weights to zero) on 59 single
+searches in four phantoms' pelves, 40 of their own bones and 19 of other phantoms' bones; right is an mRPD under 2.5 mm. Local
+correlation, which counts for a CT, did not help: a stranger's femur had as much.
 """
 
 from __future__ import annotations
