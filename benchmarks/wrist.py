@@ -210,7 +210,7 @@ def picture(
 def pictures(folder: Path, frame: str, models: dict[str, Volume], found: dict[str, Found], xrays: tuple[XRay, ...]) -> None:
     whole = [picture(models, found, x, None) for x in xrays]
     write_png(folder / f"wrist_{frame}.png", np.concatenate(whole, axis=1))
-    for near in ("radius", "metacarpal3"):
+    for near in [b for b in ("radius", "metacarpal3") if b in found]:
         panels = [picture(models, found, x, near, 620) for x in xrays]
         height = max(p.shape[0] for p in panels)
         panels = [np.pad(p, ((0, height - p.shape[0]), (0, 0), (0, 0))) for p in panels]
