@@ -187,7 +187,9 @@ def solve(
         except InputError as error:
             raise error.at(structure.path) from None
         words = {"Structures": f"{flags.labels}, alone"}
-    named = registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh)
+    named = registrar(
+        flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=flags.material.value
+    )
     chosen = _trusting(named, flags.trust)
     problem = Problem(volume, xrays, start.pose)
     solved = Solved(problem, chosen.register(problem), words=words)

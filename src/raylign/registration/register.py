@@ -16,12 +16,14 @@ from raylign.registration.classical import Classical
 from raylign.registration.contours import ContourConfig, Contours
 from raylign.registration.direct import Direct
 from raylign.registration.evolution import Evolution, EvolutionConfig
+from raylign.registration.implants import Implants
 from raylign.registration.meshes import Meshes
 from raylign.registration.pipeline import Pipeline
 from raylign.registration.presets import PRESETS, preset
 from raylign.registration.problem import Problem, Registrar, centred
 from raylign.registration.result import Result
 from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.symmetry import symmetry_of
 
 Progress = Callable[[str, float], None]
 
@@ -46,8 +48,11 @@ def registrar(
     seed: int = 0,
     progress: Progress | None = None,
     mesh: Mesh | None = None,
+    material: str = "bone",
 ) -> Registrar:
-    """The registrar of a method's name, with what the start leaves open; ``mesh``: what the model was made of, if of a mesh.
+    """The registrar of a method's name, with what the start leaves open.
+
+    ``mesh``: what the model was made of, if of a mesh; ``material``: and what of. "metal" is sought as ``Implants`` does.
 
     Raises
     ------
@@ -56,6 +61,8 @@ def registrar(
     search = SearchConfig() if search is None else search
     direct = DirectConfig(search=search, seed=seed)
     evolution = EvolutionConfig(degrees=search.degrees, mm=search.mm, depth=search.depth, seed=seed)
+    if method == "direct" and mesh is not None and material == "metal":
+        return Implants(symmetry_of(mesh), direct, progress)
     if method == "direct":
         return Direct(direct, progress) if mesh is None else Meshes(direct, progress)
     if method == "contour":
@@ -112,7 +119,9 @@ def register(
         start, default = init if isinstance(init, Rigid) else Rigid(init), NEAR
     if not isinstance(method, str) and search is not None:
         raise InputError("a registrar has its own search", field="search", remedy="give it to the registrar, or name a method")
-    chosen = registrar(method, search=search or default, seed=seed, mesh=mesh) if isinstance(method, str) else method
+    chosen = method
+    if isinstance(chosen, str):
+        chosen = registrar(chosen, search=search or default, seed=seed, mesh=mesh, material=material)
     return chosen.register(Problem(volume, xrays if isinstance(xrays, XRay) else tuple(xrays), start))  # type: ignore[arg-type]
 
 
