@@ -166,7 +166,9 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     busy = [0.0, 0]
 
     def after(pose: TrackedPose) -> None:
-        drawn[:] = [future.result() for future in drawn][:0]  # one behind at most: frames are not kept
+        for future in drawn:  # one behind at most: frames are not kept
+            future.result()
+        drawn.clear()
         if pose.index:
             busy[0] += pose.seconds
             busy[1] += 1

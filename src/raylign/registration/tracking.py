@@ -30,6 +30,7 @@ from raylign.registration.tracking_recovery import Look, look, nowhere, problem_
 
 _UNKNOWN = 1e3  # rad and mm, one standard deviation of what nothing is known of
 _DOUBT = 0.3  # probability at most, of a pose that is held and not seen
+_JUDGED = 3  # of so many tracked frames one has its pattern looked at whatever it explains
 _LEARNT = 0.1  # weight of a new frame in what is usual
 
 
@@ -47,6 +48,7 @@ class _Course:
     state: State
     since: int = 0  # frames in this state
     wide: Stand | None = None
+    judged: Look | None = None  # the last frame that was tracked
 
 
 class Tracker:
@@ -172,7 +174,8 @@ class Tracker:
         seen: Look | None = None
         renders = 0
         if xrays and course.state != State.LOST:
-            seen = look(course.stand.level(0, xrays), expected, following)
+            recent = course.judged if course.state == State.TRACKING and course.since % _JUDGED else None
+            seen = look(course.stand.level(0, xrays), expected, following, recent)
             renders += seen.followed.renders
         state = self._state(course, seen)
         if state == State.LOST and xrays:
@@ -246,6 +249,7 @@ class Tracker:
             course.motion = expected.corrected(matrix, covariance)
         course.last = matrix
         course.wide = None
+        course.judged = seen if state == State.TRACKING else None
         if state == State.TRACKING:
             course.explained += _LEARNT * (seen.explained - course.explained)
             course.weight += _LEARNT * (weight_of(seen.followed.normal, seen.followed.alone) - course.weight)

@@ -14,7 +14,7 @@ from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.registration.confidence import Evidence, judge
-from raylign.registration.evidence import pattern
+from raylign.registration.evidence import Pattern, pattern
 from raylign.registration.levels import Scale
 from raylign.registration.locate import locate
 from raylign.registration.problem import Problem
@@ -26,6 +26,7 @@ from raylign.registration.settings import DirectConfig, LocateConfig
 from raylign.registration.tracking_levels import FollowConfig, Followed, Stand, follow
 from raylign.registration.tracking_motion import Motion, MotionConfig, resting
 
+_ALIKE = 0.95  # of what a frame shortly before explained
 _PLAIN = 0.8  # of what is usual: a place that explains as much needs no others beside it
 _HALF = 0.5  # of what is usual: a place that explains less is none
 _OPEN = (10.0, 25.0)  # degrees and mm, one standard deviation of what is open about a place where the model may be
@@ -64,6 +65,7 @@ class Look:
     followed: Followed
     evidence: Evidence
     confidence: Confidence
+    pattern: Pattern
 
     @property
     def explained(self) -> float:
@@ -71,12 +73,16 @@ class Look:
         return self.followed.normal.explained
 
 
-def look(scale: Scale, prior: Motion, config: FollowConfig) -> Look:
+def look(scale: Scale, prior: Motion, config: FollowConfig, known: Look | None = None) -> Look:
     """Follow a frame and ask how far to trust that (``confidence.judge``): as after a registration, but for rivals and mirror
     images, which were told apart when the sequence began.
+
+    ``known`` is a frame shortly before: where as much is explained as there, and the pose is where it was expected, the pattern
+    of the match is taken to be what it was. It costs as much as following a frame does.
     """
     found = follow(scale, prior, config)
-    seen = pattern(scale, found.matrix, config.match)
+    alike = known is not None and found.normal.explained > _ALIKE * known.explained and found.misfit < 1
+    seen = known.pattern if known is not None and alike else pattern(scale, found.matrix, config.match)
     axes = camera_axes(scale.images[0].view)
     across = np.sqrt(np.clip(np.diag(axes.T @ found.covariance[3:, 3:] @ axes), 0, None))
     turn = math.sqrt(max(float(np.diag(found.covariance)[:3].max()), 0.0))
@@ -90,7 +96,7 @@ def look(scale: Scale, prior: Motion, config: FollowConfig) -> Look:
         mirror=0.0,
         **asdict(seen),
     )
-    return Look(found, evidence, judge(evidence, config.trust))
+    return Look(found, evidence, judge(evidence, config.trust), seen)
 
 
 def searched(
