@@ -2,7 +2,7 @@
 
 ``python benchmarks/tracking.py --cache FOLDER [--scenes phantom,chest] [--cover shutter] [--views 1] [--pixels 128] [--json]``
 
-``tracking_frames.py`` says what happens in a sequence and makes its frames, which FOLDER keeps (some ten minutes of processor time
+``tracking_frames.py`` says what happens in a sequence and makes its frames, kept in FOLDER (some ten minutes of processor time
 a sequence the first time). Errors are over 200 points on bone: mTRE in space, mRPD across the rays, depth along them. A frame
 counts as seen where nothing covers the patient. CPU milliseconds are ``time.process_time``, all threads together; wall
 milliseconds mean something on a quiet machine only.
@@ -144,7 +144,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
 def print_table(rows: list[dict[str, Any]]) -> None:
     """The summaries as text, mm and milliseconds."""
     print(
-        f"{'scene':10s} {'cover':8s} {'n':>4s} {'%<1 mTRE':>8s} {'%<1 mRPD':>8s} {'mTRE':>6s} {'p95':>6s} {'mRPD':>6s} {'p95':>6s}"
+        f"{'scene':10s} {'cover':8s} {'n':>4s} {'%<1 mTRE':>8s} {'%<1 mRPD':>8s} {'mTRE':>6s} {'p95':>6s} {'mRPD':>5s} {'p95':>6s}"
         f" {'recover':>8s} {'jump':>5s} {'wrong':>5s} {'CPU ms':>7s} {'p95':>6s} {'wall ms':>7s} {'p95':>6s} {'M^2':>5s}"
     )
     for r in rows:
