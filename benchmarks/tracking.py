@@ -144,13 +144,13 @@ def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
 def print_table(rows: list[dict[str, Any]]) -> None:
     """The summaries as text, mm and milliseconds."""
     print(
-        f"{'scene':10s} {'cover':8s} {'n':>4s} {'%<1 mTRE':>8s} {'%<1 mRPD':>8s} {'mTRE':>6s} {'p95':>6s} {'mRPD':>5s} {'p95':>6s}"
+        f"{'scene':9s} {'cover':8s} {'n':>4s} {'%<1 mTRE':>8s} {'%<1 mRPD':>8s} {'mTRE':>6s} {'p95':>6s} {'mRPD':>5s} {'p95':>6s}"
         f" {'recover':>8s} {'jump':>5s} {'wrong':>5s} {'CPU ms':>7s} {'p95':>6s} {'wall ms':>7s} {'p95':>6s} {'M^2':>5s}"
     )
     for r in rows:
         again = r["frames_to_recover"]
         print(
-            f"{r['scene']:10s} {r['cover']:8s} {r['seen']:4d} {r['under_1mm_mtre']:8.1f} {r['under_1mm_mrpd']:8.1f}"
+            f"{r['scene']:9s} {r['cover']:8s} {r['seen']:4d} {r['under_1mm_mtre']:8.1f} {r['under_1mm_mrpd']:8.1f}"
             f" {r['mtre_median']:6.2f} {r['mtre_p95']:6.2f} {r['mrpd_median']:6.2f} {r['mrpd_p95']:6.2f}"
             f" {again['after occlusion'] or '-':>8} {again['after the jump'] or '-':>5} {r['supported_and_wrong']:5d}"
             f" {r['cpu_ms_median']:7.1f} {r['cpu_ms_p95']:6.1f} {r['wall_ms_median']:7.1f} {r['wall_ms_p95']:6.1f}"
