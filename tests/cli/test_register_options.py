@@ -303,3 +303,30 @@ def test_the_scanners_table_is_taken_out_where_asked(raylign: Command, scene: Sc
     assert "no table was found" in (tmp_path / "out" / "report.html").read_text()
     assert removed["pose"] == without["pose"]  # what was registered is the scan without the plate, to the last voxel
     assert kept["pose"] != without["pose"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "one X-ray does not say where in space a model is"),
+        (("--search-mm", 5), "there is no box to state"),
+    ],
+)
+def test_from_nowhere_wants_two_exposures_and_no_box(
+    raylign: Command, scene: Scene, tmp_path: Path, more: tuple[object, ...], said: str
+) -> None:
+    out = tmp_path / "out"
+    refused(raylign, out, ["register", scene.volume, scene.xray, "--init", "anywhere", *more, "--out", out], said)
+
+
+@pytest.mark.parametrize("method", ["cmaes", "xreg"])
+def test_from_nowhere_is_the_direct_methods(raylign: Command, scene: Scene, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "out"
+    words = ["register", scene.volume, scene.xray, scene.xray, "--init", "anywhere", "--method", method, "--out", out]
+    refused(raylign, out, words, f"{method} wants a start")
+
+
+def test_from_nowhere_is_no_start_of_several_bones(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["objects", scene.volume, "--xray", scene.xray, "--init", "anywhere", "--out", out]
+    refused(raylign, out, words, "raylign register --init anywhere first")

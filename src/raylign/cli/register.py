@@ -109,9 +109,10 @@ class RegisterFlags(ExposureFlags):
     init: Annotated[
         str,
         _start(
-            "center: the CT's middle at the isocentre; search: anywhere before the detector; or a file: pose (.json, .tfm, .h5),"
+            "center: the CT's middle at the isocentre; search: in a wide box about that; anywhere: any turn, any place that two"
+            " X-rays see (a minute); or a file: pose (.json, .tfm, .h5),"
             " landmarks with their marks (landmarks.json), landmarks alone (.mrk.json, .fcsv, .csv).",
-            "center|search|FILE",
+            "center|search|anywhere|FILE",
         ),
     ] = "center"
     landmarks_2d: Annotated[
@@ -182,7 +183,7 @@ def register(flags: RegisterFlags) -> int:
         raise InputError(
             "contours are those of a surface", field="--method", remedy="give STL, PLY, OBJ or VTK, or another method"
         )
-    check_start(flags)
+    check_start(flags, nowhere=True)
     check_solve(flags, len(flags.xrays))
     with staged(flags.out, OUTPUTS) as folder, progress(quiet=flags.json) as tell:
         result, about, said = _registered(flags, folder, tell)

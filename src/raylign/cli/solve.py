@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylign.cli.console import Tell
-from raylign.cli.starts import SearchFlags, Start
+from raylign.cli.starts import ANYWHERE, SearchFlags, Start
 from raylign.cli.surfaces import Surface
 from raylign.errors import InputError
 
@@ -26,6 +26,9 @@ _GEOMETRY = (
 
 class SolveFlags(SearchFlags, Protocol):
     """The options that say how to register."""
+
+    @property
+    def init(self) -> str: ...
 
     @property
     def method(self) -> enum.StrEnum: ...
@@ -91,6 +94,8 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
             "it is about a structure, and none is named", field="--rest", remedy="give --labels LABELMAP:NAME, or leave it out"
         )
     _check_search(flags)
+    if flags.init == ANYWHERE:
+        _check_nowhere(flags, xrays)
     if flags.geometry_angle and xrays == 1:
         raise InputError(
             "with one X-ray a turn of the C-arm looks like one of the patient",
@@ -109,6 +114,22 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
             "not refined together with a structure and the rest of the patient",
             field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
             remedy="refine it with the whole CT, without --labels, or use --rest none",
+        )
+
+
+def _check_nowhere(flags: SolveFlags, xrays: int) -> None:
+    """Refuse what a start from nowhere cannot do."""
+    if xrays < 2:
+        raise InputError(
+            "one X-ray does not say where in space a model is",
+            field="--init anywhere",
+            remedy="give two whose beams cross, or use --init search",
+        )
+    if flags.method.value != "direct":
+        raise InputError(f"{flags.method.value} wants a start", field="--method", remedy="use --method direct, or another --init")
+    if flags.labels is not None and flags.rest != "none":
+        raise InputError(
+            "the whole CT is sought first, and not from nowhere", field="--labels", remedy="use --rest none, or another --init"
         )
 
 
@@ -176,7 +197,7 @@ def solve(
     InputError: as of the registration; the label map's file where it is at fault.
     """
     from raylign.data import restricted
-    from raylign.registration import Problem, registrar
+    from raylign.registration import Anywhere, AnywhereConfig, DirectConfig, Problem, registrar
 
     mesh = model.mesh if isinstance(model, Surface) else None
     volume = model.volume if isinstance(model, Surface) else model
@@ -189,9 +210,12 @@ def solve(
         except InputError as error:
             raise error.at(structure.path) from None
         words = {"Structures": f"{flags.labels}, alone"}
-    named = registrar(
-        flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=flags.material.value
-    )
+    named: Registrar
+    if start.nowhere:
+        named = Anywhere(AnywhereConfig(direct=DirectConfig(seed=flags.seed)), tell)
+    else:
+        material = flags.material.value
+        named = registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=material)
     chosen = _trusting(named, flags.trust)
     problem = Problem(volume, xrays, start.pose)
     solved = Solved(problem, chosen.register(problem), words=words)
@@ -206,6 +230,8 @@ def _trusting(chosen: Any, trust: float | None) -> Registrar:
 
     if isinstance(chosen, Pipeline):
         return Pipeline((*chosen.stages[:-1], _trusting(chosen.stages[-1], trust)))
+    if hasattr(chosen.config, "direct"):
+        return replace(chosen, config=replace(chosen.config, direct=replace(chosen.config.direct, trust=trust)))
     if hasattr(chosen.config, "trust"):
         return replace(chosen, config=replace(chosen.config, trust=trust))
     return chosen

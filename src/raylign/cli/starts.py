@@ -57,16 +57,30 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """A start, what it leaves open, and the landmarks that it came from."""
+    """A start, what it leaves open, and the landmarks that it came from; ``nowhere``: the pose counts for nothing."""
 
     pose: Rigid
     search: SearchConfig
     given: Given
     landmarks: LandmarkPose | None = None
+    nowhere: bool = False
 
 
-def check_start(flags: StartFlags) -> None:
-    """Refuse what can be refused before anything is loaded."""
+def check_start(flags: StartFlags, *, nowhere: bool = False) -> None:
+    """Refuse what can be refused before anything is loaded; ``nowhere``: whether the command takes "anywhere"."""
+    if flags.init == ANYWHERE and not nowhere:
+        raise InputError(
+            "is for one model in exposures of one moment",
+            field="--init anywhere",
+            remedy="raylign register --init anywhere first, and give its result.json as --init",
+        )
+    searched = [flags.search_degrees, flags.search_mm, flags.search_depth, flags.starts]
+    if flags.init == ANYWHERE and any(value is not None for value in searched):
+        raise InputError(
+            "with all turns and all places looked through, there is no box to state",
+            field="--search-degrees, --search-mm, --search-depth, --starts",
+            remedy="leave them out, or use --init search",
+        )
     if flags.starts is not None and not 1 <= flags.starts <= 100_000:
         raise InputError(f"{flags.starts} starts", field="--starts", remedy="give 1 to 100000")
     numbers = (
@@ -111,7 +125,7 @@ def begin(flags: StartFlags, given: Given, volume: Volume, xrays: Sequence[XRay]
 
     Raises
     ------
-    InputError: landmarks outside the volume or the image, or that determine no pose; one exposure alone for "anywhere".
+    InputError: landmarks outside the volume or the image, or that determine no pose.
     """
     from raylign.registration import SearchConfig, centred
     from raylign.registration.register import NEAR, WIDE
@@ -123,7 +137,8 @@ def begin(flags: StartFlags, given: Given, volume: Volume, xrays: Sequence[XRay]
         return Start(found.pose, stated(search, flags), given, found)
     if given.pose is not None:
         return Start(given.pose, stated(NEAR, flags), given)
-    return Start(nominal, stated(WIDE if flags.init == SEARCH else SearchConfig(), flags), given)
+    nowhere = flags.init == ANYWHERE
+    return Start(nominal, stated(WIDE if flags.init == SEARCH else SearchConfig(), flags), given, nowhere=nowhere)
 
 
 def stated(search: SearchConfig, flags: StartFlags) -> SearchConfig:

@@ -12,6 +12,7 @@ from torch import Tensor
 from raylign.data import Mesh, Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
+from raylign.registration.anywhere import Anywhere, AnywhereConfig
 from raylign.registration.classical import Classical
 from raylign.registration.contours import ContourConfig, Contours
 from raylign.registration.direct import Direct
@@ -83,7 +84,7 @@ def register(
     volume: Volume | Mesh,
     xrays: XRay | Sequence[XRay],
     *,
-    init: Rigid | Float[Tensor, "4 4"] | Literal["center", "search"] = "center",
+    init: Rigid | Float[Tensor, "4 4"] | Literal["center", "search", "anywhere"] = "center",
     method: str | Registrar = "direct",
     search: SearchConfig | None = None,
     seed: int = 0,
@@ -96,7 +97,7 @@ def register(
     volume: the model; restrict it first (``raylign.data.restricted``) where only one structure moves. A mesh becomes a solid one.
     xrays: one exposure, or several of the same pose.
     init: a rough ``T_world_from_volume``; "center": the volume's centre at the isocentre, not turned; "search": the same, with
-        all of ``WIDE`` looked through about it.
+        all of ``WIDE`` looked through about it; "anywhere": every turn, everywhere that two exposures see (``Anywhere``).
     method: a name from ``METHODS``, or any Registrar.
     search: what the start leaves open; by default +-20 degrees and +-35 mm about "center", +-15 degrees and +-15 mm about a
         given pose, +-50 degrees, +-200 mm and +-300 mm along the beam for "search".
@@ -112,11 +113,17 @@ def register(
     if isinstance(volume, Mesh):
         mesh, volume, _ = solid_model(volume, material)
     if isinstance(init, str):
-        if init not in ("center", "search"):
-            raise InputError(f"unknown start {init!r}", field="init", remedy='give "center", "search" or a 4x4 pose')
+        if init not in ("center", "search", "anywhere"):
+            raise InputError(f"unknown start {init!r}", field="init", remedy='give "center", "search", "anywhere" or a 4x4 pose')
         start, default = centred(volume), WIDE if init == "search" else SearchConfig()
     else:
         start, default = init if isinstance(init, Rigid) else Rigid(init), NEAR
+    if isinstance(init, str) and init == "anywhere":
+        if method != "direct" or search is not None:
+            raise InputError(
+                "it goes with the direct method alone, and looks everywhere", field="init", remedy="leave out the rest"
+            )
+        method = Anywhere(AnywhereConfig(direct=DirectConfig(seed=seed)))
     if not isinstance(method, str) and search is not None:
         raise InputError("a registrar has its own search", field="search", remedy="give it to the registrar, or name a method")
     chosen = method
