@@ -30,7 +30,7 @@ from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
 from raylign.projection import cpu
-from raylign.registration.locate import _Field, _field, _normalised, _template
+from raylign.registration.locate import CoarseField, coarse_field, into_template, to_one_strength
 from raylign.registration.matching import MatchConfig, clear_unanswered, render
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel, box_corners, content, model_pyramid
@@ -167,7 +167,7 @@ def rendered(known: Sequence[Body], image: ImageLevel) -> Array32:
     return total
 
 
-def _without(seen: _Field, known: Sequence[Body], config: LocateConfig) -> _Field:
+def _without(seen: CoarseField, known: Sequence[Body], config: LocateConfig) -> CoarseField:
     """A field without what known bodies explain of it."""
     if not known:
         return seen
@@ -178,7 +178,7 @@ def _without(seen: _Field, known: Sequence[Body], config: LocateConfig) -> _Fiel
     energies = uniform_filter((moving**2).sum(0), side)
     factor = np.maximum(products, 0) / np.maximum(energies + 1e-3 * energies.max(), 1e-12)
     left = np.ascontiguousarray(image.gradient - factor * moving, np.float32)
-    _normalised(left, image.valid.astype(np.float32), config.window, np.float32(config.floor), image.energy)
+    to_one_strength(left, image.valid.astype(np.float32), config.window, np.float32(config.floor), image.energy)
     return replace(seen, features=np.concatenate([left, seen.features[2:]]), energy=max(float((left**2).sum()), 1e-12))
 
 
@@ -194,7 +194,7 @@ class _Scan:
     at: (row, column) of where the beams cross.
     """
 
-    field: _Field
+    field: CoarseField
     size: tuple[int, int]
     spectrum: NDArray[np.complex64]
     at: Array64
@@ -221,7 +221,7 @@ class _Scan:
         integrals = cpu.forward(level.grid, in_voxels[None], lengths.shape, samples, valid[None], threaded=False)[0][0]
         clear_unanswered(level, in_voxels, valid)
         template = np.zeros((3, *self.size), np.float32)
-        _template(integrals, lengths, valid, config.window, np.float32(config.floor), 0, 0, template)
+        into_template(integrals, lengths, valid, config.window, np.float32(config.floor), 0, 0, template)
         spectrum = fft.rfft2(template)
         both = np.stack([self.spectrum[0] * spectrum[0] + self.spectrum[1] * spectrum[1], self.spectrum[2] * spectrum[2]])
         products, energies = fft.irfft2(both, self.size)
@@ -238,7 +238,7 @@ def _ready(xray: XRay, cross: Array64, reach: tuple[float, float], config: Anywh
     depth = float((torch.from_numpy(cross) - view.source.detach()) @ view.normal.detach())
     pitch = max(view.pixel_spacing) * depth / float(view.sid)
     factor = max(1, round(max(reach[0] / pitch / config.pixels, max(view.shape) / 128)))
-    seen = _without(_field(xray, factor, LocateConfig()), config.known, LocateConfig())
+    seen = _without(coarse_field(xray, factor, LocateConfig()), config.known, LocateConfig())
     beside = math.ceil(reach[1] / (pitch * factor)) + 8
     h, w = seen.image.shape
     size = (int(fft.next_fast_len(h + beside, True)), int(fft.next_fast_len(w + beside, True)))

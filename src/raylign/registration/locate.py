@@ -58,7 +58,7 @@ class Place:
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _normalised(gradient, has, radius, floor, energy):  # type: ignore[no-untyped-def]
+def to_one_strength(gradient, has, radius, floor, energy):  # type: ignore[no-untyped-def]
     """Brings gradients [2, H, W] to one strength, in place; ``energy`` of zero: their own mean is the measure."""
     h, w = has.shape
     squares = np.empty((h, w), np.float32)
@@ -87,7 +87,7 @@ def _normalised(gradient, has, radius, floor, energy):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _template(integrals, lengths, valid, radius, floor, top, left, out):  # type: ignore[no-untyped-def]
+def into_template(integrals, lengths, valid, radius, floor, top, left, out):  # type: ignore[no-untyped-def]
     """Normalised gradients of a rendering and their squares into ``out`` [3, ., .] from row ``top``, column ``left``."""
     h, w = integrals.shape
     gradient = np.zeros((2, h, w), np.float32)
@@ -99,7 +99,7 @@ def _template(integrals, lengths, valid, radius, floor, top, left, out):  # type
                 half = np.float32(0.5) * lengths[r, c]
                 gradient[0, r, c] = half * (integrals[r, c + 1] - integrals[r, c - 1])
                 gradient[1, r, c] = half * (integrals[r + 1, c] - integrals[r - 1, c])
-    _normalised(gradient, has, radius, floor, 0.0)
+    to_one_strength(gradient, has, radius, floor, 0.0)
     for r in range(h):
         for c in range(w):
             x = gradient[0, r, c]
@@ -131,7 +131,7 @@ def _peak(products, energies, rows, columns, energy):  # type: ignore[no-untyped
 
 
 @dataclass(frozen=True, eq=False)
-class _Field:
+class CoarseField:
     """An exposure as the search sees it: coarse, its gradients normalised, with the vectors of its pixel grid."""
 
     image: ImageLevel
@@ -158,19 +158,19 @@ class _Field:
         return np.asarray(scaled[:, :2] / scaled[:, 2:])
 
 
-def _field(xray: XRay, factor: int, config: LocateConfig) -> _Field:
+def coarse_field(xray: XRay, factor: int, config: LocateConfig) -> CoarseField:
     h, w = xray.view.shape
     image = image_level(xray, Footprint(slice(0, h), slice(0, w), max(h, w), min(h, w), 0.0), factor)
     gradient = image.gradient.copy()
     inner = image.valid.astype(np.float32)
-    _normalised(gradient, inner, config.window, np.float32(config.floor), image.energy)
+    to_one_strength(gradient, inner, config.window, np.float32(config.floor), image.energy)
     view = image.view
     source, normal, origin = (np.asarray(v.detach().numpy()) for v in (view.source, view.normal, view.origin))
     across = np.stack([np.asarray(v.detach().numpy()) for v in (view.row_step, view.column_step)])
     features = np.concatenate([gradient, inner[None]])
     energy = float((gradient.astype(np.float64) ** 2).sum())
     inverse = np.linalg.inv(np.stack([*across, origin - source], 1))
-    return _Field(image, features, max(energy, 1e-12), source, normal, origin, across, inverse)
+    return CoarseField(image, features, max(energy, 1e-12), source, normal, origin, across, inverse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ class _Depth:
     lengths: Array32  # mm from the source to every pixel of the image widened by the reach
 
 
-def _depths(field: _Field, bounds: Bounds, ratio: float, extents: tuple[float, float]) -> list[_Depth]:
+def _depths(field: CoarseField, bounds: Bounds, ratio: float, extents: tuple[float, float]) -> list[_Depth]:
     """Depths of a box; ``extents``: half the model's largest and half its smallest, mm."""
     from scipy import fft
 
@@ -241,7 +241,7 @@ class _Peak:
 
 
 def _scores(
-    field: _Field, readings: Sequence[ModelLevel], turned: Array64, at: _Depth, config: LocateConfig, corners: Array64
+    field: CoarseField, readings: Sequence[ModelLevel], turned: Array64, at: _Depth, config: LocateConfig, corners: Array64
 ) -> list[_Peak]:
     """The best shift of one turn at one depth, for each reading; the last one's model is rendered for all."""
     from scipy import fft
@@ -279,7 +279,7 @@ def _scores(
             continue
         before = valid
         template = np.zeros((3, *at.size), np.float32)
-        _template(integrals, lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template)
+        into_template(integrals, lengths, valid, config.window, np.float32(config.floor), int(first[0]), int(first[1]), template)
         spectrum = fft.rfft2(template)
         products = fft.irfft2(
             np.stack([at.spectrum[0] * spectrum[0] + at.spectrum[1] * spectrum[1], at.spectrum[2] * spectrum[2]]), at.size
@@ -292,7 +292,7 @@ def _scores(
     return peaks
 
 
-def _shifted(field: _Field, matrix: Array64, at: _Depth, shift: Array64, middle: Array64) -> Array64:
+def _shifted(field: CoarseField, matrix: Array64, at: _Depth, shift: Array64, middle: Array64) -> Array64:
     """A pose moved across the image by ``shift`` (rows, columns) so that its picture stays the same."""
     a, b = field.ray(at.centre), field.ray(at.centre + shift)
     axis = np.cross(a, b)
@@ -327,7 +327,7 @@ def locate(problem: Problem, bounds: Bounds, config: LocateConfig, keep: int, *,
     at = float(np.clip(away, 0.3 * sid, sid))
     covered = min(extent * sid / at / pitch, *view.shape)
     factor = max(1, round(max(covered / config.pixels, max(view.shape) / 128)))
-    field = _field(xray, factor, config)
+    field = coarse_field(xray, factor, config)
     if field.energy <= 1e-12:
         return [], 0
     # a box along the beam of another exposure lies across this one's

@@ -270,6 +270,24 @@ def exposure_system(moving: Array32, image: ImageLevel, valid: Mask, floor: floa
     return _system(compared, image, floor, config, moving[1:] if len(moving) > 1 else None)
 
 
+def summed(found: Sequence[ExposureSystem], images: Sequence[ImageLevel], centre: Array64) -> Normal:
+    """What all exposures say together, about ``centre``."""
+    scores = np.concatenate([f.scores for f in found])
+    seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in images))
+    return Normal(
+        cost=sum(f.cost for f in found) / usable,
+        hessian=np.sum([f.hessian for f in found], 0),
+        gradient=scores.sum(0),
+        scores=scores,
+        explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
+        pixels=sum(f.pixels for f in found),
+        noise=np.array([f.left / max(f.pixels, 1) for f in found]),
+        centre=centre,
+        shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
+        costs=np.array([f.cost for f in found]) / usable,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """A rendering beside the exposures, at no floor of the residual variance yet: what ``compare`` returns."""
@@ -332,20 +350,7 @@ class Comparison:
             _system(compared, image, floor, self.config, jacobian)
             for compared, image, floor, jacobian in zip(self.compared, self.images, sigma2, derivatives, strict=True)
         ]
-        scores = np.concatenate([f.scores for f in found])
-        seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in self.images))
-        return Normal(
-            cost=sum(f.cost for f in found) / usable,
-            hessian=np.sum([f.hessian for f in found], 0),
-            gradient=scores.sum(0),
-            scores=scores,
-            explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
-            pixels=sum(f.pixels for f in found),
-            noise=np.array([f.left / max(f.pixels, 1) for f in found]),
-            centre=self._centre(),
-            shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
-            costs=np.array([f.cost for f in found]) / usable,
-        )
+        return summed(found, self.images, self._centre())
 
 
 def compare(

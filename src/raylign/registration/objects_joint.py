@@ -20,11 +20,12 @@ from raylign.registration.matching import (
     Rendering,
     exposure_system,
     render,
+    summed,
 )
 from raylign.registration.objects_levels import ObjectScale, answered_by_all
 from raylign.registration.objects_problem import Joint, ObjectsConfig
 from raylign.registration.pyramid import Array32, Array64
-from raylign.registration.refinement import _LEASH_DEGREES, _LEASH_MM
+from raylign.registration.refinement import LEASH_DEGREES, LEASH_MM
 from raylign.registration.result import Step
 from raylign.registration.rotations import vector_of
 from raylign.registration.search import moved
@@ -159,25 +160,7 @@ def compared(scale: ObjectScale, seen: Shown, masks: Sequence[Mask], floor: Arra
 
     views = range(len(scale.images))
     found = list(cpu.pool(cpu.threads()).map(one, views)) if len(scale.images) > 1 else [one(0)]
-    size = 6 * count if full else 6
-    seen_energy, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in scale.images))
-    scores = np.concatenate([f.scores for f in found])
-    return Normal(
-        cost=sum(f.cost for f in found) / usable,
-        hessian=np.sum([_sized(f.hessian, size) for f in found], 0),
-        gradient=scores.sum(0),
-        scores=scores,
-        explained=sum(f.explained for f in found) / seen_energy if seen_energy > 0 else 0.0,
-        pixels=sum(f.pixels for f in found),
-        noise=np.array([f.left / max(f.pixels, 1) for f in found]),
-        centre=np.stack(centres_under(scale, seen.matrices)),
-        shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
-        costs=np.array([f.cost for f in found]) / usable,
-    )
-
-
-def _sized(hessian: Array64, size: int) -> Array64:
-    return hessian if len(hessian) == size else np.zeros((size, size))
+    return summed(found, scale.images, np.stack(centres_under(scale, seen.matrices)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +206,7 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
     match = replace(direct.match, step=direct.match.finest_step) if scale.index == 0 else direct.match
     usable = max(1, sum(image.usable for image in scale.images))
     count = len(scale.models)
-    size = np.tile([np.radians(_LEASH_DEGREES)] * 3 + [_LEASH_MM] * 3, count)
+    size = np.tile([np.radians(LEASH_DEGREES)] * 3 + [LEASH_MM] * 3, count)
     stiffness = usable * (direct.leash if scale.index > 0 else 0.0) / size**2
     none = np.zeros(len(scale.images))
 

@@ -16,7 +16,7 @@ from raylign.registration.result import Step
 from raylign.registration.search import Bounds, moved, separation
 from raylign.registration.settings import DirectConfig
 
-_LEASH_DEGREES, _LEASH_MM = 5.0, 10.0
+LEASH_DEGREES, LEASH_MM = 5.0, 10.0
 _RISE = 0.3  # mean log variance ratio
 _CARRIED = {0: 0.1, 1: 0.25}  # pixels by which a picture may move before it is rendered anew; coarser levels render always
 
@@ -66,7 +66,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
 
     usable = max(1, sum(image.usable for image in scale.images))
     leash = config.leash if scale.index > 0 else 0.0
-    stiffness = usable * leash / np.array([np.radians(_LEASH_DEGREES)] * 3 + [_LEASH_MM] * 3) ** 2
+    stiffness = usable * leash / np.array([np.radians(LEASH_DEGREES)] * 3 + [LEASH_MM] * 3) ** 2
     tie = replace(bounds, start=start, centre=centre_under(scale, start))
 
     def pull(pose: Array64) -> Array64:

@@ -20,7 +20,17 @@ import torch
 from raylign.data import XRay
 from raylign.errors import InputError
 from raylign.registration.levels import Scale, centre_under
-from raylign.registration.matching import Mask, MatchConfig, Normal, answered, compare, exposure_system, render, windows_of
+from raylign.registration.matching import (
+    Mask,
+    MatchConfig,
+    Normal,
+    answered,
+    compare,
+    exposure_system,
+    render,
+    summed,
+    windows_of,
+)
 from raylign.registration.pyramid import Array32, Array64
 from raylign.registration.refinement import Candidate
 from raylign.registration.result import Step
@@ -125,7 +135,6 @@ class _Bent:
         """Cost, and with ``full`` the Gauss-Newton system, at a floor [views] of the residual variance."""
         scale = self.scale
         rendering = render(scale.model, scale.images, matrix, self.match, jacobian=full, pixels=masks)
-        centre = centre_under(scale, matrix)
         derivatives: Sequence[Array32 | None] = [None] * len(scale.images)
         if full:
             windows = [windows_of(image, mask, self.match) for image, mask in zip(scale.images, masks, strict=True)]
@@ -137,20 +146,7 @@ class _Bent:
             if own is not None:
                 moving = np.concatenate([moving, own * self.response.slope(line)])
             found.append(exposure_system(np.ascontiguousarray(moving), image, mask, float(least), self.match))
-        scores = np.concatenate([f.scores for f in found])
-        seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in scale.images))
-        return Normal(
-            cost=sum(f.cost for f in found) / usable,
-            hessian=np.sum([f.hessian for f in found], 0),
-            gradient=scores.sum(0),
-            scores=scores,
-            explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
-            pixels=sum(f.pixels for f in found),
-            noise=np.array([f.left / max(f.pixels, 1) for f in found]),
-            centre=centre,
-            shares=np.array([f.explained / f.seen if f.seen > 0 else 0.0 for f in found]),
-            costs=np.array([f.cost for f in found]) / usable,
-        )
+        return summed(found, scale.images, centre_under(scale, matrix))
 
 
 def refine_bent(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, response: Response) -> Candidate:

@@ -118,11 +118,11 @@ class Shape:
 
     def nearest(self, points: Array) -> Array:
         """The nearest point of the surface to each of [N, 3]: exact on the triangles of the nearest samples."""
-        from raylign.simulation.correspondence import _on_triangles
+        from raylign.simulation.correspondence import on_triangles
 
         tree, face = self._samples
         _, index = tree.query(points, k=_NEAREST)
-        found = _on_triangles(points[:, None], self.corners[face[index]])
+        found = on_triangles(points[:, None], self.corners[face[index]])
         best = np.linalg.norm(found - points[:, None], axis=2).argmin(1)
         return np.asarray(found[np.arange(len(points)), best])
 

@@ -118,13 +118,13 @@ class Surface:
         _, vertex = self.tree.query(points)
         faces = self._around[vertex]
         corners = self.vertices[self.faces[faces]]
-        found = _on_triangles(points[:, None], corners)
+        found = on_triangles(points[:, None], corners)
         best = np.linalg.norm(found - points[:, None], axis=2).argmin(1)
         rows = np.arange(len(points))
         return found[rows, best], self.normals[vertex]
 
 
-def _on_triangles(p: Points, corners: Points) -> Points:
+def on_triangles(p: Points, corners: Points) -> Points:
     """The point of each triangle [..., 3, 3] nearest to p [..., 3] (Ericson 2005, Real-Time Collision Detection, 5.1.5)."""
     a, ab, ac = corners[..., 0, :], corners[..., 1, :] - corners[..., 0, :], corners[..., 2, :] - corners[..., 0, :]
     ap = p - a
