@@ -194,7 +194,7 @@ def test_slicer_files_must_state_their_frame(raylign: Command, scene: Scene, tmp
         (["--starts", "8", "--method", "cmaes"], ("--starts", "--method direct")),
         (["--search-mm", "8", "--method", "xreg"], ("--search-mm", "box of its own")),
         (["--search-degrees", "8", "--method", "xreg-wide"], ("--search-degrees", "box of its own")),
-        (["--init", "Center"], ("--init", "'Center' is no start; give center, search or a file")),
+        (["--init", "Center"], ("--init", "'Center' is no start; give center, search, anywhere or a file")),
     ],
 )
 def test_options_that_cannot_be(
