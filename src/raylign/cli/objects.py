@@ -12,27 +12,20 @@ import typer
 
 from raylign.cli.about import command_line
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
-from raylign.cli.exposures import ExposureFlags, exposure_options
+from raylign.cli.exposures import exposure_options
+from raylign.cli.models import PoseFlags, read_model, start_option
 from raylign.cli.outputs import OVERLAY, REPORT, RESULT, finite, staged
-from raylign.cli.register import Unit
 from raylign.cli.starts import CENTER, begin, check_start, read_start
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
-    from raylign.data import LabelMap, Volume, XRay
+    from raylign.data import LabelMap, XRay
     from raylign.geometry import Rigid
     from raylign.registration.objects import Body, Joint, ObjectsResult
 
-_MESHES = (".stl", ".obj", ".ply", ".vtk", ".vtp", ".off")
-_START = "Where to begin"
-
-
-def _start(help: str, metavar: str | None = None) -> Any:
-    return typer.Option(help=help, metavar=metavar, rich_help_panel=_START)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectsFlags(ExposureFlags):
+class ObjectsFlags(PoseFlags):
     """Options of ``raylign objects``."""
 
     models: Annotated[
@@ -52,38 +45,21 @@ class ObjectsFlags(ExposureFlags):
     ] = None
     init: Annotated[
         str,
-        _start(
+        start_option(
             "Of the CT and of bodies with no other start: center, search, or a pose (.json, .tfm, .h5).", "center|search|FILE"
         ),
     ] = CENTER
-    start: Annotated[list[str] | None, _start("The pose about which a body is sought; once for each.", "NAME=FILE")] = None
+    start: Annotated[list[str] | None, start_option("The pose about which a body is sought; once for each.", "NAME=FILE")] = None
     joint: Annotated[
         list[str] | None,
-        _start(
+        start_option(
             "Two bodies of one frame that turn about a point: B is sought about it. Without @, where the two meet.", "A:B[@X,Y,Z]"
         ),
     ] = None
-    joint_mm: Annotated[float, _start("How far a joint's two bodies may come apart, one standard deviation.", "MM")] = 1.5
-    joint_degrees: Annotated[float, _start("Searched about a joint, either way about each axis.", "DEG")] = 35.0
-    search_degrees: Annotated[float | None, _start("Searched about a start: center 20, search 50, a pose 15.", "DEG")] = None
-    search_mm: Annotated[float | None, _start("The same in mm: center 35, search 200, a pose 15.", "MM")] = None
-    search_depth: Annotated[float | None, _start("The same along the beam: as --search-mm, search 300.", "MM")] = None
-    starts: Annotated[int | None, _start("Poses tried at the coarsest level; 1: the given one alone.")] = None
-    material: Annotated[str, typer.Option(help="What meshes are filled with: bone, metal, ...")] = "bone"
-    unit: Annotated[Unit | None, typer.Option(help="The volumes' numbers, where they do not tell.")] = None
+    joint_mm: Annotated[float, start_option("How far a joint's two bodies may come apart, one standard deviation.", "MM")] = 1.5
+    joint_degrees: Annotated[float, start_option("Searched about a joint, either way about each axis.", "DEG")] = 35.0
     through: Annotated[bool, typer.Option("--through", help="Bodies may go through each other.")] = False
-    seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0
     trust: Annotated[float, typer.Option(help="Probability from which a body's pose is trusted.")] = 0.6
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
-
-    @property
-    def landmarks_2d(self) -> None:
-        """Several bodies begin at no landmarks."""
-
-    @property
-    def landmark_degrees(self) -> float:
-        """As for ``raylign register``; not used."""
-        return 60.0
 
 
 @dataclass(frozen=True)
@@ -218,7 +194,6 @@ def read_bodies(flags: ObjectsFlags, models: Sequence[Model], xrays: Sequence[XR
         if not file or name not in known:
             raise InputError(f"{text!r} is the start of no body", field="--start", remedy=f"give NAME=FILE of {', '.join(known)}")
         poses[name] = read_pose(file)
-    unit: Any = None if flags.unit is None else flags.unit.value
     given = read_start(flags, flags.xray)
     out: list[Body] = []
     labelled = [m for m in models if m.labels]
@@ -226,7 +201,7 @@ def read_bodies(flags: ObjectsFlags, models: Sequence[Model], xrays: Sequence[XR
         maps = {m.path for m in labelled}
         if len(maps) > 1:
             raise InputError("labels of several maps", field="MODEL", remedy="put them into one label map")
-        volume = read_volume(flags.volume, unit=unit)
+        volume = read_volume(flags.volume, unit=None if flags.unit is None else flags.unit.value)
         labels = _checked(read_labels(labelled[0].path), labelled)
         begun = begin(flags, given, volume, xrays)
         parts = [(m.name, m.labels) for m in labelled]
@@ -237,7 +212,7 @@ def read_bodies(flags: ObjectsFlags, models: Sequence[Model], xrays: Sequence[XR
             raise error.at(labelled[0].path) if error.field == "labels" else error from None
         _hung(labelled, flags.joint or ())
     for model in (m for m in models if not m.labels):
-        volume = _solid(model.path, flags.material, unit)
+        volume = read_model(model.path, flags)
         begun = begin(flags, given, volume, xrays)
         joined = any(_names(j)[1] == model.name for j in flags.joint or ())
         search = None if joined and model.name not in poses else begun.search
@@ -272,20 +247,6 @@ def _checked(labels: LabelMap, models: Sequence[Model]) -> LabelMap:
             except InputError as error:
                 raise error.at(model.path) from None
     return labels
-
-
-def _solid(path: Path, material: str, unit: Any) -> Volume:
-    from raylign.io import read_mesh, read_volume
-
-    if path.suffix.lower() not in _MESHES or path.is_dir():
-        return read_volume(path, unit=unit)
-    from raylign.data.solids import material as named
-    from raylign.data.solids import solid_volume
-
-    try:
-        return solid_volume(read_mesh(path), named(material))
-    except InputError as error:
-        raise error.at(path) from None
 
 
 def _names(text: str) -> tuple[str, str]:

@@ -12,8 +12,8 @@ import typer
 
 from raylign.cli.console import DONE, command, load, progress
 from raylign.cli.exposures import image_shape, pixel_spacing
+from raylign.cli.models import Unit
 from raylign.cli.outputs import staged
-from raylign.cli.register import Unit
 from raylign.cli.views import view_of
 from raylign.errors import InputError
 

@@ -12,7 +12,8 @@ import typer
 
 from raylign.cli.about import about_inputs, command_line, distrust, summary
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
-from raylign.cli.exposures import ExposureFlags, exposure_options
+from raylign.cli.exposures import exposure_options
+from raylign.cli.models import ModelFlags, start_option
 from raylign.cli.outputs import OUTPUTS, About, result_dict, staged, write_outputs
 from raylign.cli.solve import Solved, check_solve, read_structure, solve
 from raylign.cli.starts import begin, check_start, landmark_words, read_start
@@ -22,7 +23,7 @@ from raylign.errors import InputError
 if TYPE_CHECKING:
     from raylign.registration import Result
 
-_START, _STRUCTURE, _GEOMETRY = "Where to begin", "One structure", "Geometry that is not quite known (0: as given)"
+_STRUCTURE, _GEOMETRY = "One structure", "Geometry that is not quite known (0: as given)"
 
 
 class Method(enum.StrEnum):
@@ -49,29 +50,11 @@ class Method(enum.StrEnum):
     MI_ADAM = "mi-adam"
 
 
-class Unit(enum.StrEnum):
-    """What a volume's numbers are, where its file does not say."""
-
-    HU = "HU"
-    RAW = "raw"
-    PER_MM = "1/mm"
-
-
 class Table(enum.StrEnum):
     """What is done about the scanner's table in a CT."""
 
     KEEP = "keep"
     REMOVE = "remove"
-
-
-class Material(enum.StrEnum):
-    """``raylign.data.solids.MATERIALS``, known without loading them."""
-
-    BONE = "bone"
-    METAL = "metal"
-    CONTRAST = "contrast"
-    SOFT = "soft"
-    AIR = "air"
 
 
 class Rest(enum.StrEnum):
@@ -82,16 +65,12 @@ class Rest(enum.StrEnum):
     NONE = "none"
 
 
-def _start(help: str, metavar: str | None = None) -> Any:
-    return typer.Option(help=help, metavar=metavar, rich_help_panel=_START)
-
-
 def _geometry(help: str, metavar: str) -> Any:
     return typer.Option(help=help, metavar=metavar, rich_help_panel=_GEOMETRY)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegisterFlags(ExposureFlags):
+class RegisterFlags(ModelFlags):
     """Options of ``raylign register``."""
 
     volume: Annotated[
@@ -108,7 +87,7 @@ class RegisterFlags(ExposureFlags):
     method: Annotated[Method, typer.Option(help="How the pose is found.")] = Method.DIRECT
     init: Annotated[
         str,
-        _start(
+        start_option(
             "center: the CT's middle at the isocentre; search: in a wide box about that; anywhere: any turn, any place that two"
             " X-rays see (a minute); or a file: pose (.json, .tfm, .h5),"
             " landmarks with their marks (landmarks.json), landmarks alone (.mrk.json, .fcsv, .csv).",
@@ -117,21 +96,21 @@ class RegisterFlags(ExposureFlags):
     ] = "center"
     landmarks_2d: Annotated[
         list[Path] | None,
-        _start("Marks (.csv: name,column,row) for landmarks alone; once for each X-ray, in their order.", "FILE"),
+        start_option("Marks (.csv: name,column,row) for landmarks alone; once for each X-ray, in their order.", "FILE"),
     ] = None
-    landmark_degrees: Annotated[float, _start("Largest turn from lying straight that landmarks may tell; 180: any.", "DEG")] = (
-        60.0
-    )
+    landmark_degrees: Annotated[
+        float, start_option("Largest turn from lying straight that landmarks may tell; 180: any.", "DEG")
+    ] = 60.0
     search_degrees: Annotated[
         float | None,
-        _start("Searched about the start, either way: center 20, search 50, a pose 15, landmarks by their accuracy.", "DEG"),
+        start_option(
+            "Searched about the start, either way: center 20, search 50, a pose 15, landmarks by their accuracy.", "DEG"
+        ),
     ] = None
     search_mm: Annotated[
         float | None,
-        _start("The same in mm: center 35, search 200, a pose 15, landmarks by their accuracy.", "MM"),
+        start_option("The same in mm: center 35, search 200, a pose 15, landmarks by their accuracy.", "MM"),
     ] = None
-    search_depth: Annotated[float | None, _start("The same along the beam: as --search-mm, search 300.", "MM")] = None
-    starts: Annotated[int | None, _start("Poses tried at the coarsest level; 1: the given one alone. Direct only.")] = None
     labels: Annotated[
         str | None,
         typer.Option(
@@ -155,17 +134,13 @@ class RegisterFlags(ExposureFlags):
         float | None, _geometry("Angles of each X-ray after the first, refined within this.", "DEGREES")
     ] = None
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several.", metavar="UID")] = None
-    unit: Annotated[Unit | None, typer.Option(help="The volume's numbers, where they do not tell.")] = None
-    material: Annotated[Material, typer.Option(help="What a surface is filled with.")] = Material.BONE
     table: Annotated[Table, typer.Option(help="The scanner's table in the CT: taken out where it is clear of the patient.")] = (
         Table.KEEP
     )
-    seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0
     trust: Annotated[
         float | None,
         typer.Option(help="Probability of success from which a result is trusted; 0.8, of a structure 0.6.", show_default=False),
     ] = None
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
 
 
 @command(RegisterFlags)

@@ -15,9 +15,9 @@ import typer
 
 from raylign.cli.about import command_line
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
-from raylign.cli.exposures import ExposureFlags, exposure_options
+from raylign.cli.exposures import exposure_options
+from raylign.cli.models import PoseFlags, read_model, start_option
 from raylign.cli.outputs import finite, staged
-from raylign.cli.register import Unit
 from raylign.cli.starts import CENTER, SEARCH, begin, check_start, read_start
 from raylign.errors import InputError
 
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 TABLE, POSES, REPORT = OUTPUTS = "table.csv", "poses.json", "report.html"
 SCHEMA = "raylign.track/1"
-_MESHES = (".stl", ".obj", ".ply", ".vtk", ".vtp", ".off")
 _MOST = 600  # frames of a film
-_START = "Where to begin"
 
 
 class FilmKind(enum.StrEnum):
@@ -42,12 +40,8 @@ class FilmKind(enum.StrEnum):
     NONE = "none"
 
 
-def _start(help: str, metavar: str | None = None) -> Any:
-    return typer.Option(help=help, metavar=metavar, rich_help_panel=_START)
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrackFlags(ExposureFlags):
+class TrackFlags(PoseFlags):
     """Options of ``raylign track``."""
 
     model: Annotated[
@@ -64,37 +58,18 @@ class TrackFlags(ExposureFlags):
     frame: Annotated[list[int] | None, typer.Option(hidden=True)] = None
     init: Annotated[
         str,
-        _start(
+        start_option(
             "First frame: center, the model's middle at the isocentre; search, anywhere before the detector; or a pose (.json,"
             " .tfm, .h5).",
             "center|search|FILE",
         ),
     ] = CENTER
-    search_degrees: Annotated[float | None, _start("Searched about it, either way: center 20, search 50, a pose 15.", "DEG")] = (
-        None
-    )
-    search_mm: Annotated[float | None, _start("The same in mm: center 35, search 200, a pose 15.", "MM")] = None
-    search_depth: Annotated[float | None, _start("The same along the beam: as --search-mm, search 300.", "MM")] = None
-    starts: Annotated[int | None, _start("Poses tried at the coarsest level; 1: the given one alone.")] = None
     film: Annotated[FilmKind, typer.Option(help="Frames with the model's contours.")] = FilmKind.GIF
     film_size: Annotated[int, typer.Option(help="Pixels of a film's longer side, for each camera.")] = 384
-    material: Annotated[str, typer.Option(help="What a mesh is filled with: bone, metal, ...")] = "bone"
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several CTs.", metavar="UID")] = None
-    unit: Annotated[Unit | None, typer.Option(help="The volume's numbers, where they do not tell.")] = None
-    seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0
     trust: Annotated[
         float | None, typer.Option(help="Probability from which a frame supports its pose; 0.8.", show_default=False)
     ] = None
-    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False
-
-    @property
-    def landmarks_2d(self) -> None:
-        """A sequence begins at no landmarks."""
-
-    @property
-    def landmark_degrees(self) -> float:
-        """As for ``raylign register``; not used."""
-        return 60.0
 
 
 @command(TrackFlags)
@@ -149,7 +124,7 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     cameras = [open_frames(path, option, flags.rate) for path, option in zip(flags.frames, options, strict=True)]
     count = paired(cameras)
     tell("reading the model", 0.02)
-    model = read_model(flags)
+    model = read_model(flags.model, flags, flags.series)
     config, start = _config(flags, model, TrackingConfig())
     film = Film(model, flags.film_size)
     stride = thinned(count, _MOST)
@@ -188,25 +163,6 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     inputs = _inputs(flags, cameras, model)
     _write(folder, flags, done, film, _Written(stride, inputs, [list(c.names) for c in cameras]))
     return done, _said(done, cameras, busy[1] / busy[0] if busy[0] > 0 else 0.0)
-
-
-def read_model(flags: TrackFlags) -> Volume:
-    """The volume, or the mesh as one.
-
-    Raises
-    ------
-    InputError: as of the readers; a material that is none.
-    """
-    from raylign.io import read_mesh, read_volume
-
-    if flags.model.suffix.lower() in _MESHES and flags.model.is_file():
-        from raylign.data.solids import material, solid_volume
-
-        try:
-            return solid_volume(read_mesh(flags.model), material(flags.material))
-        except InputError as error:
-            raise error.at(flags.model) from None
-    return read_volume(flags.model, series=flags.series, unit=None if flags.unit is None else flags.unit.value)
 
 
 def _config(flags: TrackFlags, model: Volume, config: TrackingConfig) -> tuple[TrackingConfig, Any]:
