@@ -101,6 +101,15 @@ def test_where_nothing_beats_there_is_no_pulse() -> None:
     assert pulse(TIMES, [np.empty(0)] * 180) is None
 
 
+@pytest.mark.parametrize("rate", [0.21, 0.3, 1.0, 1.77, 1.79, 2.4, 2.6])
+@pytest.mark.parametrize("count", [8, 9, 40])
+def test_slow_and_short_sequences_have_no_pulse_and_break_nothing(rate: float, count: int) -> None:
+    times = np.arange(count) / rate
+    noise = np.random.default_rng(0).normal(size=(count, 50))
+    assert pulse(times, list(noise)) is None
+    breathing(times, noise[:, 0] * 3)
+
+
 def test_blocks_are_means_of_valid_pixels() -> None:
     view = View.from_carm(primary=0, secondary=0, sid=1000, sod=700, pixel_spacing=1.0, shape=(48, 48))
     image = torch.arange(48.0)[:, None].expand(48, 48).clone()

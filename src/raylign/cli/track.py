@@ -130,9 +130,11 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     stride = thinned(count, _MOST)
     current: list[XRay | None] = []
     views: list[Any] = []
+    pulled = [-1]
 
     def frames() -> Iterator[tuple[float, Any]]:
         for index in range(count):
+            pulled[0] = index
             current[:] = [camera[index].xray for camera in cameras]
             if all(x is not None for x in current):
                 views[:] = [x.view for x in current if x is not None]
@@ -152,7 +154,9 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
         if views and pose.index % stride == 0 and flags.film != FilmKind.NONE:
             words = f"{pose.index}  {pose.time:.2f} s  {pose.state}  p {pose.probability:.2f}"
             caption = Caption(words, pose.supported)
-            drawn.append(beside.submit(film.add, tuple(current), tuple(views), pose.transform, pose.time, caption))
+            # frames before the first that shows anything are told of only once that one was read
+            pictures = tuple(current) if pose.index == pulled[0] else (None,) * len(cameras)
+            drawn.append(beside.submit(film.add, pictures, tuple(views), pose.transform, pose.time, caption))
 
     drawn: list[Future[None]] = []
     with ThreadPoolExecutor(1) as beside:

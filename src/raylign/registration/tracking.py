@@ -72,7 +72,6 @@ class Tracker:
         self.config = config or TrackingConfig()
         self.start = start or centred(model)
         self.first: Result | None = None
-        self.blocks: list[Array64] = []
         self._course: _Course | None = None
         self._index = -1
         self._time = -math.inf
@@ -96,7 +95,6 @@ class Tracker:
         begun = clock.perf_counter()
         xrays = self._checked(frame, time)
         self._index, self._time = self._index + 1, time
-        self.blocks.append(blocks_of(xrays[0]) if xrays else np.empty(0))
         if self._course is None:
             made = self._begin(xrays, time)
         else:
@@ -125,8 +123,9 @@ class Tracker:
 
     def _begin(self, xrays: tuple[XRay, ...], time: float) -> TrackedPose:
         config, result = self.config, self.first
+        made: Result | None = None  # of this frame
         if xrays and (result is None or self._index % config.recovery.every == 0):
-            result = Direct(config.direct).register(Problem(self.model, xrays, self.start))
+            result = made = Direct(config.direct).register(Problem(self.model, xrays, self.start))
             if self.first is None or result.confidence.probability >= self.first.confidence.probability:
                 self.first = result
         if result is None:  # nothing was shown yet
@@ -135,10 +134,17 @@ class Tracker:
             return TrackedPose(self._index, time, self.start, unknown, centre, 0.0, State.LOST, 0.0, 0.0, 0, 0.0)
         if result is self.first and result.confidence.trusted and xrays:
             self._course = self._settle(result, xrays, time)
-        known = self._course is not None
+        if self._course is not None:
+            return TrackedPose(
+                self._index, time, result.transform, result.covariance, result.centre, result.confidence.probability,
+                State.TRACKING, result.score, 0.0, result.renders, 0.0,
+            )  # fmt: skip
+        assert self.first is not None
+        best = self.first
         return TrackedPose(
-            self._index, time, result.transform, result.covariance, result.centre, result.confidence.probability,
-            State.TRACKING if known else State.LOST, result.score, 0.0, result.renders, 0.0,
+            self._index, time, best.transform, best.covariance, best.centre,
+            min(best.confidence.probability, _DOUBT), State.LOST, made.score if made else 0.0, 0.0,
+            made.renders if made else 0, 0.0,
         )  # fmt: skip
 
     def _settle(self, result: Result, xrays: tuple[XRay, ...], time: float) -> _Course:
@@ -208,7 +214,7 @@ class Tracker:
         share = seen.explained / max(course.explained, 1e-6)
         if share >= config.usual and seen.confidence.trusted:
             return State.TRACKING
-        spent = course.state == State.UNCERTAIN and course.since >= config.patience
+        spent = course.state == State.UNCERTAIN and course.since + 1 >= config.patience
         return State.LOST if share < config.least or spent else State.UNCERTAIN
 
     def _search(
@@ -216,7 +222,8 @@ class Tracker:
     ) -> tuple[Look | None, int]:
         """The best place of a model that was lost, if the frame shows any, and how many renderings were made."""
         recovery = self.config.recovery
-        wider = course.state == State.LOST and course.since % recovery.every == recovery.every - 1
+        # this frame is the one after `since + 1` lost ones
+        wider = course.state == State.LOST and (course.since + 2) % recovery.every == 0
         found: Look | None = None
         renders = 0
 
@@ -253,7 +260,8 @@ class Tracker:
         if state == State.TRACKING:
             course.explained += _LEARNT * (seen.explained - course.explained)
             course.weight += _LEARNT * (weight_of(seen.followed.normal, seen.followed.alone) - course.weight)
-        if course.stand.left(course.motion.centre):
+        # of cameras that move, what was cut out of an image may lie elsewhere by now: a loss shows it
+        if state == State.RECOVERED or course.stand.left(course.motion.centre):
             with nowhere():
                 course.stand = stand(problem_of(self.model, xrays, matrix), self._levels(config.margin))
                 course.motion = replace(course.motion, middle=course.stand.scales[0].model.middle)
@@ -281,6 +289,7 @@ def track(
     """
     tracker: Tracker | None = None
     poses: list[TrackedPose] = []
+    blocks: list[Array64] = []
     before: list[float] = []  # times of frames that show nothing before the first that does
     for time, frame in frames:
         if tracker is None:
@@ -291,14 +300,17 @@ def track(
             tracker = Tracker(model, views, config, start)
             for early in before:
                 poses.append(tracker.step(None, early))
+                blocks.append(np.empty(0))
                 if progress is not None:
                     progress(poses[-1])
         poses.append(tracker.step(frame, time))
+        shown = frame if frame is None or isinstance(frame, XRay) else frame[0]
+        blocks.append(np.empty(0) if shown is None else blocks_of(shown))
         if progress is not None:
             progress(poses[-1])
     if tracker is None or tracker.first is None:
         raise InputError("no frame shows anything", field="frames", remedy="give at least one that does")
-    return Track(tuple(poses), tracker.first, *_gates(poses, tracker.blocks))
+    return Track(tuple(poses), tracker.first, *_gates(poses, blocks))
 
 
 def _gates(poses: Sequence[TrackedPose], blocks: Sequence[Array64]) -> tuple[Signal | None, Signal | None]:

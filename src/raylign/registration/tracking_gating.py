@@ -22,7 +22,7 @@ BREATHING = (0.1, 0.5)
 PULSE = (0.8, 2.5)
 """Hz: 48 to 150 beats a minute."""
 
-_CYCLES = 1.5  # of the slowest wave that counts: a shorter series has no phase
+_CYCLES = 0.45  # of the slowest wave that counts, at least; of the one that is found a whole one must be seen
 _SHARE = 0.5  # of a detrended series' variance that must lie in the band
 _PEAK = 25.0  # times the median power of the band that its peak must have, for a pulse
 _LEAST = 0.2  # mm (standard deviation) of a breath that is one
@@ -59,7 +59,7 @@ def breathing(times: Sequence[float] | Array64, heights: Sequence[float] | Array
     Returns
     -------
     Phase 0 where the structure is nearest to the head: what hangs at the diaphragm is there when breath was let out. ``None``
-    where fewer than one and a half breaths are seen, or where it hardly moves.
+    where less than one breath is seen, or where it hardly moves.
     """
     moments = np.asarray(times, float)
     settled = _settled(moments, np.asarray(heights, float))
@@ -129,6 +129,8 @@ def pulse(times: Sequence[float] | Array64, blocks: Sequence[Array64]) -> Signal
     power = np.abs(np.fft.rfft(course * np.hanning(len(course)))) ** 2
     hertz = np.fft.rfftfreq(len(course), 1 / rate)
     band = (hertz >= PULSE[0]) & (hertz <= PULSE[1])
+    if not band.any():  # too short a series to tell frequencies of the band apart
+        return None
     peak = hertz[band][power[band].argmax()]
     near = band & (np.abs(hertz - peak) <= max(0.15, 2 / (len(course) / rate)))
     share = float(power[near].sum() / max(power[band].sum(), 1e-30))
@@ -149,7 +151,7 @@ def _banded(times: Array64, series: Array64, band: tuple[float, float]) -> tuple
         return None
     span = times[-1] - times[0]
     rate = (len(times) - 1) / span
-    if span * band[0] < _CYCLES * 0.3 or rate < 2.2 * band[0]:
+    if span * band[0] < _CYCLES or rate < 3 * band[0]:
         return None
     even = np.linspace(times[0], times[-1], len(times))
     filled = np.empty_like(series)
