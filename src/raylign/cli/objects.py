@@ -193,6 +193,8 @@ def read_bodies(flags: ObjectsFlags, models: Sequence[Model], xrays: Sequence[XR
         known = [m.name for m in models] + (["rest"] if flags.volume else [])
         if not file or name not in known:
             raise InputError(f"{text!r} is the start of no body", field="--start", remedy=f"give NAME=FILE of {', '.join(known)}")
+        if name in poses:
+            raise InputError(f"{name} has two starts", field="--start", remedy="give it once")
         poses[name] = read_pose(file)
     given = read_start(flags, flags.xray)
     out: list[Body] = []
@@ -210,7 +212,7 @@ def read_bodies(flags: ObjectsFlags, models: Sequence[Model], xrays: Sequence[XR
             out += bodies_of_scan(volume, labels, parts, pose, begun.search)
         except InputError as error:
             raise error.at(labelled[0].path) if error.field == "labels" else error from None
-        _hung(labelled, flags.joint or ())
+        _hung([m for m in labelled if m.name not in poses], flags.joint or ())
     for model in (m for m in models if not m.labels):
         volume = read_model(model.path, flags)
         begun = begin(flags, given, volume, xrays)

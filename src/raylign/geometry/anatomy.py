@@ -113,7 +113,7 @@ def long_bone(points: Float[Tensor, "n 3"], distal: Float[Tensor, "3"]) -> LongB
         raise InputError("the bone is not long", field="points", remedy="state the frame by points")
     towards = torch.as_tensor(distal, dtype=torch.float64)
     axis = vectors[:, 2] * -torch.sign(vectors[:, 2] @ towards)
-    if abs(float(axis @ towards)) < 0.5 * float(towards.norm()):
+    if abs(float(axis @ towards)) <= 0.5 * float(towards.norm()):
         raise InputError("the distal direction lies across the bone", field="distal", remedy="state which end is distal")
     line, centroids = mean, p
     for _ in range(3):  # the slices are turned to the axis that they give
@@ -151,6 +151,8 @@ def frame_from(
     if mark_is not in ("radial", "ulnar", "palmar", "dorsal"):
         raise InputError(f"{mark_is!r}", field="mark_is", remedy="state radial, ulnar, palmar or dorsal")
     y = torch.nn.functional.normalize(torch.as_tensor(proximal, dtype=torch.float64), dim=0)
+    if float(y.norm()) == 0:
+        raise InputError("it has no direction", field="proximal", remedy="state a vector that is not zero")
     m = torch.as_tensor(mark, dtype=torch.float64)
     beside = m - (m @ y) * y
     if float(beside.norm()) < _PARALLEL * float(m.norm()) or float(m.norm()) == 0:

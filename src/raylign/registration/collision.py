@@ -61,7 +61,7 @@ def solid_of(model: Volume, pitch: float) -> Solid | None:
     affine = level.affine.copy()
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, 2.0)
     index = np.argwhere(inside & ~binary_erosion(inside))[:, ::-1]
-    step = max(1, len(index) // _MOST)
+    step = -(-len(index) // _MOST)
     points: Array64 = index[::step].astype(float) @ affine[:3, :3].T + affine[:3, 3]
     return Solid(field, np.asarray(np.linalg.inv(affine)), points, step * float(np.prod(spacing) ** (2 / 3)))
 

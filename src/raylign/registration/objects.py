@@ -173,7 +173,10 @@ class Objects:
                 own += steps
             self._tell("together", 0.95 - 0.15 * scale.index / len(scales))
         images = covariance_by_images(scales[0], done, config.direct.match)
-        likely, covariance = settled(done, images, setting.ties.joints) if config.joint else (done.matrices, images)
+        likely, covariance = done.matrices, images
+        if config.joint:
+            contact = setting.ties.contact(done.matrices, list(done.normal.centre), config)
+            likely, covariance = settled(done, images, setting.ties.joints, contact)
         timings = {"one by one": seconds, "together": time.perf_counter() - begun}
         results = {}
         for b, body in enumerate(bodies):

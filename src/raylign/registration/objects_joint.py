@@ -53,9 +53,14 @@ class Ties:
     def penalty(self, matrices: Sequence[Array64], centres: Sequence[Array64], config: ObjectsConfig) -> Penalty:
         """Minus twice the logarithm of the priors, by twists about the bodies' centres."""
         total = joint_penalty(self.joints, matrices, centres)
-        if config.collision is not None and self.solids:
-            total = total + collisions(self.solids, matrices, centres, config.collision)
-        return total
+        contact = self.contact(matrices, centres, config)
+        return total if contact is None else total + contact
+
+    def contact(self, matrices: Sequence[Array64], centres: Sequence[Array64], config: ObjectsConfig) -> Penalty | None:
+        """The part of it that keeps bodies out of each other, where there is one."""
+        if config.collision is None or not self.solids:
+            return None
+        return collisions(self.solids, matrices, centres, config.collision)
 
 
 def joint_residuals(link: Linked, matrices: Sequence[Array64], centres: Sequence[Array64]) -> tuple[Array64, Array64, Array64]:
@@ -289,18 +294,24 @@ def _temper(normal: Normal, scale: ObjectScale, match: MatchConfig) -> float:
     return float(np.median(ratios)) if keep.any() else 1.0
 
 
-def settled(together: Together, covariance: Array64, ties: Sequence[Linked]) -> tuple[Matrices, Array64]:
+def settled(
+    together: Together, covariance: Array64, ties: Sequence[Linked], contact: Penalty | None = None
+) -> tuple[Matrices, Array64]:
     """Poses weighed against the joints, the more, the less the images determine them; and their covariance [6 n, 6 n].
 
     ``covariance`` is the images'. Images and joints are two normal distributions; their product is one again. The images' own
-    optimum is a Gauss-Newton step from where the joint refinement, the ties in it, came to rest.
+    optimum is a Gauss-Newton step from where the joint refinement, the ties in it, came to rest; what keeps bodies out of each
+    other (``contact``, at those poses) holds in it as it did there.
     """
     normal, matrices = together.normal, together.matrices
     centres = list(normal.centre)
     if not ties:
         return matrices, covariance
     h = normal.hessian + 1e-6 * np.diag(np.diag(normal.hessian)) + 1e-9 * np.diag(_ground(np.diag(normal.hessian)))
-    own = np.linalg.solve(h, normal.gradient)
+    downhill = normal.gradient
+    if contact is not None:
+        h, downhill = h + together.temper * contact.hessian, downhill + together.temper * contact.gradient
+    own = np.linalg.solve(h, downhill)
     parts = [joint_residuals(link, matrices, centres) for link in ties]
     residuals, jacobian = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     variance = 1 / np.concatenate([p[2] for p in parts])

@@ -54,7 +54,12 @@ def order(problem: ObjectsProblem) -> list[str]:
     for body in problem.bodies:
         volume = body.model.attenuation()
         weight[body.name] = float(volume.data.abs().sum()) * abs(float(torch.linalg.det(volume.affine[:3, :3])))
-    left, done = sorted(weight, key=lambda n: -weight[n]), list[str]()
+    # what is sought about a joint alone waits for a body at its other end that has a search of its own
+    free = {b.name for b in problem.bodies if b.search is not None}
+    waits = {
+        n: n not in free and any(n in (j.first, j.second) and other_of(j, n) in free for j in problem.joints) for n in weight
+    }
+    left, done = sorted(weight, key=lambda n: (waits[n], -weight[n])), list[str]()
     while left:
         hanging = [n for n in left if any(j.between(n, d) for j in problem.joints for d in done)]
         done.append((hanging or left)[0])
