@@ -32,9 +32,8 @@ from raylign.evaluation.metrics import mpd, mrpd, mtre, pose_error, symmetric_er
 from raylign.geometry import Rigid, View, se3
 from raylign.projection.mesh import project_mesh
 from raylign.registration import Direct, DirectConfig, Problem, Result, SearchConfig
-from raylign.registration.saturation import Response
+from raylign.registration.implants import Implants
 from raylign.registration.symmetry import Symmetry, symmetry_of
-from raylign.registration.symmetry_views import settled
 from raylign.simulation import ExposureConfig, PelvisConfig, Subject, expose, pelvis
 from raylign.simulation.physics.apparatus import Collimator, Tube
 
@@ -157,9 +156,7 @@ def registered(xrays: tuple[XRay, ...], name: str, start: Rigid, *, plain: bool)
     config = DirectConfig(search=SearchConfig(degrees=15.0, mm=20.0))
     if plain:
         return Direct(config).register(Problem(model, xrays, start))
-    seen, response = Response.of(xrays)
-    problem = Problem(model, seen, start)
-    return settled(problem, Direct(config).register(problem), symmetry, config, response)
+    return Implants(symmetry, config).register(Problem(model, xrays, start))
 
 
 def run(name: str, seed: int, views: int, kinds: list[str], *, plain: bool) -> list[Outcome]:

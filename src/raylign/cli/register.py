@@ -16,7 +16,7 @@ from raylign.cli.exposures import exposure_options
 from raylign.cli.models import ModelFlags, start_option
 from raylign.cli.outputs import OUTPUTS, About, result_dict, staged, write_outputs
 from raylign.cli.solve import Solved, check_solve, read_structure, solve
-from raylign.cli.starts import begin, check_start, landmark_words, read_start
+from raylign.cli.starts import ANYWHERE, WORDS, begin, check_start, landmark_words, read_start
 from raylign.cli.surfaces import is_surface, read_surface
 from raylign.errors import InputError
 
@@ -158,6 +158,10 @@ def register(flags: RegisterFlags) -> int:
         raise InputError(
             "contours are those of a surface", field="--method", remedy="give STL, PLY, OBJ or VTK, or another method"
         )
+    if flags.method == Method.CONTOUR and (flags.init in WORDS or flags.search_degrees or flags.search_mm or flags.search_depth):
+        raise InputError("contours do not search: they begin near", field="--init", remedy="give a pose, and no --search")
+    if is_surface(flags.volume) and flags.init == ANYWHERE:
+        raise InputError("a surface is not sought from nowhere", field="--init", remedy="give a pose, or a volume of the bone")
     check_start(flags, nowhere=True)
     check_solve(flags, len(flags.xrays))
     with staged(flags.out, OUTPUTS) as folder, progress(quiet=flags.json) as tell:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from raylign.registration.landmarks import LandmarkPose
 
 CENTER, SEARCH, ANYWHERE = "center", "search", "anywhere"
-_WORDS = (CENTER, SEARCH, ANYWHERE)
+WORDS = (CENTER, SEARCH, ANYWHERE)
 _OUTSIDE = 30.0  # mm beyond the volume from which a landmark cannot be one of it
 
 
@@ -92,7 +92,7 @@ def check_start(flags: StartFlags, *, nowhere: bool = False) -> None:
     for name, value, most in numbers:
         if value is not None and not 0 <= value <= most:
             raise InputError(f"{value:g} is out of range", field=name, remedy=f"give 0 to {most}")
-    if flags.landmarks_2d and flags.init in _WORDS:
+    if flags.landmarks_2d and flags.init in WORDS:
         raise InputError(
             "there are no points of the volume to go with", field="--landmarks-2d", remedy="give them with --init points.mrk.json"
         )
@@ -108,10 +108,10 @@ def read_start(flags: StartFlags, xrays: Sequence[Path]) -> Given:
     from raylign.io import read_pose
     from raylign.io.landmark_files import holds_landmarks, read_marked
 
-    if flags.init in _WORDS:
+    if flags.init in WORDS:
         return Given()
     if not Path(flags.init).suffix and not Path(flags.init).exists():  # a word, and not one that is known
-        raise InputError(f"{flags.init!r} is no start", field="--init", remedy=f"give {', '.join(_WORDS)} or a file")
+        raise InputError(f"{flags.init!r} is no start", field="--init", remedy=f"give {', '.join(WORDS)} or a file")
     if not holds_landmarks(flags.init):
         if flags.landmarks_2d:
             raise InputError("is a pose, with which no landmarks go", file=flags.init, remedy="leave --landmarks-2d out")

@@ -67,7 +67,6 @@ class Solidity:
     shell_excess: of the shell, 1/mm.
     shaft: thickness of a shaft's wall as a share of its radius; 0: shafts are as everything else.
     voxel_mm: pitch of the volume; by default a 180th of the mesh's longest side, within 0.5 to 1.5 mm.
-    truncated: faces of the volume at which the object goes on beyond the mesh, as in ``Volume``.
 
     Raises
     ------
@@ -79,7 +78,6 @@ class Solidity:
     shell_excess: float = 0.022
     shaft: float = 0.42
     voxel_mm: float | None = None
-    truncated: tuple[tuple[bool, bool], tuple[bool, bool], tuple[bool, bool]] = ((False, False), (False, False), (False, False))
 
     def __post_init__(self) -> None:
         if not np.isfinite([self.excess, self.shell_mm, self.shell_excess]).all() or self.shell_mm < 0:
@@ -155,7 +153,7 @@ def solid_volume(mesh: Mesh, solidity: Solidity | None = None) -> Volume:
     affine = torch.eye(4, dtype=torch.float64) * voxel
     affine[3, 3] = 1
     affine[:3, 3] = torch.from_numpy(first)
-    return Volume(torch.from_numpy(data), affine, "1/mm", solidity.truncated)
+    return Volume(torch.from_numpy(data), affine, "1/mm", ((False, False),) * 3)
 
 
 def material(name: str, voxel_mm: float | None = None) -> Solidity:

@@ -31,14 +31,14 @@ def watertight(mesh: Mesh) -> Watertight:
 
     Raises
     ------
-    InputError: larger holes, or a surface whose borders cannot be followed.
+    InputError: larger holes.
     """
     vertices, same = np.unique(mesh.vertices.detach().cpu().numpy(), axis=0, return_inverse=True)
     faces = same.reshape(-1)[mesh.faces.cpu().numpy()]
     faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
     border = _border(faces, len(vertices))
-    if not len(border):
-        return Watertight(mesh)
+    if not len(border) or not _open(faces, len(vertices)):
+        return Watertight(mesh)  # triangles wound against each other leave no hole: what is inside, lines decide
     caps: list[NDArray[np.int64]] = []
     middles: list[NDArray[np.float64]] = []
     rough, area = 0.0, float(np.linalg.norm(_areas(vertices[faces]), axis=1).sum())
@@ -74,6 +74,13 @@ def watertight(mesh: Mesh) -> Watertight:
 def _areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     out: NDArray[np.float64] = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / 2
     return out
+
+
+def _open(faces: NDArray[np.int64], count: int) -> bool:
+    """Whether some edge belongs to an odd number of triangles."""
+    a, b = faces.reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
+    _, uses = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_counts=True)
+    return bool((uses & 1).any())
 
 
 def _border(faces: NDArray[np.int64], count: int) -> NDArray[np.int64]:

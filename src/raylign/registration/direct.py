@@ -19,7 +19,7 @@ from raylign.registration.pyramid import box_corners, content, cut_faces
 from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, plainly, shaken, without_rim
 from raylign.registration.result import Result, Step
 from raylign.registration.search import INSIDE, Bounds, camera_axes
-from raylign.registration.settings import DirectConfig
+from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.standpoint import rescaled, standpoint, typical
 from raylign.registration.versions import versions
 
@@ -69,6 +69,14 @@ def doubted(result: Result, config: DirectConfig, reasons: tuple[str, ...]) -> R
     return replace(result, confidence=confidence)
 
 
+def bounds_of(problem: Problem, search: SearchConfig) -> Bounds:
+    """The box that is searched about a problem's start."""
+    start = problem.start.matrix.numpy()
+    middle = box_corners(problem.model, *content(problem.model)).mean(0)
+    centre = start[:3, :3] @ middle + start[:3, 3]
+    return Bounds(start, camera_axes(problem.xrays[0].view), centre, search.degrees, search.mm, search.along)
+
+
 def worth(result: Result) -> tuple[bool, bool, float]:
     """What decides between two results: whether it is trusted, whether it lies inside what was searched, its probability."""
     inside = bool(result.confidence.evidence["held"])
@@ -107,7 +115,9 @@ class Direct:
         best = max(results, key=worth)
         several = len(problem.xrays) > 1
         return replace(
-            agreed(problem, best, self.config) if several else expected(best, self._bounds(problem), self.config),
+            agreed(problem, best, self.config)
+            if several
+            else expected(best, bounds_of(problem, self.config.search), self.config),
             start=problem.start,
             seed=self.config.seed,
             settings={**best.settings, **asdict(self.config)},
@@ -122,7 +132,7 @@ class Direct:
         """
         config, search = self.config, self.config.search
         clock = [time.perf_counter()]
-        bounds = self._bounds(problem)
+        bounds = bounds_of(problem, self.config.search)
         axes, start = bounds.axes, bounds.start
         both = problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model))
         places, renders = self._places(problem, bounds, first, both=both)
@@ -208,13 +218,6 @@ class Direct:
             settings={**asdict(config), "cut_faces": faces},
             renders=renders,
         )
-
-    def _bounds(self, problem: Problem) -> Bounds:
-        """The box that is searched about the start."""
-        start, search = problem.start.matrix.numpy(), self.config.search
-        middle = box_corners(problem.model, *content(problem.model)).mean(0)
-        centre = start[:3, :3] @ middle + start[:3, 3]
-        return Bounds(start, camera_axes(problem.xrays[0].view), centre, search.degrees, search.mm, search.along)
 
     def _places(self, problem: Problem, bounds: Bounds, first: int, *, both: bool) -> tuple[list[Place], int]:
         """Where to begin, best first, and how many renderings that took.

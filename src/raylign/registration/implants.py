@@ -10,19 +10,15 @@ from raylign.data import Mesh
 from raylign.data.solids import Solidity
 from raylign.errors import InputError
 from raylign.registration import mesh_trust
-from raylign.registration.confidence import Evidence, near_enough, reasons
-from raylign.registration.direct import Direct
+from raylign.registration.direct import Direct, agreed, bounds_of, expected
 from raylign.registration.problem import Problem
-from raylign.registration.result import Confidence, Result
+from raylign.registration.result import Result
 from raylign.registration.saturation import Response
 from raylign.registration.settings import DirectConfig
 from raylign.registration.symmetry import Symmetry, symmetry_of
 from raylign.registration.symmetry_views import settled
 
 _THICK = 2.0  # mm of metal
-METALS = ("titanium", "steel", "cobalt_chrome", "nitinol", "polyethylene", "plastic")
-"""What implants are made of, as in the simulation's tables: Ti-6Al-4V, 316L, Co-28Cr-6Mo, NiTi, polyethylene, PMMA (cement
-without its opacifier). The last two attenuate hardly more than tissue, or less, and show next to nothing."""
 
 
 def implant_solidity(metal: str, kv: float = 80.0, tissue_mm: float = 200.0, voxel_mm: float | None = None) -> Solidity:
@@ -30,7 +26,8 @@ def implant_solidity(metal: str, kv: float = 80.0, tissue_mm: float = 200.0, vox
 
     Parameters
     ----------
-    metal: one of ``METALS``, or another name of ``raylign.simulation.physics.spectrum.materials()``.
+    metal: "titanium" (Ti-6Al-4V), "steel" (316L), "cobalt_chrome", "nitinol", or another name of
+        ``raylign.simulation.physics.spectrum.materials()``.
     kv: of the tube, behind 3 mm of aluminium, before 0.6 mm of caesium iodide.
     tissue_mm: of water along a ray. It hardens the beam, and so do 2 mm of the metal, for which the value holds.
     voxel_mm: pitch of the volume.
@@ -73,16 +70,19 @@ class Implants:
         return Implants(symmetry_of(mesh), config or DirectConfig())
 
     def register(self, problem: Problem) -> Result:
-        """The pose under which the solid explains the exposures."""
+        """The pose under which the solid explains the exposures.
+
+        Raises
+        ------
+        InputError: a model that is no solid, or attenuates no more than what surrounds it.
+        """
+        if problem.model.unit != "1/mm" or not float(problem.model.data.max()) > 0:
+            raise InputError("the model is no solid of metal", field="model", remedy="make it by solid_volume, of metal")
         seen, response = Response.of(problem.xrays, float(problem.model.data.max()))
         asked = replace(problem, xrays=seen)
         found = Direct(self.config, self.progress).register(asked)
-        return settled(asked, found, self.symmetry, self.config, response, judge)
-
-
-def judge(evidence: Evidence, threshold: float) -> Confidence:
-    """The probability of success of a mesh's registration, and what lowers it."""
-    probability = near_enough(evidence) * mesh_trust.valley(evidence)
-    trusted = probability >= threshold
-    numbers = {name: getattr(evidence, name) for name in Evidence.__dataclass_fields__}
-    return Confidence(probability, trusted, () if trusted else reasons(evidence), numbers)
+        found = settled(asked, found, self.symmetry, self.config, response, mesh_trust.judge)
+        # another pose was perhaps chosen, and judged anew: what several exposures, or one's depth, say against it still holds
+        if len(asked.xrays) > 1:
+            return agreed(asked, found, self.config)
+        return expected(found, bounds_of(asked, self.config.search), self.config)

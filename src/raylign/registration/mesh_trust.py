@@ -9,10 +9,10 @@ correlation, which counts for a CT, did not help: a stranger's femur had as much
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import asdict
 
-if TYPE_CHECKING:
-    from raylign.registration.confidence import Evidence
+from raylign.registration.confidence import Evidence, near_enough, reasons
+from raylign.registration.result import Confidence
 
 INTERCEPT = 6.47
 WEIGHTS = {"rival": -7.64, "drift": -37.34, "held": 5.51}
@@ -31,3 +31,10 @@ def valley(evidence: Evidence) -> float:
     """Probability that the pose lies in the right valley of the cost."""
     z = INTERCEPT + sum(WEIGHTS[name] * value for name, value in features(evidence).items())
     return 1 / (1 + math.exp(-min(max(z, -30.0), 30.0)))
+
+
+def judge(evidence: Evidence, threshold: float) -> Confidence:
+    """The probability of success of a mesh's registration, and what lowers it."""
+    probability = near_enough(evidence) * valley(evidence)
+    trusted = probability >= threshold
+    return Confidence(probability, trusted, () if trusted else reasons(evidence), asdict(evidence))

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 
 from raylign.errors import InputError
 from raylign.registration import mesh_trust
-from raylign.registration.confidence import Evidence, near_enough, reasons
-from raylign.registration.direct import Direct, agreed, expected, worth
+from raylign.registration.confidence import Evidence
+from raylign.registration.direct import Direct, agreed, bounds_of, expected, worth
 from raylign.registration.problem import Problem
-from raylign.registration.pyramid import box_corners, content
-from raylign.registration.result import Confidence, Result
-from raylign.registration.search import INSIDE, Bounds, camera_axes
+from raylign.registration.result import Result
+from raylign.registration.search import INSIDE
 from raylign.registration.settings import DirectConfig, SearchConfig
 
 Progress = Callable[[str, float], None]
@@ -66,7 +65,7 @@ class Meshes:
         best = max(results, key=worth)
         several = len(problem.xrays) > 1
         return replace(
-            agreed(problem, best, config) if several else expected(best, _bounds(problem, config), config),
+            agreed(problem, best, config) if several else expected(best, bounds_of(problem, config.search), config),
             start=problem.start,
             method="direct",
             settings={**best.settings, **asdict(self.config)},
@@ -88,7 +87,7 @@ class Meshes:
         alone = Direct(config, self.progress).search_once(replace(problem, xrays=turned[:1]))
         about = replace(problem, xrays=turned, start=alone.transform)
         found = Direct(replace(config, search=_ALONG), self.progress).search_once(about)
-        held = _bounds(problem, config).hold(found.transform.matrix.numpy(), INSIDE)
+        held = bounds_of(problem, config.search).hold(found.transform.matrix.numpy(), INSIDE)
         evidence = {**found.confidence.evidence, "held": held}
         return replace(
             found,
@@ -103,16 +102,4 @@ def judged(result: Result, trust: float) -> Result:
     """A result with the probability of success of a mesh's registration in place of a CT's."""
     known = dict(result.confidence.evidence)
     evidence = Evidence(held=bool(known.pop("held")), **known)
-    probability = near_enough(evidence) * mesh_trust.valley(evidence)
-    trusted = probability >= trust
-    return replace(
-        result,
-        confidence=Confidence(probability, trusted, () if trusted else reasons(evidence), dict(result.confidence.evidence)),
-    )
-
-
-def _bounds(problem: Problem, config: DirectConfig) -> Bounds:
-    start, search = problem.start.matrix.numpy(), config.search
-    middle = box_corners(problem.model, *content(problem.model)).mean(0)
-    centre = start[:3, :3] @ middle + start[:3, 3]
-    return Bounds(start, camera_axes(problem.xrays[0].view), centre, search.degrees, search.mm, search.along)
+    return replace(result, confidence=mesh_trust.judge(evidence, trust))

@@ -109,6 +109,10 @@ def register(
     InputError: no exposure, a pose that is not rigid, a model that does not project onto the image, an unknown method, a mesh
         that is open.
     """
+    if method == "contour" and (search is not None or isinstance(init, str)):
+        raise InputError("contours do not search: they begin near", field="init", remedy="give a pose, and no search")
+    if isinstance(init, str) and init == "anywhere" and isinstance(volume, Mesh):
+        raise InputError("a mesh is not sought from nowhere", field="init", remedy="give a pose, or a volume")
     mesh = None
     if isinstance(volume, Mesh):
         mesh, volume, _ = solid_model(volume, material)

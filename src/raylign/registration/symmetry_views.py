@@ -23,15 +23,16 @@ from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
 from raylign.registration.ambiguity import Ambiguity
 from raylign.registration.confidence import Evidence, judge
+from raylign.registration.direct import bounds_of
 from raylign.registration.evidence import pattern
 from raylign.registration.levels import Scale, build_scales, centre_under
 from raylign.registration.locate import locate
 from raylign.registration.problem import Problem, as_read
-from raylign.registration.pyramid import Array64, box_corners, content
+from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, refine
 from raylign.registration.result import Confidence, Result
 from raylign.registration.saturation import Response, refine_bent
-from raylign.registration.search import INSIDE, Bounds, camera_axes, separation
+from raylign.registration.search import INSIDE, Bounds, separation
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.spread import covariance_of
 from raylign.registration.symmetry import Symmetry, turned
@@ -70,11 +71,7 @@ class _Look:
     def of(problem: Problem, result: Result, config: DirectConfig, response: Response | None, judge: Judge) -> _Look:
         near = replace(config, search=replace(config.search, degrees=8.0, mm=8.0, depth=None))
         scales = build_scales(replace(as_read(problem, result), start=result.transform), near, most=2)
-        start, search = problem.start.matrix.numpy(), config.search
-        middle = start[:3, :3] @ box_corners(problem.model, *content(problem.model)).mean(0) + start[:3, 3]
-        axes = camera_axes(problem.xrays[0].view)
-        bounds = Bounds(start, axes, middle, search.degrees, search.mm, search.along)
-        return _Look(problem, scales, near, response, judge, bounds, search)
+        return _Look(problem, scales, near, response, judge, bounds_of(problem, config.search), config.search)
 
     def refined(self, matrix: Array64, level: int) -> Candidate:
         """The best pose nearby at a level."""
