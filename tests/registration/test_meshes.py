@@ -93,3 +93,25 @@ def test_a_large_hole_that_is_not_flat_is_refused() -> None:
     mesh = Mesh(torch.from_numpy(np.array(made.vertices)), torch.from_numpy(np.array(made.faces)[keep]))
     with pytest.raises(InputError, match="open: 1 holes"):
         watertight(mesh)
+
+
+def test_triangles_wound_against_each_other_leave_no_hole() -> None:
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=20.0)
+    faces = np.asarray(ball.faces).copy()
+    faces[::3] = faces[::3, ::-1]
+    mesh = Mesh(torch.from_numpy(np.asarray(ball.vertices).copy()), torch.from_numpy(faces))
+    assert not balanced(mesh)
+    whole = watertight(mesh)
+    assert whole.mesh is mesh and whole.words == ""
+    even = Mesh(mesh.vertices, torch.from_numpy(np.asarray(ball.faces).copy()))
+    assert float(solid_volume(mesh).data.sum()) == pytest.approx(float(solid_volume(even).data.sum()), rel=0.02)
+
+
+def test_what_a_mesh_cannot_be_asked_is_refused_before_it_is_made_solid() -> None:
+    mesh, xray, _, start = scene()
+    with pytest.raises(InputError, match="contours do not search"):
+        raylign.register(mesh, xray, method="contour")
+    with pytest.raises(InputError, match="contours do not search"):
+        raylign.register(mesh, xray, init=start, method="contour", search=SearchConfig())
+    with pytest.raises(InputError, match="not sought from nowhere"):
+        raylign.register(mesh, (xray, xray), init="anywhere")

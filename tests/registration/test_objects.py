@@ -165,6 +165,12 @@ def test_the_larger_body_first_then_what_hangs_on_it() -> None:
     assert order(ObjectsProblem(bodies, given.xrays, joined)) == ["socket", "chip", "shaft"]
 
 
+def test_what_is_sought_about_a_joint_alone_waits_for_the_other_end_however_heavy_it_is() -> None:
+    given = jointed.problem(10.0)
+    free = {b.name: replace(b, search=SearchConfig() if b.name == "shaft" else None) for b in given.bodies}
+    assert order(ObjectsProblem(tuple(free.values()), given.xrays, given.joints)) == ["shaft", "socket"]
+
+
 def _evidence(**changed: float | bool) -> ObjectEvidence:
     return replace(ObjectEvidence(0.4, 0.8, 0.01, 0.3, 1.0, 0.3, 1.0, 1.2, 0.1, True), **changed)  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from raylign.registration.collision import CollisionConfig, collisions, deepest, distances, solid_of
+from raylign.registration.collision import CollisionConfig, collisions, deepest, distances, penalty_of, solid_of
 from raylign.registration.matching import Comparison, Rendering
 from raylign.registration.objects import Joint, ObjectsConfig, linked
 from raylign.registration.objects_joint import (
@@ -209,6 +209,21 @@ def test_images_and_joints_weigh_as_normal_distributions_do() -> None:
     assert np.allclose(left, np.linalg.inv(information), atol=1e-8)
     assert np.allclose([p[:3, 3] for p in poses], centres + np.stack([expected[3:6], expected[9:]]), atol=1e-6)
     assert np.linalg.eigvalsh(covariance - left).min() > -1e-9
+
+
+def test_a_joint_does_not_undo_what_contact_did() -> None:
+    """At rest between images that pull a body in and contact that holds it out; a joint that says nothing changes nothing."""
+    link = Linked(0, 1, Joint("a", "b", torch.zeros(3, dtype=torch.float64), mm=1e6))
+    matrices = [np.eye(4), np.eye(4)]
+    done = Together.at(matrices)
+    pull = np.zeros(12)
+    pull[3] = 4.0
+    normal = replace(done.normal, hessian=np.eye(12), gradient=pull, centre=np.zeros((2, 3)))
+    held = penalty_of(np.array([2.0]), np.eye(12)[3:4], 1.0)  # gradient -2: twice as much at a temper of 2
+    done = replace(done, normal=normal, temper=2.0)
+    kept, _ = settled(done, np.eye(12), [link], held)
+    assert abs(kept[0][0, 3]) < 1e-6
+    assert settled(done, np.eye(12), [link])[0][0][0, 3] > 3
 
 
 def test_pixels_where_a_cut_bone_goes_on_are_left_out() -> None:

@@ -20,6 +20,7 @@ from raylign.evaluation.metrics import mrpd, mtre, symmetric_error
 from raylign.geometry import Rigid, View, se3
 from raylign.projection.mesh import project_mesh
 from raylign.registration import Direct, DirectConfig, Problem, SearchConfig
+from raylign.registration.direct import bounds_of
 from raylign.registration.implants import Implants
 from raylign.registration.levels import build_scales, centre_under
 from raylign.registration.matching import normal_equations, render
@@ -192,3 +193,16 @@ def test_a_body_of_revolution_says_that_its_turn_is_unknown() -> None:
     assert result.confidence.trusted, result.confidence
     stored = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert stored["ambiguity"]["free_turns"] == 1 and "revolution" in stored["ambiguity"]["words"][0]
+
+
+def test_a_depth_that_was_not_searched_withdraws_trust_whatever_pose_is_chosen() -> None:
+    mesh, symmetry = implant()
+    model = solid_volume(mesh, Solidity(excess=0.39, shell_mm=0.0))
+    beam = camera_axes(view())[:, 2]
+    nearer = torch.eye(4, dtype=torch.float64)
+    nearer[:3, 3] = 12.1 * torch.from_numpy(beam)
+    problem = Problem(model, (exposure()[0],), Rigid(nearer @ truth().matrix))
+    config = DirectConfig(search=SearchConfig(degrees=8.0, mm=5.0))
+    found = Implants(symmetry, config).register(problem)
+    assert not bounds_of(problem, config.search).hold(found.transform.matrix.numpy(), 0.9), "the scene shows nothing"
+    assert found.confidence.probability <= 0.3 and not found.confidence.trusted
