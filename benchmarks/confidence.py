@@ -33,7 +33,7 @@ from raylign.registration import Direct, DirectConfig
 
 def outcome(made: Attempt, seed: int, once: bool) -> dict[str, Any]:
     """Register, and say how it ended."""
-    registrar = Direct(DirectConfig(seed=seed))
+    registrar = Direct(DirectConfig(seed=seed) if made.search is None else DirectConfig(seed=seed, search=made.search))
     begun = time.process_time()
     try:
         result = (registrar.search_once if once else registrar.register)(made.problem)

@@ -5,7 +5,8 @@ every time), exposed by the simulator's own integrator in an apparatus drawn for
 CTs with its exposures of another simulator. The kind of an attempt says what is wrong with it:
 
 near      nothing; the centre start                       stranger  the model is another person, the same anatomy
-far       a start up to 37 degrees and 75 mm off per axis anatomy   the model is another part of the body
+far       a start up to 37 degrees and 75 mm off per axis,
+          and said to be so                             anatomy   the model is another part of the body
 display   a screen's picture instead of line integrals    mirrored  the model's left and right are exchanged
 soft      soft tissue of the model blurred and shifted    flipped   the image's left and right are exchanged
 warp      the patient deformed by a few millimetres       angle     the sign of the C-arm's angles is wrong
@@ -30,7 +31,7 @@ from raylign.data import Volume, XRay
 from raylign.evaluation.gather import surface_points
 from raylign.geometry import Rigid, View, se3
 from raylign.io import read_volume, read_xray
-from raylign.registration import Problem, centred
+from raylign.registration import Problem, SearchConfig, centred
 from raylign.registration.search import moved
 from raylign.simulation import (
     Display,
@@ -72,6 +73,7 @@ class Attempt:
     kind: see above. subject, model: whose body the exposures and the scan are of.
     poses: ``T_world_from_volume`` that would be right in the frame of each exposure as it claims to be; empty where none is.
     targets: [n, 3] points of the model, LPS mm.
+    search: what is said about the start: how far off it may be.
     """
 
     kind: str
@@ -81,6 +83,7 @@ class Attempt:
     problem: Problem
     poses: tuple[Rigid, ...]
     targets: torch.Tensor
+    search: SearchConfig | None = None
 
 
 @lru_cache(maxsize=8)
@@ -180,7 +183,8 @@ def _spoilt(kind: str, subject: str, whose: str, anatomy: str, made: Made, rng: 
         gold = pose.matrix.numpy()
         start = Rigid(torch.from_numpy(moved(gold, twist, gold[:3, :3] @ model.centre.numpy() + gold[:3, 3])))
     right = () if kind in IMPOSSIBLE else tuple(poses)
-    return Attempt(kind, subject, whose, anatomy, Problem(model, xrays, start), right, targets)
+    search = SearchConfig(degrees=2.5 * 15, mm=2.5 * 30) if kind == "far" else None
+    return Attempt(kind, subject, whose, anatomy, Problem(model, xrays, start), right, targets, search)
 
 
 def _mirrored_angles(view: View) -> torch.Tensor:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import pearsonr
+from scipy.stats import t as student
 
 from raylign.registration import Direct, DirectConfig, Problem, SearchConfig, trust
-from raylign.registration.confidence import Evidence, features, judge, rivalry
+from raylign.registration.confidence import Evidence, features, judge, near_enough, rivalry
 from raylign.registration.drift import drift
 from raylign.registration.evidence import local_match, mirror_image, mirrored, pattern, reduced
 from raylign.registration.levels import build_scales, evaluate
@@ -187,6 +188,12 @@ def test_what_no_image_determines_is_not_trusted() -> None:
     """A ball's rotation, a deep pose, a model that agrees nowhere: whatever else speaks for them."""
     for poor in ({"wobble": 1e3}, {"depth": 40.0}, {"agreement": 0.0}, {"agreement": -0.5}):
         assert judge(replace(GOOD, **poor), 0.8).probability < 0.4, poor
+
+
+@pytest.mark.parametrize("depth", [0.3, 2.0, 4.5, 7.0, 20.0])
+def test_the_chance_of_being_near_enough_is_that_of_students_distribution(depth: float) -> None:
+    expected = 1 - 2 * student.sf(10 / (0.9 * np.hypot(depth, 0.5)), 4)
+    assert near_enough(replace(GOOD, depth=depth, wobble=1.0)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_best_other_pose_is_the_rival_in_whatever_order() -> None:

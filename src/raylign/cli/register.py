@@ -139,7 +139,7 @@ class RegisterFlags(ModelFlags):
     )
     trust: Annotated[
         float | None,
-        typer.Option(help="Probability of success from which a result is trusted; 0.8, of a structure 0.6.", show_default=False),
+        typer.Option(help="Probability of success from which a result is trusted; 0.9, of a structure 0.6.", show_default=False),
     ] = None
 
 

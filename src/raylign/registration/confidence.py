@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _WRONG = 10.0  # mm: a success is an mTRE below it
 _EXCHANGED = 0.5  # chance at most, where left and right fit better exchanged
+_SCALE = 0.9  # of the distribution of errors, in stated deviations
 _AGREE = 0.2  # local correlation under which the probability falls to nothing
 
 IN_PLACE = 0.02
@@ -122,11 +123,20 @@ def near_enough(evidence: Evidence) -> float:
 
     Targets lie within the model: what its surface may be off counts half. Where image and model do not agree at all, no valley
     is the right one, and none is where the model's mirror image explains the exposures better.
+
+    Errors in stated deviations follow Student's distribution with four degrees of freedom (docs/confidence.md): the deviations
+    are themselves learnt from a few dozen patches of an image, and a patient who is deformed moves a pose by more than patches say.
     """
     deviation = max(float(np.hypot(evidence.depth, evidence.wobble / 2)), 1e-3)
     agree = float(np.clip(evidence.agreement / _AGREE, 0, 1))
     exchanged = _EXCHANGED if evidence.mirror > 1 else 1.0
-    return agree * exchanged * math.erf(_WRONG / deviation / math.sqrt(2))
+    return agree * exchanged * _within(_WRONG / (_SCALE * deviation))
+
+
+def _within(x: float) -> float:
+    """Probability of values between -x and x of Student's distribution with four degrees of freedom."""
+    s = x / math.hypot(1, x / 2)
+    return 0.75 * s * (1 - s * s / 12)
 
 
 def judge(evidence: Evidence, threshold: float) -> Confidence:

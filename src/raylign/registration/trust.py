@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-INTERCEPT = 8.84
+INTERCEPT = 9.45
 WEIGHTS = {
     "agreement": 0.38,
-    "rival": -3.00,
-    "mirror": -9.56,
-    "drift": -2.66,
-    "held": 5.88,
+    "rival": -2.89,
+    "mirror": -10.68,
+    "drift": -3.00,
+    "held": 6.77,
 }
