@@ -79,6 +79,21 @@ def test_one_camera_has_no_second(tmp_path: Path) -> None:
         read_view(f"{path}#2")
 
 
+def test_a_number_that_a_file_of_one_camera_does_not_have_is_refused(tmp_path: Path) -> None:
+    views = {"sid": 1000, "sod": 700, "pixel_spacing": [1, 1], "shape": [9, 9], "primary": 0, "secondary": 0}
+    (tmp_path / "view.json").write_text(json.dumps(views))
+    (tmp_path / "cam.csv").write_text(mayacam(np.array([0, 0, 900.0]), (0, 0, 0), 65, 49, -3000, (128, 96)))
+    parallel = {"beam": "parallel", "pixel_spacing": [1, 1], "shape": [9, 9], "primary": 0, "secondary": 0}
+    (tmp_path / "parallel.json").write_text(json.dumps(parallel))
+    (tmp_path / "rtk.json").write_text(json.dumps({"rtk": "geometry.xml", "projection": 1, "size": [9, 9], "spacing": [1, 1]}))
+    for name in ("view.json", "cam.csv", "parallel.json"):
+        assert read_view(f"{tmp_path / name}#1").shape == read_view(tmp_path / name).shape
+    for name in ("view.json", "cam.csv", "parallel.json", "rtk.json"):
+        with pytest.raises(InputError, match="no camera 2") as caught:
+            read_view(f"{tmp_path / name}#2")
+        assert caught.value.file == str(tmp_path / name)
+
+
 def mayacam(place: np.ndarray, degrees: tuple[float, float, float], u0: float, v0: float, z: float, size: tuple[int, int]) -> str:
     lines = [place, degrees, (0, 0, 0), (u0, v0, z), (0.1, *size)]
     return "\n".join(",".join(f"{v:.12g}" for v in line) for line in lines) + "\n"

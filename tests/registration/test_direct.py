@@ -180,7 +180,7 @@ def test_progress_is_told() -> None:
 
 def test_derivative_in_depth_is_that_of_the_finely_sampled_image() -> None:
     """With samples a voxel and a half apart: the summed derivatives alone are several times off along the beam."""
-    from raylign.registration.matching import _jacobian_images, voxel_rays
+    from raylign.registration.matching import jacobian_images, voxel_rays
 
     scale = build_scales(Problem(scene.chest(), (scene.exposure(),), scene.truth()), DirectConfig())[1]
     image, matrix = scale.images[0], scene.truth().matrix.numpy()
@@ -198,7 +198,7 @@ def test_derivative_in_depth_is_that_of_the_finely_sampled_image() -> None:
     images = np.empty((7, *image.shape), np.float32)
     _, voxel_from_world = voxel_rays(scale.model, image, matrix)
     world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
-    _jacobian_images(coarse.integrals[0], slopes, image.lengths, world, image.source, image.steps, images)
+    jacobian_images(coarse.integrals[0], slopes, image.lengths, world, image.source, image.steps, images)
     found = np.einsum("i,ihw->hw", depth, images[4:])
     summed = -np.einsum("i,ij,hwj->hw", depth, world, slopes[..., :3]) * image.lengths
 

@@ -47,12 +47,17 @@ def brightness(stored: Float[Tensor, "H W"], encoding: Encoding) -> Float[Tensor
     return top - values
 
 
+class BlankError(InputError):
+    """An exposure without a picture: every pixel is the same. A frame of a sequence may be."""
+
+
 def check_not_blank(stored: Tensor) -> None:
     """Refuse an image in which nothing can be seen.
 
     Raises
     ------
-    InputError: no pixels, values that are not finite, every pixel the same (all black).
+    BlankError: every pixel is the same (all black).
+    InputError: no pixels, values that are not finite.
     """
     if stored.ndim != 2 or stored.numel() == 0:
         raise InputError(f"not one grey image but an array of shape {tuple(stored.shape)}", field="pixels")
@@ -61,7 +66,7 @@ def check_not_blank(stored: Tensor) -> None:
         raise InputError("pixels are NaN or infinite", field="pixels", remedy="replace them, and mark them with --mask")
     if low == high:
         what = "all black" if low <= 0 else "blank"
-        raise InputError(f"the X-ray is {what}: every pixel is {low:g}", field="pixels", remedy="give an exposed image")
+        raise BlankError(f"the X-ray is {what}: every pixel is {low:g}", field="pixels", remedy="give an exposed image")
 
 
 def to_line_integrals(

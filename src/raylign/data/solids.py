@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raylign.data.mesh import Mesh
 from raylign.data.shafts import long_bone
 from raylign.data.volume import Volume
+from raylign.data.watertight import border
 from raylign.errors import InputError
 
 Array = NDArray[np.float32]
@@ -209,16 +210,10 @@ def inside(mesh: Mesh, grid: Lattice) -> Bool[NDArray[np.bool_], "D H W"]:
 def balanced(mesh: Mesh) -> bool:
     """Whether every edge is run through as often one way as the other, equal vertices taken as one: a closed surface."""
     vertices, faces = mesh.vertices.detach().cpu().numpy(), mesh.faces.cpu().numpy()
-    if _even(faces, len(vertices)):
+    if not len(border(faces, len(vertices))):
         return True
     _, same = np.unique(vertices, axis=0, return_inverse=True)
-    return _even(same.reshape(-1)[faces], len(vertices))
-
-
-def _even(faces: NDArray[np.int64], count: int) -> bool:
-    a, b = faces.reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
-    _, index = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_inverse=True)
-    return not np.bincount(index, weights=np.sign(b - a)).any()
+    return not len(border(same.reshape(-1)[faces], len(vertices)))
 
 
 def _windings(vertices: Points, faces: NDArray[np.int64], axes: tuple[NDArray[np.float64], ...]) -> NDArray[np.int8]:

@@ -36,19 +36,19 @@ def watertight(mesh: Mesh) -> Watertight:
     vertices, same = np.unique(mesh.vertices.detach().cpu().numpy(), axis=0, return_inverse=True)
     faces = same.reshape(-1)[mesh.faces.cpu().numpy()]
     faces = faces[(faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])]
-    border = _border(faces, len(vertices))
-    if not len(border) or not _open(faces, len(vertices)):
+    open_edges = border(faces, len(vertices))
+    if not len(open_edges) or not _open(faces, len(vertices)):
         return Watertight(mesh)  # triangles wound against each other leave no hole: what is inside, lines decide
     caps: list[NDArray[np.int64]] = []
     middles: list[NDArray[np.float64]] = []
     rough, area = 0.0, float(np.linalg.norm(_areas(vertices[faces]), axis=1).sum())
-    rims = _rims(border)
+    rims = _rims(open_edges)
     for rim in rims:
         points = vertices[rim]
         middle = points.mean(0)
         spread = np.linalg.svd(points - middle, compute_uv=False)
         number = len(vertices) + len(middles)
-        edges = border[np.isin(border[:, 0], rim)]
+        edges = open_edges[np.isin(open_edges[:, 0], rim)]
         cap = np.concatenate([edges[:, ::-1], np.full((len(edges), 1), number)], 1)
         if spread[-1] > _FLAT * spread[0] and len(rim) > 3:
             rough += float(
@@ -83,8 +83,11 @@ def _open(faces: NDArray[np.int64], count: int) -> bool:
     return bool((uses & 1).any())
 
 
-def _border(faces: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """[E, 2] edges that are run through once more this way than the other; as often as that."""
+def border(faces: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """[E, 2] edges of ``faces`` [F, 3] (of ``count`` vertices) that are run through once more this way than the other.
+
+    As often as that; none where the surface is closed and wound evenly.
+    """
     a, b = faces.reshape(-1), faces[:, [1, 2, 0]].reshape(-1)
     key, index = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_inverse=True)
     net = np.bincount(index, weights=np.sign(b - a)).astype(int)
@@ -93,13 +96,13 @@ def _border(faces: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.repeat(ends, np.abs(net), axis=0)
 
 
-def _rims(border: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _rims(edges: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Vertices of each connected part of a border."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    used, index = np.unique(border, return_inverse=True)
-    a, b = index.reshape(border.shape).T
+    used, index = np.unique(edges, return_inverse=True)
+    a, b = index.reshape(edges.shape).T
     links = coo_matrix((np.ones(len(a)), (a, b)), shape=(len(used),) * 2)
     number, label = connected_components(links, directed=False)
     return [used[label == i] for i in range(number)]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raylign.data import XRay
+from raylign.data.exposure import BlankError
 from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.io import dicomfile as df
@@ -56,7 +57,6 @@ class Field:
         self.mask: Bool[Tensor, "H W"] | None = None
         self._usual: NDArray[np.float64] | None = None
         self._edge: NDArray[np.bool_] | None = None
-        self.renewed = 0
 
     def holds(self, xray: XRay) -> bool:
         """Whether the mask that is known is that of this exposure too."""
@@ -66,7 +66,7 @@ class Field:
 
     def renew(self, xray: XRay) -> None:
         """Take the mask of an exposure for that of those that follow."""
-        self.mask, self.renewed = xray.mask, self.renewed + 1
+        self.mask = xray.mask
         self._usual = _cells(xray.image.numpy(), xray.scale)
         share = _means(xray.mask.numpy().astype(np.float32))
         edge = share < 0.99
@@ -132,10 +132,10 @@ class Frames:
                 self._field.renew(xray)
             assert self._field.mask is not None
             xray = replace(xray, mask=self._field.mask, name=self.names[index])
-        except InputError as error:
-            if error.field != "pixels" or not re.search("black|blank", error.problem):
-                raise error.at(self.path) from None
+        except BlankError as error:
             return Frame(index, self.times[index], None, error.problem)
+        except InputError as error:
+            raise error.at(self.path) from None
         return Frame(index, self.times[index], xray)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -49,6 +49,21 @@ def numbered(path: str | Path) -> tuple[Path, int | None]:
     return file.with_name(name), int(number)
 
 
+class PairError(InputError):
+    """A file of two cameras of which none was named."""
+
+
+def only_camera(number: int | None) -> None:
+    """Refuse another camera than the first of a file that holds one.
+
+    Raises
+    ------
+    InputError: ``number`` is not ``None`` or 1.
+    """
+    if number not in (None, 1):
+        raise InputError(f"there is no camera {number} in it", field="#", remedy="it holds one camera: leave # out")
+
+
 def mayacam1(text: str) -> View:
     """The view of a MayaCam 1.0 calibration (Autoscoper documentation, "Camera Calibration File Format").
 
@@ -154,7 +169,8 @@ def camera_of(values: Mapping[str, Any], number: int | None) -> dict[str, Any]:
 
     Raises
     ------
-    InputError: a pair of which no camera is named, a number that the file has no camera for.
+    PairError: a pair of which no camera is named.
+    InputError: a number that the file has no camera for.
     """
     lower = {str(name).strip().lower(): value for name, value in values.items()}
     pair = {
@@ -163,11 +179,10 @@ def camera_of(values: Mapping[str, Any], number: int | None) -> dict[str, Any]:
     }
     stereo = all(pair[n]["K"] is not None for n in (1, 2))
     if not stereo:
-        if number not in (None, 1):
-            raise InputError(f"there is no camera {number} in it", field="#", remedy="it holds one camera: leave # out")
+        only_camera(number)
         return dict(values)
     if number is None:
-        raise InputError("it holds two cameras", field="calibration", remedy="name one: FILE#1 or FILE#2")
+        raise PairError("it holds two cameras", field="calibration", remedy="name one: FILE#1 or FILE#2")
     if number > 2:
         raise InputError(f"there is no camera {number} in it", field="#", remedy="give FILE#1 or FILE#2")
     shared = {name: value for name, value in lower.items() if name not in ("r", "t", "rotation", "translation", "rvec", "tvec")}
@@ -224,7 +239,6 @@ def read_rig(path: str | Path) -> tuple[View, ...]:
 
     try:
         return (read_view(path),)
-    except InputError as error:
-        if "two cameras" not in str(error):
-            raise
+    except PairError:
+        pass
     return tuple(read_view(f"{path}#{n}") for n in (1, 2))

@@ -26,7 +26,7 @@ from raylign.errors import InputError
 from raylign.geometry import View, se3
 from raylign.io.atomic import write_text
 from raylign.io.files import read_json, read_text, reading, suffix
-from raylign.io.rigs import camera_of, is_mayacam1, mayacam1, numbered, rtk_view, storage_xml
+from raylign.io.rigs import camera_of, is_mayacam1, mayacam1, numbered, only_camera, rtk_view, storage_xml
 
 _KEYS = {
     "K": ("k", "camera_matrix", "cameramatrix", "camera matrix", "intrinsic", "intrinsics", "intrinsic_matrix"),
@@ -73,7 +73,11 @@ def read_view(path: str | Path) -> View:
     if kind in (".json", ".view.json"):
         values = read_json(file, "a view or calibration")
         with reading(file, "a view or calibration"):
-            view = rtk_view(values, file.parent) if "rtk" in values else _from_json(values, number)
+            if "rtk" in values:
+                only_camera(number)  # RTK's projections have numbers of their own
+                view = rtk_view(values, file.parent)
+            else:
+                view = _from_json(values, number)
         return view
     text = read_text(file, "a calibration")
     with reading(file, "a calibration"):
@@ -81,6 +85,7 @@ def read_view(path: str | Path) -> View:
             values = storage_xml(text) if kind == ".xml" else _opencv_yaml(text)
             view = _calibrated(camera_of(values, number))
         elif is_mayacam1(text):
+            only_camera(number)
             view = mayacam1(text)
         else:
             view = _calibrated(camera_of(_sections(text), number))
@@ -89,15 +94,25 @@ def read_view(path: str | Path) -> View:
 
 def stated_relationship(path: str | Path) -> str | None:
     """The ``relationship`` that a ``view.json`` states, or None."""
-    if suffix(path) not in (".json", ".view.json"):
+    file, _ = numbered(path)
+    if suffix(file) not in (".json", ".view.json"):
         return None
-    value = read_json(path, "a view").get("relationship")
+    value = read_json(file, "a view").get("relationship")
     if value is not None and value not in ("LIN", "LOG", "DISP"):
-        raise InputError(f"{value!r} is none of LIN, LOG, DISP", file=path, field="relationship")
+        raise InputError(f"{value!r} is none of LIN, LOG, DISP", file=file, field="relationship")
     return value
 
 
 def _from_json(values: Mapping[str, Any], number: int | None = None) -> View:
+    stated = _stated(values)
+    if stated is None:
+        return _calibrated(camera_of(values, number))
+    only_camera(number)
+    return stated
+
+
+def _stated(values: Mapping[str, Any]) -> View | None:
+    """The view or the C-arm that a JSON file states; None of a calibration."""
     if "source" in values or "column_step" in values:
         return View.from_dict(values)
     if "view" in values and isinstance(values["view"], Mapping):
@@ -117,7 +132,7 @@ def _from_json(values: Mapping[str, Any], number: int | None = None) -> View:
             pixel_spacing=values["pixel_spacing"],
             shape=(rows, columns),
         )
-    return _calibrated(camera_of(values, number))
+    return None
 
 
 def _parallel(values: Mapping[str, Any]) -> View:

@@ -32,7 +32,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from raylign.geometry import View
-from raylign.registration.matching import _FAST
+from raylign.registration.matching import FAST
 from raylign.registration.pyramid import Array64, ImageLevel
 from raylign.registration.search import camera_axes
 
@@ -97,7 +97,7 @@ def _turned(axis: Array64, vectors: Array64, about: Array64, sign: float) -> Arr
     return sign * np.cross(axis, vectors - np.array([about, about, np.zeros(3), np.zeros(3)]))
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def moved_images(integrals, slopes, lengths, world, steps, moves, images):  # type: ignore[no-untyped-def]
     """Line integral, then its derivative by each of ``moves`` [K, 4, 3] (float32, from ``motions``): [1 + K, H, W].
 

@@ -26,8 +26,8 @@ from raylign.registration.levels import Scale, _only, _seeing_faces
 from raylign.registration.matching import (
     MatchConfig,
     Rendering,
-    _jacobian_images,
     answered,
+    jacobian_images,
     normal_equations,
     samples_on,
     voxel_rays,
@@ -289,7 +289,7 @@ class Comparison:
             integrals, slopes = cpu.forward(model.grid, rays[None], image.shape, samples, image.valid[None], gradients=True)
             images = np.empty((7, *image.shape), np.float32)
             world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
-            _jacobian_images(integrals[0], slopes[0], image.lengths, world, image.source - centre, image.steps, images)
+            jacobian_images(integrals[0], slopes[0], image.lengths, world, image.source - centre, image.steps, images)
             if image.background is not None:
                 images[0] += image.background
             moving = torch.from_numpy(images[0].copy()).requires_grad_()

@@ -34,7 +34,7 @@ from raylign.registration.match_kernels import box_sum as box_sum
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
 Mask = NDArray[np.bool_]
-_FAST = {"contract", "nsz", "arcp", "reassoc"}
+FAST = {"contract", "nsz", "arcp", "reassoc"}
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Normal:
     costs: Array64
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _jacobian_images(integrals, slopes, lengths, world, source, steps, images):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def jacobian_images(integrals, slopes, lengths, world, source, steps, images):  # type: ignore[no-untyped-def]
     """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]."""
     h, w = lengths.shape
     for r in range(h):
@@ -337,7 +337,7 @@ class Comparison:
         for image, integrals, slopes in zip(self.images, self.rendering.integrals, self.rendering.slopes, strict=True):
             moving = np.empty((7, *image.shape), np.float32)
             world = np.ascontiguousarray(np.linalg.inv(matrix @ self.level.affine)[:3, :3].T)
-            _jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
+            jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
             found.append(moving[1:])
         return found
 

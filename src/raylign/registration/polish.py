@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from raylign.geometry import Rigid
 from raylign.registration.levels import Scale, build_scales, centre_under
-from raylign.registration.matching import _jacobian_images, answered, samples_on, voxel_rays
+from raylign.registration.matching import answered, jacobian_images, samples_on, voxel_rays
 from raylign.registration.polish_beam import Beam, developed, fit_beam, hinges
 from raylign.registration.polish_kernels import cost_of, equations, gains, subtract_means
 from raylign.registration.polish_rays import HINGES, two_materials
@@ -251,7 +251,7 @@ def _integrals(stage: _Stage, matrix: Array64, view: int, *, jacobian: bool) -> 
     world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
     arm = image.source - centre_under(stage.scale, matrix)
     for part in range(2):
-        _jacobian_images(values[part], slopes[part], image.lengths, world, arm, image.steps, out[part])
+        jacobian_images(values[part], slopes[part], image.lengths, world, arm, image.steps, out[part])
     return out
 
 
