@@ -35,6 +35,22 @@ def test_breathing_has_the_phase_that_it_was_made_with() -> None:
     assert np.abs(found.values[:60] - 2.5 * np.cos(2 * np.pi * truth[:60])).max() < 0.4
 
 
+@pytest.mark.parametrize("lying", [0.0, 4.0, -12.0, 30.0])
+@pytest.mark.parametrize("begins", [0.0, 0.3, 0.6])
+def test_a_table_moved_while_nothing_is_seen_is_no_breath(lying: float, begins: float) -> None:
+    truth = np.mod(0.25 * TIMES + begins, 1)
+    heights = 2.5 * np.cos(2 * np.pi * truth) + np.random.default_rng(1).normal(0, 0.1, 180)
+    heights[70:80] = np.nan
+    heights[80:] += lying
+    found = breathing(TIMES, heights)
+    assert found is not None and found.hertz == pytest.approx(0.25, abs=0.01)
+    assert apart(found.phase, truth).max() < 0.03
+    still = np.random.default_rng(2).normal(0, 0.1, 180)
+    still[60:70] = np.nan
+    still[70:] += lying
+    assert breathing(TIMES, still) is None  # of 6 mm alone a breath of eight seconds was made
+
+
 def test_the_phase_is_that_of_the_analytic_signal_where_that_is_exact() -> None:
     whole = 2.0 * np.cos(2 * np.pi * 0.25 * TIMES + 0.7)  # three whole waves: periodic, as a Hilbert transform wants it
     found = breathing(TIMES, whole)

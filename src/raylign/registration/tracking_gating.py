@@ -27,6 +27,7 @@ _SHARE = 0.5  # of a detrended series' variance that must lie in the band
 _PEAK = 25.0  # times the median power of the band that its peak must have, for a pulse
 _LEAST = 0.2  # mm (standard deviation) of a breath that is one
 _STEP, _FAST = 5.0, 100.0  # mm and mm a second: no breath moves as far as fast
+_GAP = 0.25  # seconds without a frame that shows the structure, in which a table may have been moved unseen
 _GRID = 24  # blocks along an image's longer side
 _STRONGEST = 0.1  # share of the blocks from which the pulse is taken
 
@@ -73,14 +74,47 @@ def breathing(times: Sequence[float] | Array64, heights: Sequence[float] | Array
 
 
 def _settled(times: Array64, heights: Array64) -> Array64:
-    """The heights with sudden steps taken out: a table that is moved is no breath."""
+    """The heights with sudden steps taken out, and steps across gaps: a table that is moved is no breath.
+
+    A gap is a while in which the structure was not seen, or one frame or two that it left by 5 mm and more. What was seen before
+    and after it is fitted by one wave and one slope on levels of their own (``_lifted``), and the step from level to level is
+    taken out. A breath that went on meanwhile makes none.
+    """
     seen = np.flatnonzero(np.isfinite(heights))
     out = heights.copy()
-    if len(seen) > 1:
-        steps, spans = np.diff(heights[seen]), np.diff(times[seen])
-        sudden = np.where((np.abs(steps) > _STEP) & (np.abs(steps) > _FAST * spans), steps, 0.0)
-        out[seen[1:]] -= np.cumsum(sudden)
+    if len(seen) < 2:
+        return out
+    steps, spans = np.diff(heights[seen]), np.diff(times[seen])
+    sudden = (np.abs(steps) > _STEP) & (np.abs(steps) > _FAST * spans)
+    out[seen[1:]] -= np.cumsum(np.where(sudden, steps, 0.0))
+    missed = np.diff(seen) > 1
+    gaps = np.flatnonzero(~sudden & ((spans > max(_GAP, 1.5 * float(np.median(spans)))) | (missed & (np.abs(steps) > _STEP))))
+    if not len(gaps):
+        return out
+    level = np.zeros(len(times))
+    for gap in gaps:
+        level[seen[gap + 1] :] += 1
+    hertz = _strongest(times[seen], out[seen], BREATHING, level[seen])
+    ends = [*(int(seen[gap + 1]) for gap in gaps), len(out)]
+    for gap, end in zip(gaps, ends[1:], strict=True):
+        first, last = int(seen[gap + 1]), int(seen[gap])
+        before = seen[(seen <= last) & (times[seen] > times[last] - 1 / hertz)]
+        after = seen[(seen >= first) & (seen < end) & (times[seen] < times[first] + 1 / hertz)]
+        out[first:] -= _lifted(times, out, (before, after), hertz)
     return out
+
+
+def _lifted(times: Array64, heights: Array64, sides: tuple[NDArray[np.intp], NDArray[np.intp]], hertz: float) -> float:
+    """By how much the level after a gap lies above that before it; where too little of a breath is seen to tell, all of the step.
+
+    ``sides``: the frames of one breath before and one after it.
+    """
+    before, after = sides
+    if any(times[side[-1]] - times[side[0]] < 0.25 / hertz for side in sides):
+        return float(heights[after[0]] - heights[before[-1]])
+    both = np.concatenate(sides)
+    terms = np.concatenate([_terms(times[both] - times[after[0]], hertz), (both >= after[0])[:, None]], 1)
+    return float(np.linalg.lstsq(terms, heights[both], rcond=None)[0][-1])
 
 
 def blocks_of(xray: XRay) -> Array64:
@@ -198,13 +232,14 @@ def _terms(times: Array64, hertz: float) -> Array64:
     return np.stack([np.ones_like(times), times, np.cos(angle), np.sin(angle)], 1)
 
 
-def _strongest(times: Array64, series: Array64, band: tuple[float, float]) -> float:
-    """Hz of the wave within a band that explains most of a series beside a level and a slope."""
+def _strongest(times: Array64, series: Array64, band: tuple[float, float], level: Array64 | None = None) -> float:
+    """Hz of the wave within a band that explains most of a series beside a slope and a level; ``level`` [T] numbers several."""
     rate = (len(times) - 1) / (times[-1] - times[0])
     tried = np.linspace(band[0], min(band[1], 0.45 * rate), 240)
+    steps = np.zeros((len(times), 0)) if level is None else (level[:, None] == np.unique(level)[None, 1:]).astype(float)
 
     def left(hertz: float) -> float:
-        terms = _terms(times, hertz)
+        terms = np.concatenate([_terms(times, hertz), steps], 1)
         return float(np.sum((series - terms @ np.linalg.lstsq(terms, series, rcond=None)[0]) ** 2))
 
     return float(min(tried, key=left))
