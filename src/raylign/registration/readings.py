@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ _ENOUGH = 0.4  # share of the pixels from which the last level can do without th
 _GOOD_START = 0.3  # of the best cost, at least, is what a start explains as it was given if it is near enough to be refined
 _VALLEYS = 40.0  # mm: candidates nearer than that belong to one group of valleys
 _TURN = 9.0  # degrees
+_HALF = 4  # steps of depth to either side that are tried, in each view but the first
 _ALIKE = 0.98  # share of the pixels that a cut must leave for the two readings not to matter
 
 
@@ -206,17 +207,27 @@ def in_depth(reading: Reading, count: int, bounds: Bounds, config: DirectConfig,
     One view hardly sees depth, and places that are alike in one are not in all.
     """
     scale = reading.scales[-1]
-    factors = np.exp(np.linspace(-np.log(ratio), np.log(ratio), 9))
+    # the first exposure itself hardly sees the depth: it is asked once a pose, for the choice among poses
+    others = replace(scale, images=scale.images[1:])
+
+    def deeper(matrix: Array64, factor: float) -> Array64:
+        trial = matrix.copy()
+        trial[:3, 3] += (factor - 1) * (centre_under(scale, matrix) - scale.images[0].source)
+        return trial
 
     def best(matrix: Array64) -> tuple[float, Array64]:
-        ray = centre_under(scale, matrix) - scale.images[0].source
-        trials = []
-        for factor in factors[factors != 1]:
-            trial = matrix.copy()
-            trial[:3, 3] += (factor - 1) * ray
-            trials.append(trial)
-        judged = [(evaluate(scale, m, config.match).cost, m) for m in (matrix, *filter(bounds.hold, trials))]
-        return min(judged, key=lambda j: j[0])
+        costs: dict[int, float] = {}
+
+        def ask(steps: Iterable[int]) -> int:
+            for step in steps:
+                trial = deeper(matrix, ratio ** (step / _HALF))
+                if step not in costs and (step == 0 or bounds.hold(trial)):
+                    costs[step] = evaluate(others, trial, config.match).cost
+            return min(costs, key=lambda s: (costs[s], abs(s)))
+
+        middle = ask(range(-_HALF, _HALF + 1, 2))
+        chosen = deeper(matrix, ratio ** (ask((middle - 1, middle + 1)) / _HALF))
+        return evaluate(scale, chosen, config.match).cost, chosen
 
     found = sorted(cpu.pool(cpu.threads()).map(best, reading.matrices), key=lambda f: f[0])
     return replace(reading, matrices=[matrix for _, matrix in found[:count]])
