@@ -14,6 +14,7 @@ from raylign.geometry import Rigid
 from raylign.registration.agreement import agreement
 from raylign.registration.confidence import IN_PLACE, gather, judge, rivalry
 from raylign.registration.locate import Place, locate
+from raylign.registration.outline import widened
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import box_corners, content, cut_faces
 from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, plainly, shaken, without_rim
@@ -198,7 +199,8 @@ class Direct:
         faces = cut_faces(problem.model) if any(f.size for f in readings[0].scales[0].model.faces) else ((False, False),) * 3
         clock.append(time.perf_counter())
         held = bounds.hold(best.matrix, INSIDE)
-        evidence, covariance = gather(best, readings[0].scales, axes, rival, held, config)
+        gathered = gather(best, readings[0].scales, axes, rival, held, config)
+        evidence, covariance = widened(problem.model, readings[0].scales[0], best, axes, gathered)
         return Result(
             transform=Rigid(torch.from_numpy(best.matrix)),
             start=problem.start,

@@ -172,7 +172,7 @@ class Objects:
             for own, steps in zip(history, done.steps, strict=True):
                 own += steps
             self._tell("together", 0.95 - 0.15 * scale.index / len(scales))
-        images = covariance_by_images(scales[0], done, config.direct.match)
+        images = covariance_by_images(scales[0], done, config.direct.match, [b.model for b in bodies])
         likely, covariance = done.matrices, images
         if config.joint:
             contact = setting.ties.contact(done.matrices, list(done.normal.centre), config)

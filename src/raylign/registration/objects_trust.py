@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from raylign.data import Volume
 from raylign.registration.evidence import pattern
 from raylign.registration.levels import Scale, centre_under
 from raylign.registration.matching import MatchConfig, answered
 from raylign.registration.objects_joint import Together, shown
 from raylign.registration.objects_levels import ObjectScale
 from raylign.registration.objects_problem import ObjectsConfig
+from raylign.registration.outline import in_plane, is_cut_out, outline_covariance
 from raylign.registration.pyramid import Array64, ImageLevel
 from raylign.registration.refinement import Candidate
 from raylign.registration.result import Confidence
@@ -49,12 +51,17 @@ class ObjectEvidence:
     held: bool
 
 
-def covariance_by_images(scale: ObjectScale, together: Together, match: MatchConfig) -> Array64:
-    """[6 n, 6 n] of the twists about the centres: of the residuals, and of models whose edges are off by part of a voxel."""
+def covariance_by_images(scale: ObjectScale, together: Together, match: MatchConfig, models: Sequence[Volume] = ()) -> Array64:
+    """[6 n, 6 n] of the twists about the centres: of the residuals, and of models whose edges are off by part of a voxel.
+
+    ``models``: of the bodies; for those that are cut-outs the outline is uncertain all round (``outline``).
+    """
     covariance = covariance_of(together.normal, scale.images, match)
     for b, (matrix, centre) in enumerate(zip(together.matrices, together.normal.centre, strict=True)):
         part = slice(6 * b, 6 * b + 6)
         covariance[part, part] += model_covariance(scale.of(b), matrix, centre)
+        if models and is_cut_out(models[b], scale.models[b]):
+            covariance[part, part] += outline_covariance(scale.of(b), matrix, in_plane(models[b]))
     return np.asarray(covariance)
 
 
