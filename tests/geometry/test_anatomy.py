@@ -19,6 +19,7 @@ from raylign.geometry.anatomy import (
     relative,
     rotation_of,
     samples,
+    side_of,
 )
 
 X, Y, Z = torch.eye(3, dtype=torch.float64)
@@ -139,3 +140,17 @@ def test_what_is_not_stated_is_refused() -> None:
         frame_from(torch.zeros(3), Z, X, "thumb", "right")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="on the long axis"):
         frame_from(torch.zeros(3), Z, Z, "radial", "right")
+
+
+def test_the_side_that_directions_tell() -> None:
+    # a right arm hanging with its palm forward, seen from in front: x left of the body, y up, z forward
+    palmar, proximal, radial = (torch.tensor(v, dtype=torch.float64) for v in ((0.0, 0, 1), (0.0, 1, 0), (-1.0, 0, 0)))
+    turn = torch.from_numpy(Rotation.random(rng=5).as_matrix())
+    assert side_of(turn @ palmar, turn @ proximal, turn @ radial) == "right"
+    assert side_of(turn @ palmar, turn @ proximal, -turn @ radial) == "left"
+    oblique = radial + 0.8 * proximal + 0.5 * palmar
+    assert side_of(palmar, proximal, oblique) == "right"
+    frame = frame_from(torch.zeros(3), proximal, palmar, "palmar", "right")
+    assert float(frame.matrix[:3, 2] @ radial) == pytest.approx(1.0)  # right of the body is radial of a right arm
+    with pytest.raises(InputError, match="one plane"):
+        side_of(palmar, proximal, proximal + 0.2 * radial)

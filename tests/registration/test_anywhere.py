@@ -97,6 +97,38 @@ def test_what_is_known_narrows_the_search() -> None:
         scan(Problem(bone(), exposures(truth), centred(bone())), narrow)
 
 
+def test_a_joint_and_two_directions_narrow_it_further() -> None:
+    truth = posed(3)
+    tip = np.array([-2.0, 4.0, 34.0])  # a point of the bone far from its middle, in the model's frame
+    at = truth.apply(torch.from_numpy(tip)[None])[0].numpy()
+    axes = tuple(Axis(v, truth.matrix[:3, :3].numpy() @ v, 35.0) for v in np.eye(3)[[0, 2]])
+    joined = replace(SMALL, turns=2500, again=0.0, lattice=3.0, region=Region(at, 6.0, tip), axis=axes)
+    found = scan(Problem(bone(), exposures(truth), centred(bone())), joined)
+    for _, matrix in found:
+        assert matrix[:3, 0] @ truth.matrix[:3, 0].numpy() > math.cos(math.radians(35.1))
+        assert matrix[:3, 2] @ truth.matrix[:3, 2].numpy() > math.cos(math.radians(35.1))
+        assert np.linalg.norm(matrix[:3, :3] @ tip + matrix[:3, 3] - at) < 6.1
+    best = Rigid(torch.from_numpy(found[0][1]))
+    points = torch.tensor([[0.0, 0, -30], [0, 0, 30]], dtype=torch.float64)
+    assert float(mtre(best, truth, points)) < 15.0  # one of a grid 19 degrees apart
+
+
+def test_a_refined_pose_still_agrees_with_what_is_known() -> None:
+    axis, point, middle = np.array([0.0, 0, 1]), np.array([0.0, 0, 30]), np.zeros(3)
+    known = replace(SMALL, region=Region(np.array([0.0, 0, 30]), 10.0, point), axis=(Axis(axis, axis, 20.0),))
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_rotvec([math.radians(28), 0, 0]).as_matrix()
+    turned[:3, 3] = point - turned[:3, :3] @ point  # about the point
+    assert known.allows(turned, middle)
+    assert not replace(known, axis=Axis(axis, axis, 18.0)).allows(turned, middle)
+    moved = np.eye(4)
+    moved[0, 3] = 14.0
+    assert known.allows(moved, middle)
+    assert not replace(known, region=Region(point, 9.0, point)).allows(moved, middle)
+    assert replace(known, region=None).allows(moved, middle)
+    assert not replace(known, region=Region(point, 10.0)).allows(moved, middle)  # of the middle, which lies 30 mm away
+
+
 def test_a_known_body_no_longer_draws() -> None:
     """Two copies of one bone: once one is known, nothing is left to find where it is, and the other is found as before."""
     first, second = posed(4), posed(4)

@@ -32,6 +32,7 @@ Mark = Literal["radial", "ulnar", "palmar", "dorsal"]
 _SLICE = 1.0  # mm
 _ENDS = 0.15  # of a bone's length, at either end, is joint and no shaft
 _PARALLEL = 0.05  # sine under which a mark lies on the axis
+_FLAT = 0.4  # product of three unit vectors under which they tell no side
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +170,31 @@ def frame_from(
     matrix[:3, :3] = torch.stack([x, y, z], 1)
     matrix[:3, 3] = torch.as_tensor(origin, dtype=torch.float64)
     return AnatomicalFrame(matrix, side, taken)
+
+
+def side_of(palmar: Float[Tensor, "3"], proximal: Float[Tensor, "3"], radial: Float[Tensor, "3"]) -> Side:
+    """The side of the body that an arm is of, from three directions of it in one right-handed frame.
+
+    Palmar x proximal points to the right of the body in the anatomical position: there a right arm has its thumb. Of a mirrored
+    model this is the other side: nothing in directions tells.
+
+    Parameters
+    ----------
+    palmar, proximal, radial: roughly; a metacarpal is hollow on the palmar side, the second lies radial of the third.
+
+    Raises
+    ------
+    InputError: directions that lie nearly in one plane, so that they do not tell.
+    """
+    x, y, z = (torch.nn.functional.normalize(torch.as_tensor(v, dtype=torch.float64), dim=0) for v in (palmar, proximal, radial))
+    volume = float(torch.linalg.cross(x, y) @ z)
+    if abs(volume) < _FLAT:
+        raise InputError(
+            f"palmar, proximal and radial directions lie nearly in one plane (their product is {volume:.2f})",
+            field="side",
+            remedy="state right or left",
+        )
+    return "right" if volume > 0 else "left"
 
 
 def relative(

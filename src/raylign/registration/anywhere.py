@@ -168,7 +168,8 @@ class Anywhere:
             return _distinct(sorted(done, key=lambda d: d[0]), middle, scales[0].model.radius, 1.0 + level)
 
         first = brought(1, [m for _, m in found[: config.tried]])
-        second = brought(0, [m for _, m in first[: config.refined]])
+        second = brought(0, [m for _, m in first[: config.refined] if config.allows(m, middle)])
+        second = [(cost, m) for cost, m in second if config.allows(m, middle)]
         return _distinct(second, middle, scales[0].model.radius, _APART)
 
     def _rivalled(self, results: Sequence[Result], problem: Problem) -> Result:

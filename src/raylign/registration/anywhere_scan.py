@@ -39,6 +39,7 @@ from raylign.registration.settings import DirectConfig, LocateConfig
 _PSI = 1.533751168755204288118041  # Alexa's constant: psi^4 = psi + 4
 _FAST = {"contract", "nsz", "arcp", "reassoc"}
 _STEP = 1.5  # voxels between samples on a ray
+_SLACK = 1.5  # times as far from what is known a refinement may end
 _BEYOND = 1.2  # of the widest field: how far from the crossing of the beams places are looked at
 
 Body = tuple[Volume, Rigid]  # something whose pose is known
@@ -47,10 +48,14 @@ Found = tuple[float, Array64]  # a score, larger is better, and a pose
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A ball in which the model's centre lies: ``centre`` [3] world mm, ``radius`` mm."""
+    """A ball in which a point of the model lies: ``centre`` [3] world mm, ``radius`` mm.
+
+    ``of_model`` [3], patient LPS mm, is the point, a joint's centre say; the model's middle if none is given.
+    """
 
     centre: Array64
     radius: float
+    of_model: Array64 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +66,10 @@ class Axis:
     in_world: Array64
     degrees: float
 
-    def holds(self, turns: Array64) -> NDArray[np.bool_]:
-        """Which of some rotations [N, 3, 3] agree."""
+    def holds(self, turns: Array64, slack: float = 1.0) -> NDArray[np.bool_]:
+        """Which of some rotations [N, 3, 3] agree; ``slack``: within so many times the angle."""
         a, b = (np.asarray(v, np.float64) / np.linalg.norm(v) for v in (self.of_model, self.in_world))
-        return np.asarray(turns @ a @ b >= math.cos(math.radians(self.degrees)))
+        return np.asarray(turns @ a @ b >= math.cos(math.radians(min(slack * self.degrees, 180.0))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +85,7 @@ class AnywhereConfig:
     pixels: the model's middle extent on the coarse images of the scan, in pixels.
     tried, refined: how many of the best are refined at the first and at the second level.
     finalists: how many of those are refined to the end.
-    region, axis: where the model's centre lies, and how it points, if that is known.
+    region, axis: where a point of the model lies, and how it points, if that is known; all of several directions hold.
     known: bodies in the exposures whose poses are known: what they show is explained already.
     direct: of the refinement; its search is replaced.
     """
@@ -94,7 +99,7 @@ class AnywhereConfig:
     refined: int = 150
     finalists: int = 4
     region: Region | None = None
-    axis: Axis | None = None
+    axis: Axis | tuple[Axis, ...] | None = None
     known: tuple[Body, ...] = ()
     direct: DirectConfig = field(default_factory=DirectConfig)
 
@@ -104,6 +109,29 @@ class AnywhereConfig:
                 raise InputError(f"{getattr(self, name)} is too few", field=name, remedy="give 1 or more")
         if not self.lattice > 0:
             raise InputError(f"{self.lattice} mm", field="lattice", remedy="give more than zero")
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """What is known of directions."""
+        return () if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
+
+    def holds(self, turns: Array64) -> Array64:
+        """Those of some rotations [N, 3, 3] that agree with what is known of directions."""
+        for axis in self.axes:
+            turns = turns[axis.holds(turns)]
+        return turns
+
+    def allows(self, matrix: Array64, middle: Array64) -> bool:
+        """Whether a pose that was refined still agrees with what is known, half as far again included.
+
+        ``middle`` [3]: of the model, patient LPS mm.
+        """
+        if not all(axis.holds(matrix[None, :3, :3], _SLACK)[0] for axis in self.axes):
+            return False
+        if self.region is None:
+            return True
+        point = matrix[:3, :3] @ (middle if self.region.of_model is None else self.region.of_model) + matrix[:3, 3]
+        return bool(np.linalg.norm(point - self.region.centre) <= _SLACK * self.region.radius)
 
 
 def spiral_turns(count: int) -> Float[NDArray[np.float64], "count 3 3"]:
@@ -191,13 +219,11 @@ class _Scan:
     field: its coarse, normalised gradients.
     size: of the transforms: the image and a model beside it, so that no shift wraps around.
     spectrum: of the field, conjugate.
-    at: (row, column) of where the beams cross.
     """
 
     field: CoarseField
     size: tuple[int, int]
     spectrum: NDArray[np.complex64]
-    at: Array64
 
     def scores(self, level: ModelLevel, matrix: Array64, corners: Array64, config: LocateConfig) -> tuple[Array32, Array64]:
         """Scores [h, w] of a pose under all shifts (rows, columns) across the beam, and the shift that element (0, 0) stands for.
@@ -242,7 +268,29 @@ def _ready(xray: XRay, cross: Array64, reach: tuple[float, float], config: Anywh
     beside = math.ceil(reach[1] / (pitch * factor)) + 8
     h, w = seen.image.shape
     size = (int(fft.next_fast_len(h + beside, True)), int(fft.next_fast_len(w + beside, True)))
-    return _Scan(seen, size, np.conj(fft.rfft2(seen.features, size)), seen.pixel(cross[None])[0])
+    return _Scan(seen, size, np.conj(fft.rfft2(seen.features, size)))
+
+
+def _seen(scans: Sequence[_Scan], places: Array64) -> NDArray[np.bool_]:
+    """Which of some places [N, 3] every exposure shows."""
+    seen = np.ones(len(places), np.bool_)
+    for scan in scans:
+        pixels = scan.field.pixel(places)
+        limit = np.array(scan.field.image.shape) - 0.5
+        before = (places - scan.field.source) @ scan.field.normal > 0
+        seen &= before & (pixels > -0.5).all(1) & (pixels < limit).all(1)
+        inside = np.clip(np.round(pixels), 0, limit - 0.5).astype(int)
+        seen &= scan.field.image.valid[inside[:, 0], inside[:, 1]]
+    return seen
+
+
+def _at(scans: Sequence[_Scan], here: Array64, places: Array64) -> list[NDArray[np.int32]]:
+    """Where in each exposure's scores, from (0, 0) on, the shift from ``here`` to each of some places [N, 3] stands."""
+    found = []
+    for scan in scans:
+        shift = np.round(scan.field.pixel(here[None])[0] - scan.field.pixel(places)).astype(int) % scan.size
+        found.append((shift[:, 0] * scan.size[1] + shift[:, 1]).astype(np.int32))
+    return found
 
 
 def _lattice(scans: Sequence[_Scan], cross: Array64, region: Region | None, spacing: float) -> Array64:
@@ -263,14 +311,7 @@ def _lattice(scans: Sequence[_Scan], cross: Array64, region: Region | None, spac
     steps = np.arange(-math.floor(radius / spacing), math.floor(radius / spacing) + 1) * spacing
     places = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     places = places[np.linalg.norm(places, axis=1) <= radius] + centre
-    seen = np.ones(len(places), np.bool_)
-    for scan in scans:
-        pixels = scan.field.pixel(places)
-        limit = np.array(scan.field.image.shape) - 0.5
-        before = (places - scan.field.source) @ scan.field.normal > 0
-        seen &= before & (pixels > -0.5).all(1) & (pixels < limit).all(1)
-        inside = np.clip(np.round(pixels), 0, limit - 0.5).astype(int)
-        seen &= scan.field.image.valid[inside[:, 0], inside[:, 1]]
+    seen = _seen(scans, places)
     if not seen.any():
         raise InputError(
             "no place is seen by all exposures",
@@ -301,32 +342,33 @@ def scan(problem: Problem, config: AnywhereConfig) -> list[Found]:
         for s in scans
     )
     level = model_pyramid(model, content(model), [1.5 * pitch])[0]
-    places = _lattice(scans, cross, config.region, config.lattice)
-    at = []
-    for s in scans:
-        shift = np.round(s.at - s.field.pixel(places)).astype(int) % s.size
-        at.append((shift[:, 0] * s.size[1] + shift[:, 1]).astype(np.int32))
-    turns = spiral_turns(config.turns)
-    if config.axis is not None:
-        turns = turns[config.axis.holds(turns)]
-        if not len(turns):
-            raise InputError("no turn points that way", field="axis", remedy="give a wider cone, or more turns")
+    turns = config.holds(spiral_turns(config.turns))
+    if not len(turns):
+        raise InputError("no turn points that way", field="axis", remedy="give a wider cone, or more turns")
     look = LocateConfig()
-
     apart = float(extents[1]) / 2
+    ball = _lattice(scans, cross, config.region, config.lattice)
+    arm = None if config.region is None or config.region.of_model is None else config.region.of_model - middle
+    anywhere = ball, _at(scans, cross, ball)
 
     def best(turn: Array64) -> list[Found]:
         matrix = np.eye(4)
         matrix[:3, :3] = turn
-        matrix[:3, 3] = cross - turn @ middle
+        here, (places, at) = cross, anywhere
+        if arm is not None:  # where the middle lies depends on the turn
+            here = cross - turn @ arm
+            places = ball - turn @ arm
+            places = places[_seen(scans, places)]
+            at = _at(scans, here, places)
+        matrix[:3, 3] = here - turn @ middle
         total = np.zeros(len(places), np.float32)
         for ready, pixels in zip(scans, at, strict=True):
             scores, first = ready.scores(level, matrix, corners, look)
             _sum_of_squares(np.roll(scores, tuple(-np.round(first).astype(int)), (0, 1)).reshape(-1), pixels, total)
         found = []
         for _ in range(config.places):
-            best = int(total.argmax())
-            if total[best] <= 0:
+            best = int(total.argmax()) if len(total) else 0
+            if not len(total) or total[best] <= 0:
                 break
             there = matrix.copy()
             there[:3, 3] = places[best] - turn @ middle
