@@ -181,7 +181,7 @@ def test_following_keeps_between_what_is_expected_and_what_is_seen() -> None:
 
     def followed(mm: float) -> np.ndarray:
         prior = resting(off, middle, np.diag([(mm / 50) ** 2] * 3 + [mm**2] * 3), MotionConfig())
-        return follow(scale, prior, FollowConfig(config.match, 8, 5.0)).matrix
+        return follow(scale, prior, FollowConfig(config, MotionConfig(), 8, 5.0)).matrix
 
     def apart(a: np.ndarray, b: np.ndarray) -> float:
         p = targets()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raylign.cli.exposures import ExposureFlags
-from raylign.cli.surfaces import is_surface, read_surface
+from raylign.cli.surfaces import Surface, is_surface, read_surface
+from raylign.errors import InputError
 
 if TYPE_CHECKING:
     from raylign.data import Volume
@@ -69,8 +71,22 @@ class PoseFlags(ModelFlags):
         return 60.0
 
 
-def read_model(path: Path, flags: ModelFlags, series: str | None = None) -> Volume:
-    """A volume, or a surface as one.
+def check_models(flags: ModelFlags, paths: Sequence[Path]) -> None:
+    """Refuse what says something of models of another kind than those that are given.
+
+    Raises
+    ------
+    InputError: a material without a surface, a unit without a volume.
+    """
+    surfaces = [is_surface(path) for path in paths]
+    if flags.material != Material.BONE and not any(surfaces):
+        raise InputError("no model is a surface", field="--material", remedy="leave it out: a volume has its own attenuation")
+    if flags.unit is not None and all(surfaces):
+        raise InputError("a surface has no numbers", field="--unit", remedy="leave it out, or say what it is of: --material")
+
+
+def read_model(path: Path, flags: ModelFlags, series: str | None = None) -> Volume | Surface:
+    """A volume, or a surface and the volume that stands for it.
 
     Raises
     ------
@@ -79,5 +95,5 @@ def read_model(path: Path, flags: ModelFlags, series: str | None = None) -> Volu
     from raylign.io import read_volume
 
     if is_surface(path):
-        return read_surface(path, flags.material.value).volume
+        return read_surface(path, flags.material.value)
     return read_volume(path, series=series, unit=None if flags.unit is None else flags.unit.value)

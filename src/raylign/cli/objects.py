@@ -13,9 +13,10 @@ import typer
 from raylign.cli.about import command_line
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
 from raylign.cli.exposures import exposure_options
-from raylign.cli.models import PoseFlags, read_model, start_option
+from raylign.cli.models import Material, PoseFlags, check_models, read_model, start_option
 from raylign.cli.outputs import OVERLAY, REPORT, RESULT, finite, staged
 from raylign.cli.starts import CENTER, begin, check_start, read_start
+from raylign.cli.surfaces import Surface, is_surface
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def parsed(flags: ObjectsFlags) -> list[Model]:
 
     Raises
     ------
-    InputError: labels without a volume or a volume without labels, two bodies of one name, a number out of range.
+    InputError: labels without a volume or a volume without labels, two bodies of one name, a number out of range, metal.
     """
     check_start(flags)
     for name, value, low, high in (
@@ -111,6 +112,13 @@ def parsed(flags: ObjectsFlags) -> list[Model]:
         if not low <= value <= high:
             raise InputError(f"{value:g} is out of range", field=name, remedy=f"give {low:g} to {high:g}")
     models = [_model(text) for text in flags.models]
+    if flags.material == Material.METAL and any(is_surface(m.path) for m in models):
+        raise InputError(
+            "metal saturates exposures and is often symmetric, which is not looked into among several bodies",
+            field="--material",
+            remedy="register implants one by one: raylign register MODEL XRAY --material metal",
+        )
+    check_models(flags, [*(m.path for m in models if not m.labels), *([flags.volume] if flags.volume else [])])
     names = [m.name for m in models]
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
@@ -214,7 +222,8 @@ def read_bodies(flags: ObjectsFlags, models: Sequence[Model], xrays: Sequence[XR
             raise error.at(labelled[0].path) if error.field == "labels" else error from None
         _hung([m for m in labelled if m.name not in poses], flags.joint or ())
     for model in (m for m in models if not m.labels):
-        volume = read_model(model.path, flags)
+        shape = read_model(model.path, flags)
+        volume = shape.volume if isinstance(shape, Surface) else shape
         begun = begin(flags, given, volume, xrays)
         joined = any(_names(j)[1] == model.name for j in flags.joint or ())
         search = None if joined and model.name not in poses else begun.search

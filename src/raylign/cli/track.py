@@ -16,9 +16,10 @@ import typer
 from raylign.cli.about import command_line
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
 from raylign.cli.exposures import exposure_options
-from raylign.cli.models import PoseFlags, read_model, start_option
+from raylign.cli.models import PoseFlags, check_models, read_model, start_option
 from raylign.cli.outputs import finite, staged
 from raylign.cli.starts import CENTER, SEARCH, begin, check_start, read_start
+from raylign.cli.surfaces import Surface, is_surface
 from raylign.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class TrackFlags(PoseFlags):
     film_size: Annotated[int, typer.Option(help="Pixels of a film's longer side, for each camera.")] = 384
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several CTs.", metavar="UID")] = None
     trust: Annotated[
-        float | None, typer.Option(help="Probability from which a frame supports its pose; 0.8.", show_default=False)
+        float | None, typer.Option(help="Probability from which a frame supports its pose; 0.85.", show_default=False)
     ] = None
 
 
@@ -105,6 +106,9 @@ def _check(flags: TrackFlags) -> None:
     if not 64 <= flags.film_size <= 2048:
         raise InputError(f"{flags.film_size} pixels", field="--film-size", remedy="give 64 to 2048")
     check_start(flags)
+    check_models(flags, [flags.model])
+    if flags.series is not None and is_surface(flags.model):
+        raise InputError("a surface is of no series", field="--series", remedy="leave it out")
     if flags.film == FilmKind.MP4:
         from raylign.evaluation.film import encoder
 
@@ -116,7 +120,7 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     load("raylign.registration.tracking", "raylign.io.frames", "pydicom")
     from raylign.evaluation.film import Caption, Film, thinned
     from raylign.io.frames import open_frames, paired
-    from raylign.registration.tracking import TrackingConfig
+    from raylign.registration.tracking import Solid, TrackingConfig
     from raylign.registration.tracking import track as follow
 
     tell("reading the frames", 0.0)
@@ -124,7 +128,9 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     cameras = [open_frames(path, option, flags.rate) for path, option in zip(flags.frames, options, strict=True)]
     count = paired(cameras)
     tell("reading the model", 0.02)
-    model = read_model(flags.model, flags, flags.series)
+    shape = read_model(flags.model, flags, flags.series)
+    surface = shape if isinstance(shape, Surface) else None
+    model = shape.volume if isinstance(shape, Surface) else shape
     config, start = _config(flags, model, TrackingConfig())
     film = Film(model, flags.film_size)
     stride = thinned(count, _MOST)
@@ -160,13 +166,15 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
 
     drawn: list[Future[None]] = []
     with ThreadPoolExecutor(1) as beside:
-        done = follow(model, frames(), start, config, after)
+        solid = None if surface is None else Solid.of(surface.mesh, surface.material)
+        done = follow(model, frames(), start, config, after, solid)
         for future in drawn:
             future.result()
     tell("writing the report", 0.92)
-    inputs = _inputs(flags, cameras, model)
+    inputs = _inputs(flags, cameras, shape)
     _write(folder, flags, done, film, _Written(stride, inputs, [list(c.names) for c in cameras]))
-    return done, _said(done, cameras, busy[1] / busy[0] if busy[0] > 0 else 0.0)
+    mended = [surface.words] if surface is not None and surface.words else []
+    return done, [*mended, *_said(done, cameras, busy[1] / busy[0] if busy[0] > 0 else 0.0)]
 
 
 def _config(flags: TrackFlags, model: Volume, config: TrackingConfig) -> tuple[TrackingConfig, Any]:
@@ -178,7 +186,7 @@ def _config(flags: TrackFlags, model: Volume, config: TrackingConfig) -> tuple[T
     start = begin(flags, read_start(flags, flags.frames), model, ())
     direct = replace(config.direct, search=start.search, seed=flags.seed)
     if flags.trust is not None:
-        config, direct = replace(config, trust=flags.trust), replace(direct, trust=flags.trust)
+        direct = replace(direct, trust=flags.trust)
     return replace(config, direct=direct), start.pose
 
 
@@ -191,9 +199,11 @@ class _Written:
     names: list[list[str]]
 
 
-def _inputs(flags: TrackFlags, cameras: Sequence[Frames], model: Volume) -> dict[str, str]:
-    size = " x ".join(str(n) for n in model.data.shape[::-1])
-    out = {"Model": f"{flags.model}: {size} voxels, {model.unit}"}
+def _inputs(flags: TrackFlags, cameras: Sequence[Frames], model: Volume | Surface) -> dict[str, str]:
+    if isinstance(model, Surface):
+        out = {"Model": model.about(flags.model)}
+    else:
+        out = {"Model": f"{flags.model}: {' x '.join(str(n) for n in model.data.shape[::-1])} voxels, {model.unit}"}
     for k, (path, camera) in enumerate(zip(flags.frames, cameras, strict=True)):
         name = "Frames" if len(cameras) == 1 else f"Frames of camera {k + 1}"
         out[name] = f"{path}: {len(camera)}, {camera.rate:.2f} a second ({camera.timed_by})"
@@ -287,9 +297,11 @@ def _said(done: Track, cameras: Sequence[Frames], rate: float) -> list[str]:
     from raylign.evaluation.track_report import verdict
 
     first = done.first
+    open_ = () if first.ambiguity is None else first.ambiguity.words
     taken = f" (taken at {cameras[0].rate:.1f})" if cameras[0].rate else ""
     return [
         f"first frame registered in {first.seconds:.2f} s, probability {first.confidence.probability:.2f}",
+        *open_,
         f"{len(done.poses)} frames, {rate:.1f} a second{taken}",
         verdict(done),
     ]

@@ -19,16 +19,18 @@ import torch
 
 from raylign.data import XRay
 from raylign.errors import InputError
-from raylign.registration.levels import Scale, centre_under
+from raylign.registration.evidence import Pattern, pattern
+from raylign.registration.levels import Scale
 from raylign.registration.matching import (
+    Comparison,
     Mask,
     MatchConfig,
     Normal,
+    Rendering,
+    Windows,
     answered,
     compare,
-    exposure_system,
     render,
-    summed,
     windows_of,
 )
 from raylign.registration.pyramid import Array32, Array64
@@ -37,6 +39,7 @@ from raylign.registration.result import Step
 from raylign.registration.search import Bounds, moved
 from raylign.registration.settings import DirectConfig
 
+_UNSEEN = 2.0  # drift where most of what the model shows lies where the exposure is flat: it is, behind metal
 _MM, _CLIPPED_MM = 12.0, 6.0  # of metal: ceilings, the second of exposures in which pixels behind metal had to be given back
 
 
@@ -123,6 +126,30 @@ def _hull(mask: Mask) -> Mask:
     return out
 
 
+def compare_bent(
+    scale: Scale, rendering: Rendering, windows: Sequence[Windows], config: MatchConfig, response: Response | None
+) -> Comparison:
+    """A rendering beside a level's exposures, its line integrals and their derivatives bent; ``None``: as they are."""
+    straight = compare(scale.model, scale.images, rendering, windows, config)
+    if response is None:
+        return straight
+    lines = [v * i.lengths for v, i in zip(rendering.integrals, scale.images, strict=True)]
+    shown = [response.bent(line) / i.lengths for line, i in zip(lines, scale.images, strict=True)]
+    bent = compare(scale.model, scale.images, replace(rendering, integrals=tuple(shown)), windows, config)
+    if any(s is None for s in rendering.slopes):
+        return bent
+    slopes = [own * response.slope(line) for own, line in zip(straight.derivatives(), lines, strict=True)]
+    return replace(bent, known=tuple(slopes))
+
+
+def bent_pattern(scale: Scale, matrix: Array64, config: MatchConfig, response: Response | None) -> Pattern:
+    """How exposures and model match at a pose, the model's line integrals bent; flat where the exposures are, behind metal."""
+    seen = pattern(scale, matrix, config, bent=None if response is None else response.bent)
+    if response is not None and seen.drift >= _UNSEEN:
+        seen = pattern(scale, matrix, config, bent=response.flat)
+    return seen
+
+
 @dataclass(frozen=True, eq=False)
 class _Bent:
     """A level whose model's line integrals are bent, under one set of pixels."""
@@ -135,18 +162,9 @@ class _Bent:
         """Cost, and with ``full`` the Gauss-Newton system, at a floor [views] of the residual variance."""
         scale = self.scale
         rendering = render(scale.model, scale.images, matrix, self.match, jacobian=full, pixels=masks)
-        derivatives: Sequence[Array32 | None] = [None] * len(scale.images)
-        if full:
-            windows = [windows_of(image, mask, self.match) for image, mask in zip(scale.images, masks, strict=True)]
-            derivatives = compare(scale.model, scale.images, rendering, windows, self.match).derivatives()
-        found = []
-        for image, integrals, mask, least, own in zip(scale.images, rendering.integrals, masks, floor, derivatives, strict=True):
-            line = integrals * image.lengths
-            moving = self.response.bent(line)[None]
-            if own is not None:
-                moving = np.concatenate([moving, own * self.response.slope(line)])
-            found.append(exposure_system(np.ascontiguousarray(moving), image, mask, float(least), self.match))
-        return summed(found, scale.images, centre_under(scale, matrix))
+        windows = [windows_of(image, mask, self.match) for image, mask in zip(scale.images, masks, strict=True)]
+        seen = compare_bent(scale, rendering, windows, self.match, self.response)
+        return seen.normal(floor) if full else seen.judged(floor)
 
 
 def refine_bent(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, response: Response) -> Candidate:

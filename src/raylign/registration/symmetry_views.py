@@ -24,14 +24,13 @@ from raylign.geometry import Rigid, View, se3
 from raylign.registration.ambiguity import Ambiguity
 from raylign.registration.confidence import Evidence, judge
 from raylign.registration.direct import bounds_of
-from raylign.registration.evidence import pattern
 from raylign.registration.levels import Scale, build_scales, centre_under
 from raylign.registration.locate import locate
 from raylign.registration.problem import Problem, as_read
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, refine
 from raylign.registration.result import Confidence, Result
-from raylign.registration.saturation import Response, refine_bent
+from raylign.registration.saturation import Response, bent_pattern, refine_bent
 from raylign.registration.search import INSIDE, Bounds, separation
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.spread import covariance_of
@@ -43,7 +42,6 @@ ALIKE = 0.9
 """Share of the stated pose's cost from which another pose is named as one that the exposures hardly tell from it."""
 
 _AS_GOOD = 0.95  # share of the best cost from which not the exposures decide, but which pose is nearer the start
-_UNSEEN = 2.0  # drift where most of what the model shows lies where the exposure is flat: it is, behind metal
 _SAME = 4.0  # degrees within which two poses are one
 _TURNS = 8  # turns about an axis of near symmetry that are tried
 _TRIED = 0.6  # share of the cost, at the second level, that makes a pose worth the finest one
@@ -255,10 +253,7 @@ def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate |
     evidence = Evidence(**old.evidence) if direct else None  # type: ignore[arg-type]
     covariance, centre = result.covariance, result.centre
     if chosen is not None:
-        bent = None if look.response is None else look.response.bent
-        seen = pattern(scale, chosen.matrix, look.config.match, bent=bent)
-        if look.response is not None and seen.drift >= _UNSEEN:
-            seen = pattern(scale, chosen.matrix, look.config.match, bent=look.response.flat)
+        seen = bent_pattern(scale, chosen.matrix, look.config.match, look.response)
         covariance = torch.from_numpy(covariance_of(chosen.normal, scale.images, look.config.match, seen.drift))
         centre = torch.from_numpy(chosen.normal.centre)
         if look.response is not None:

@@ -13,10 +13,10 @@ import torch
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
-from raylign.registration.direct import Direct
 from raylign.registration.problem import Problem, as_read, centred
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Result
+from raylign.registration.saturation import Response
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.tracking_gating import Signal, blocks_of, breathing, pulse
 from raylign.registration.tracking_levels import FollowConfig, Stand, stand, weight_of
@@ -27,6 +27,8 @@ from raylign.registration.tracking_nouns import Track as Track
 from raylign.registration.tracking_nouns import TrackedPose as TrackedPose
 from raylign.registration.tracking_nouns import TrackingConfig as TrackingConfig
 from raylign.registration.tracking_recovery import Look, look, nowhere, problem_of, regained, searched
+from raylign.registration.tracking_solids import Solid as Solid
+from raylign.registration.tracking_solids import given_back, registrar_of, response_of, stated_of
 
 _UNKNOWN = 1e3  # rad and mm, one standard deviation of what nothing is known of
 _DOUBT = 0.3  # probability at most, of a pose that is held and not seen
@@ -49,6 +51,7 @@ class _Course:
     since: int = 0  # frames in this state
     wide: Stand | None = None
     judged: Look | None = None  # the last frame that was tracked
+    response: Response | None = None  # of exposures to the model's metal
 
 
 class Tracker:
@@ -60,10 +63,16 @@ class Tracker:
     views: one of every camera: how many frames belong together, and of which size. Frames carry their own, which may move.
     config: see there.
     start: a rough ``T_world_from_volume`` for the first frame; the model's centre at the isocentre where ``None``.
+    solid: of a model that was made of a surface, what is known of that: it is registered and judged as such a model is.
     """
 
     def __init__(
-        self, model: Volume, views: View | Sequence[View], config: TrackingConfig | None = None, start: Rigid | None = None
+        self,
+        model: Volume,
+        views: View | Sequence[View],
+        config: TrackingConfig | None = None,
+        start: Rigid | None = None,
+        solid: Solid | None = None,
     ) -> None:
         self.model = model
         self.views = (views,) if isinstance(views, View) else tuple(views)
@@ -71,6 +80,7 @@ class Tracker:
             raise InputError("no view was given", field="views", remedy="give one for each camera")
         self.config = config or TrackingConfig()
         self.start = start or centred(model)
+        self.solid = solid
         self.first: Result | None = None
         self._course: _Course | None = None
         self._index = -1
@@ -98,7 +108,7 @@ class Tracker:
         if self._course is None:
             made = self._begin(xrays, time)
         else:
-            made = self._go_on(self._course, xrays, time)
+            made = self._go_on(self._course, given_back(self.solid, xrays), time)
         return replace(made, seconds=clock.perf_counter() - begun)
 
     def _checked(self, frame: Frame, time: float) -> tuple[XRay, ...]:
@@ -125,7 +135,7 @@ class Tracker:
         config, result = self.config, self.first
         made: Result | None = None  # of this frame
         if xrays and (result is None or self._index % config.recovery.every == 0):
-            result = made = Direct(config.direct).register(Problem(self.model, xrays, self.start))
+            result = made = registrar_of(self.solid, config.direct).register(Problem(self.model, xrays, self.start))
             if self.first is None or result.confidence.probability >= self.first.confidence.probability:
                 self.first = result
         if result is None:  # nothing was shown yet
@@ -150,12 +160,14 @@ class Tracker:
     def _settle(self, result: Result, xrays: tuple[XRay, ...], time: float) -> _Course:
         """What is usual, taken from the frame that was registered."""
         config = self.config
+        response = response_of(self.solid, self.model, xrays)
+        xrays = given_back(self.solid, xrays)
         self.model = as_read(Problem(self.model, xrays, result.transform), result).model
         matrix = result.transform.matrix.numpy()
         at = stand(problem_of(self.model, xrays, matrix), self._levels(config.margin))
         scale = at.scales[0]
         known = resting(matrix, scale.model.middle, result.covariance.numpy(), config.motion)
-        seen = look(scale, known, FollowConfig(config.match, 1, 1.0))
+        seen = look(scale, known, FollowConfig(config.direct, config.motion, 1, 1.0, response=response, solid=self.solid))
         drift = seen.evidence.drift
         return _Course(
             stand=at,
@@ -166,6 +178,7 @@ class Tracker:
             explained=seen.explained,
             last=matrix,
             state=State.TRACKING,
+            response=response,
         )
 
     def _levels(self, mm: float) -> DirectConfig:
@@ -176,7 +189,10 @@ class Tracker:
     def _go_on(self, course: _Course, xrays: tuple[XRay, ...], time: float) -> TrackedPose:
         config = self.config
         expected = course.motion.predicted(time - course.time, config.motion)
-        following = FollowConfig(config.match, config.iterations, course.weight, course.drift, config.trust)
+        following = FollowConfig(
+            config.direct, config.motion, config.iterations, course.weight, course.drift, course.explained, course.response,
+            self.solid,
+        )  # fmt: skip
         seen: Look | None = None
         renders = 0
         if xrays and course.state != State.LOST:
@@ -196,7 +212,7 @@ class Tracker:
             index=self._index,
             time=time,
             transform=Rigid(torch.from_numpy(course.motion.matrix.copy())),
-            covariance=torch.from_numpy(course.motion.pose_covariance.copy()),
+            covariance=torch.from_numpy(self._stated(course, seen if state != State.LOST else None)),
             centre=torch.from_numpy(course.motion.centre),
             probability=min(probability, _DOUBT) if state == State.LOST else probability,
             state=state,
@@ -205,6 +221,13 @@ class Tracker:
             renders=renders,
             seconds=0.0,
         )
+
+    def _stated(self, course: _Course, seen: Look | None) -> Array64:
+        """Covariance [6, 6] of the pose of a frame; of one that shows nothing as far as its own grows."""
+        if seen is not None:
+            return seen.stated.copy()
+        held = course.motion
+        return stated_of(self.solid, held.matrix, held.centre, held.pose_covariance.copy(), self.views)
 
     def _state(self, course: _Course, seen: Look | None) -> State:
         """What a look at a frame makes of it."""
@@ -236,7 +259,7 @@ class Tracker:
                     problem_of(self.model, xrays, course.last), self._levels(max(recovery.mm, self.config.margin))
                 )
             problem = problem_of(self.model, xrays, course.last)
-            matrices, renders = searched(problem, course.wide, expected, recovery, course.explained, wider=wider)
+            matrices, renders = searched(problem, course.wide, expected, recovery, following, wider=wider)
             found, more = regained(course.wide, xrays, matrices, following, supports)
             renders += more
         return found, renders
@@ -273,6 +296,7 @@ def track(
     start: Rigid | None = None,
     config: TrackingConfig | None = None,
     progress: Callable[[TrackedPose], None] | None = None,
+    solid: Solid | None = None,
 ) -> Track:
     """Follow a model through a sequence.
 
@@ -282,6 +306,7 @@ def track(
     frames: (seconds, frame) in order; asked for one by one, and not kept.
     start: a rough pose of the first one; the model's centre at the isocentre where ``None``.
     progress: called with every pose.
+    solid: as of a ``Tracker``.
 
     Raises
     ------
@@ -297,7 +322,7 @@ def track(
                 before.append(time)
                 continue
             views = [x.view for x in ((frame,) if isinstance(frame, XRay) else frame)]
-            tracker = Tracker(model, views, config, start)
+            tracker = Tracker(model, views, config, start, solid)
             for early in before:
                 poses.append(tracker.step(None, early))
                 blocks.append(np.empty(0))

@@ -9,15 +9,17 @@ import numpy as np
 
 from raylign.data import XRay
 from raylign.registration.levels import Scale, build_scales
-from raylign.registration.matching import MatchConfig, Normal, answered, compare, render, windows_of
+from raylign.registration.matching import MatchConfig, Normal, answered, render, windows_of
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64, Footprint, box_corners, content, footprint, image_level
 from raylign.registration.readings import levels_as
 from raylign.registration.refinement import renewed
+from raylign.registration.saturation import Response, compare_bent
 from raylign.registration.search import moved
-from raylign.registration.settings import TRUST, DirectConfig
+from raylign.registration.settings import DirectConfig
 from raylign.registration.spread import covariance_of
-from raylign.registration.tracking_motion import Motion
+from raylign.registration.tracking_motion import Motion, MotionConfig
+from raylign.registration.tracking_solids import Solid
 
 _SETTLED = 0.02  # squared length of a step, in standard deviations of the pose, under which none is worth a rendering
 _FOLLOWED = 0.3  # of a voxel: a step from which it is looked up anew which rays the model answers for
@@ -107,18 +109,30 @@ class FollowConfig:
 
     Parameters
     ----------
-    match: how images are compared.
+    direct: how images are compared, how they are refined where a model was lost, and the probability from which a frame supports
+        its pose.
+    motion: how the patient may move.
     iterations: steps at most; none is taken that is small beside the pose's standard deviations.
     weight: of ``weight_of``.
     drift: of the model against the patient (``evidence.Pattern``), by which what a frame says is less certain.
-    trust: probability from which a frame supports its pose.
+    explained: share of a frame's structure that the model explains, usually.
+    response: of exposures that saturate behind the model's metal; ``None``: it is none.
+    solid: what is known of a model that was made of a surface; ``None``: it is a volume of intensities.
     """
 
-    match: MatchConfig
+    direct: DirectConfig
+    motion: MotionConfig
     iterations: int
     weight: float
     drift: float = 0.0
-    trust: float = TRUST
+    explained: float = 0.0
+    response: Response | None = None
+    solid: Solid | None = None
+
+    @property
+    def match(self) -> MatchConfig:
+        """How images are compared."""
+        return self.direct.match
 
 
 def follow(scale: Scale, prior: Motion, config: FollowConfig) -> Followed:
@@ -135,7 +149,8 @@ def follow(scale: Scale, prior: Motion, config: FollowConfig) -> Followed:
     matrix, middle = prior.matrix, prior.middle
     masks = answered(scale.model, scale.images, matrix)
     windows = [windows_of(image, mask, match) for image, mask in zip(scale.images, masks, strict=True)]
-    seen = compare(scale.model, scale.images, render(scale.model, scale.images, matrix, match, pixels=masks), windows, match)
+    rendering = render(scale.model, scale.images, matrix, match, pixels=masks)
+    seen = compare_bent(scale, rendering, windows, match, config.response)
     floor = seen.judged(np.zeros(len(scale.images))).noise
     now = seen.normal(floor)
     usable = max(1, sum(image.usable for image in scale.images))
@@ -150,7 +165,7 @@ def follow(scale: Scale, prior: Motion, config: FollowConfig) -> Followed:
         trial_masks = answered(scale.model, scale.images, trial_matrix)
         pixels = [window.valid | mask for window, mask in zip(windows, trial_masks, strict=True)]
         rendering = render(scale.model, scale.images, trial_matrix, match, pixels=pixels)
-        trial_seen = compare(scale.model, scale.images, rendering, windows, match)
+        trial_seen = compare_bent(scale, rendering, windows, match, config.response)
         trial = trial_seen.judged(floor)
         trial_away = prior.offset(trial_matrix)
         renders += 1

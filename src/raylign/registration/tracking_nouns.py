@@ -22,9 +22,8 @@ from torch import Tensor
 from raylign.data import XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
-from raylign.registration.matching import MatchConfig
 from raylign.registration.result import Result
-from raylign.registration.settings import TRUST, DirectConfig
+from raylign.registration.settings import DirectConfig
 from raylign.registration.tracking_gating import Signal
 from raylign.registration.tracking_motion import MotionConfig
 from raylign.registration.tracking_recovery import RecoveryConfig
@@ -48,14 +47,13 @@ class TrackingConfig:
 
     Parameters
     ----------
-    direct: how the first frame is registered.
+    direct: how the first frame is registered; how images are compared, and the probability from which a frame supports its pose,
+        are the same for all frames.
     motion: how the patient may move.
     recovery: where a lost model is looked for.
-    match: how images are compared.
     pixels: longer side of what the model covers of an image, in pixels, at the level that is tracked.
     iterations: Gauss-Newton steps a frame, at most.
     margin: mm by which the model may leave the part of the image that is looked at before that is cut out anew.
-    trust: probability from which a frame supports its pose.
     usual, least: share of what frames usually explain from which one supports its pose, and under which it is lost.
     patience: uncertain frames in a row that are followed before the model counts as lost.
     """
@@ -63,11 +61,9 @@ class TrackingConfig:
     direct: DirectConfig = field(default_factory=DirectConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
-    match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 128
     iterations: int = 4
     margin: float = 30.0
-    trust: float = TRUST
     usual: float = 0.75
     least: float = 0.5
     patience: int = 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,18 +13,20 @@ import torch
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
-from raylign.registration.confidence import Evidence, judge
-from raylign.registration.evidence import Pattern, pattern
-from raylign.registration.levels import Scale
+from raylign.registration.confidence import Evidence
+from raylign.registration.evidence import Pattern
+from raylign.registration.levels import Scale, centre_under
 from raylign.registration.locate import locate
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, distinct, refine
 from raylign.registration.result import Confidence
+from raylign.registration.saturation import bent_pattern
 from raylign.registration.search import Bounds, camera_axes, separation
-from raylign.registration.settings import DirectConfig, LocateConfig
+from raylign.registration.settings import LocateConfig
 from raylign.registration.tracking_levels import FollowConfig, Followed, Stand, follow
-from raylign.registration.tracking_motion import Motion, MotionConfig, resting
+from raylign.registration.tracking_motion import Motion, resting
+from raylign.registration.tracking_solids import judge_of, known_of, stated_of
 
 _ALIKE = 0.95  # of what a frame shortly before explained
 _PLAIN = 0.8  # of what is usual: a place that explains as much needs no others beside it
@@ -42,6 +44,7 @@ class RecoveryConfig:
     every: of so many lost frames one is searched in a wider box.
     wide_degrees, wide_mm, wide_depth: half widths of that box.
     places, finalists: how many places are refined coarsely, and how many of them at the level that is tracked.
+    locate: how densely a box is looked through.
     """
 
     mm: float = 60.0
@@ -51,6 +54,7 @@ class RecoveryConfig:
     wide_depth: float = 60.0
     places: int = 4
     finalists: int = 2
+    locate: LocateConfig = field(default_factory=LocateConfig)
 
     def __post_init__(self) -> None:
         for name in ("every", "places", "finalists"):
@@ -60,12 +64,13 @@ class RecoveryConfig:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A frame followed, and what is to be held of that."""
+    """A frame followed, and what is to be held of that; ``stated`` [6, 6] is the covariance with what no filter learns."""
 
     followed: Followed
     evidence: Evidence
     confidence: Confidence
     pattern: Pattern
+    stated: Array64
 
     @property
     def explained(self) -> float:
@@ -82,10 +87,12 @@ def look(scale: Scale, prior: Motion, config: FollowConfig, known: Look | None =
     """
     found = follow(scale, prior, config)
     alike = known is not None and found.normal.explained > _ALIKE * known.explained and found.misfit < 1
-    seen = known.pattern if known is not None and alike else pattern(scale, found.matrix, config.match)
-    axes = camera_axes(scale.images[0].view)
-    across = np.sqrt(np.clip(np.diag(axes.T @ found.covariance[3:, 3:] @ axes), 0, None))
-    turn = math.sqrt(max(float(np.diag(found.covariance)[:3].max()), 0.0))
+    seen = known.pattern if known is not None and alike else bent_pattern(scale, found.matrix, config.match, config.response)
+    axes, centre = camera_axes(scale.images[0].view), centre_under(scale, found.matrix)
+    stated = stated_of(config.solid, found.matrix, centre, found.covariance, [image.view for image in scale.images])
+    closed = known_of(config.solid, found.matrix, stated)
+    across = np.sqrt(np.clip(np.diag(axes.T @ closed[3:, 3:] @ axes), 0, None))
+    turn = math.sqrt(max(float(np.diag(closed)[:3].max()), 0.0))
     evidence = Evidence(
         explained=found.normal.explained,
         answered=found.normal.pixels / max(1, sum(i.usable for i in scale.images)),
@@ -96,11 +103,11 @@ def look(scale: Scale, prior: Motion, config: FollowConfig, known: Look | None =
         mirror=0.0,
         **asdict(seen),
     )
-    return Look(found, evidence, judge(evidence, config.trust), seen)
+    return Look(found, evidence, judge_of(config.solid)(evidence, config.direct.trust), seen, stated)
 
 
 def searched(
-    problem: Problem, wide: Stand, held: Motion, config: RecoveryConfig, usual: float, *, wider: bool
+    problem: Problem, wide: Stand, held: Motion, config: RecoveryConfig, following: FollowConfig, *, wider: bool
 ) -> tuple[list[Array64], int]:
     """Poses under which a frame may show the model, best first, refined coarsely; and how many renderings they took.
 
@@ -112,15 +119,15 @@ def searched(
     ----------
     problem: model and frame; ``start`` is the last pose.
     wide: levels whose regions reach as far as the search.
-    usual: share of a frame's structure that the model explains, usually: a place with less than half of it is none.
+    following: how frames are followed; a place that explains less than half of what is usual is none.
     """
+    usual, direct = following.explained, following.direct
     axes, centre = camera_axes(problem.xrays[0].view), held.centre
     box = Bounds(held.matrix, axes, centre, 0.0, config.mm, 0.0)
     if wider:
         box = replace(box, degrees=config.wide_degrees, mm=config.wide_mm, depth=config.wide_depth)
     coarse = wide.level(min(1, len(wide.scales) - 1), problem.xrays)
     loose = Bounds(held.matrix, axes, centre, max(box.degrees, 10.0), box.mm + 20, max(box.depth, 20.0))
-    direct = DirectConfig()
 
     def refined(seeds: Sequence[Array64]) -> list[Candidate]:
         return [refine(coarse, seed, loose, direct, threaded=True) for seed in seeds]
@@ -130,7 +137,7 @@ def searched(
     found = refined([held.matrix] if near else [held.matrix, last])
     renders = 0
     if wider or max(c.normal.explained for c in found) < _PLAIN * usual:
-        places, renders = locate(problem, box, LocateConfig(), config.places, both=False)
+        places, renders = locate(problem, box, config.locate, config.places, both=False)
         found += refined([place.matrix for place in places])
     renders += sum(c.renders for c in found)
     best = distinct(found, 0.75 * coarse.model.spacing, coarse.model.radius)
@@ -148,7 +155,7 @@ def regained(
         spread = np.array([math.radians(_OPEN[0])] * 3 + [_OPEN[1]] * 3)
         far = replace(config, iterations=2 * config.iterations)
         for matrix in matrices:
-            prior = resting(matrix, scale.model.middle, np.diag(spread**2), MotionConfig())
+            prior = resting(matrix, scale.model.middle, np.diag(spread**2), config.motion)
             found = look(scale, prior, far)
             renders += found.followed.renders
             if supports(found):
