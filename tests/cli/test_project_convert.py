@@ -138,8 +138,9 @@ def test_info(raylign: Command, scene: Scene) -> None:
 def test_names_known_without_loading_agree_with_the_library() -> None:
     from raylign.cli.convert import Format
     from raylign.cli.register import Method
+    from raylign.cli.solve import LEARNED
 
-    assert {m.value for m in Method} == set(METHODS)
+    assert {m.value for m in Method} == {*METHODS, LEARNED}
     assert tuple(f.value for f in Format) == FORMATS
 
 

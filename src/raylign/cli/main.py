@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from raylign._version import __version__
-from raylign.cli import bench, convert, demo, evaluate, info, motion, objects, project, register, simulate, track
+from raylign.cli import bench, convert, demo, evaluate, info, motion, objects, project, register, simulate, track, train
 from raylign.cli.console import INTERRUPTED, WRONG_INPUT, catch_interruption, complain
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("motion")(motion.motion)
 app.command("track")(track.track)
 app.command("convert")(convert.convert)
 app.command("simulate")(simulate.simulate)
+app.command("train")(train.train)
 app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
 

@@ -27,7 +27,7 @@ _STRUCTURE, _GEOMETRY = "One structure", "Geometry that is not quite known (0: a
 
 
 class Method(enum.StrEnum):
-    """``raylign.registration.METHODS``, known without loading them."""
+    """``raylign.registration.METHODS`` and methods that learn, known without loading them."""
 
     DIRECT = "direct"
     CMAES = "cmaes"
@@ -48,6 +48,11 @@ class Method(enum.StrEnum):
     NCC_ADAM = "ncc-adam"
     GRADIENT_NCC_ADAM = "gradient-ncc-adam"
     MI_ADAM = "mi-adam"
+    IMITATION_AGENT = "imitation-agent"
+
+
+SURFACES_ALONE = {Method.CONTOUR: "contours are those", Method.IMITATION_AGENT: "an imitation-agent moves the model"}
+"""Methods that take no volume, and why."""
 
 
 class Table(enum.StrEnum):
@@ -85,6 +90,12 @@ class RegisterFlags(ModelFlags):
     ]
     out: Annotated[Path, typer.Option(help="Folder for result.json, pose.tfm, overlay.png and report.html.", show_default=False)]
     method: Annotated[Method, typer.Option(help="How the pose is found.")] = Method.DIRECT
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a method that learns, in place of those that come with raylign.", metavar="FILE", show_default=False
+        ),
+    ] = None
     init: Annotated[
         str,
         start_option(
@@ -139,7 +150,7 @@ class RegisterFlags(ModelFlags):
     )
     trust: Annotated[
         float | None,
-        typer.Option(help="Probability of success from which a result is trusted; 0.9, of a structure 0.6.", show_default=False),
+        typer.Option(help="Probability of success from which a result is trusted; 0.85, of a structure 0.6.", show_default=False),
     ] = None
 
 
@@ -154,9 +165,11 @@ def register(flags: RegisterFlags) -> int:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
     if is_surface(flags.volume) and flags.labels is not None:
         raise InputError("a surface has no structures within it", field="--labels", remedy="leave it out, or give a CT")
-    if flags.method == Method.CONTOUR and not is_surface(flags.volume):
+    if flags.method in SURFACES_ALONE and not is_surface(flags.volume):
         raise InputError(
-            "contours are those of a surface", field="--method", remedy="give STL, PLY, OBJ or VTK, or another method"
+            f"{SURFACES_ALONE[flags.method]} of a surface",
+            field="--method",
+            remedy="give STL, PLY, OBJ or VTK, or another method",
         )
     if flags.method == Method.CONTOUR and (flags.init in WORDS or flags.search_degrees or flags.search_mm or flags.search_depth):
         raise InputError("contours do not search: they begin near", field="--init", remedy="give a pose, and no --search")

@@ -12,11 +12,13 @@ from raylign.errors import InputError
 
 if TYPE_CHECKING:
     import enum
+    from pathlib import Path
 
-    from raylign.data import LabelMap, Volume, XRay
+    from raylign.data import LabelMap, Mesh, Volume, XRay
     from raylign.geometry import Rigid
     from raylign.registration import Problem, Registrar, Result
 
+LEARNED = "imitation-agent"
 _GEOMETRY = (
     ("geometry_sid", "sid_mm", 500.0),
     ("geometry_principal", "principal_mm", 500.0),
@@ -32,6 +34,8 @@ class SolveFlags(SearchFlags, Protocol):
 
     @property
     def method(self) -> enum.StrEnum: ...
+    @property
+    def weights(self) -> Path | None: ...
     @property
     def material(self) -> enum.StrEnum: ...
     @property
@@ -136,11 +140,17 @@ def _check_nowhere(flags: SolveFlags, xrays: int) -> None:
 def _check_search(flags: SolveFlags) -> None:
     """Refuse what the method would take no notice of."""
     method = flags.method.value
+    if flags.weights is not None and method != LEARNED:
+        raise InputError(f"{method} has none", field="--weights", remedy=f"leave it out, or use --method {LEARNED}")
+    if method == LEARNED:  # read once more later: whoever has no weights should not wait for a CT to be read
+        from raylign.methods.imitation_agent.registrar import shipped
+
+        shipped(flags.weights)
     if flags.starts is not None and method != "direct":
         raise InputError(
             f"{method} does not choose among starts", field="--starts", remedy="leave it out, or use --method direct"
         )
-    if method not in ("xreg", "xreg-wide"):
+    if method not in ("xreg", "xreg-wide", LEARNED):
         return
     for name in ("search_degrees", "search_mm", "search_depth"):
         if getattr(flags, name) is not None:
@@ -215,11 +225,22 @@ def solve(
         named = Anywhere(AnywhereConfig(direct=DirectConfig(seed=flags.seed)), tell)
     else:
         material = flags.material.value
-        named = registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=material)
+        named = (
+            _learned(flags, mesh)
+            if flags.method == LEARNED and mesh is not None
+            else registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=material)
+        )
     chosen = _trusting(named, flags.trust)
     problem = Problem(volume, xrays, start.pose)
     solved = Solved(problem, chosen.register(problem), words=words)
     return _with_geometry(solved, _bounds(flags), tell) if _bounds(flags) else solved
+
+
+def _learned(flags: SolveFlags, mesh: Mesh) -> Registrar:
+    """The registrar of a method that learns."""
+    from raylign.methods.imitation_agent.registrar import ImitationAgent, shipped
+
+    return ImitationAgent(mesh, shipped(flags.weights))
 
 
 def _trusting(chosen: Any, trust: float | None) -> Registrar:

@@ -1,0 +1,111 @@
+"""``raylign train``: weights from a recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raylign.cli.console import DONE, WRONG_INPUT, command, complain, load, progress
+from raylign.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """Options of ``raylign train``."""
+
+    recipe: Annotated[Path, typer.Argument(help="What to train: a YAML file, recipes/toth2018.yaml say.", show_default=False)]
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder of checkpoint, log, curves and weights, new or to be gone on with.", show_default=False
+        ),
+    ]
+    preset: Annotated[str, typer.Option(help="Which of the recipe's presets.", metavar="NAME")] = "small"
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data to learn from, made where missing; OUT/pool by default.", metavar="DIR"),
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that make the data; by default one for each processor.", metavar="N")
+    ] = None
+    device: Annotated[str, typer.Option(help="Where the network learns: cpu, cuda.", metavar="NAME")] = "cpu"
+    seed: Annotated[int | None, typer.Option(help="In place of the recipe's.", metavar="N")] = None
+    save_every: Annotated[int, typer.Option(help="Iterations between checkpoints.", metavar="N")] = 250
+    until: Annotated[int | None, typer.Option(help="Stop for now before this iteration.", metavar="N")] = None
+
+
+@command(TrainFlags)
+def train(flags: TrainFlags) -> int:
+    """Train a method that learns, and measure it on patients that it has not seen.
+
+    What was broken off, even killed, goes on from its last checkpoint by the same command, with the same result.
+    """
+    for name, value in (("--workers", flags.workers), ("--save-every", flags.save_every), ("--until", flags.until)):
+        if value is not None and value < 1:
+            raise InputError(f"{value} is too few", field=name, remedy="give 1 or more")
+    load("raylign.training.run", "raylign.simulation", "pydantic")
+    from raylign.training.recipes import read_training
+    from raylign.training.run import CARD, CURVES, WEIGHTS, RunConfig, run
+
+    _check_device(flags.device)
+    chosen = read_training(flags.recipe, flags.preset, flags.seed)
+    workers = flags.workers if flags.workers is not None else _processors()
+    config = RunConfig(flags.out, flags.pool, workers, flags.device, flags.save_every, flags.until)
+    began = time.monotonic()
+    try:
+        with _told() as tell:
+            done = run(chosen, config, tell)
+    except KeyboardInterrupt:
+        complain(f"interrupted; what is finished stays in {flags.out}, and the same command goes on from there")
+        return WRONG_INPUT
+    minutes = (time.monotonic() - began) / 60
+    if not done.finished:
+        print(f"{done.iteration} iterations are done, {minutes:.0f} min; the same command without --until goes on in {flags.out}")
+        return DONE
+    test = done.figures["test"]
+    print(f"{chosen.name}, preset {chosen.preset}: {done.iteration} iterations, {minutes:.0f} min")
+    print(
+        f"{test['cases']:.0f} registrations of test patients: TRE from {test['start_mean']:.2f} to {test['tre_mean']:.2f} mm in"
+        f" the mean, median {test['tre_median']:.2f}, 90 % within {test['tre_p90']:.2f}; angle {test['angle_mean']:.2f} degrees"
+    )
+    print(f"{flags.out / WEIGHTS}, {CARD}, {CURVES}")
+    return DONE
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot be used ({str(error).splitlines()[0]})", field="--device", remedy="use cpu") from None
+
+
+def _processors() -> int:
+    from raylign.projection.threads import threads
+
+    return threads()
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[str, float], None]]:
+    """Progress: a bar on a terminal; where there is none, a line whenever another hundredth is done."""
+    import sys
+
+    with progress() as bar:
+        shown = -1
+
+        def tell(stage: str, share: float) -> None:
+            nonlocal shown
+            bar(stage, share)
+            if not sys.stderr.isatty() and int(100 * share) > shown:
+                shown = int(100 * share)
+                print(f"{shown:3d} % {stage}", file=sys.stderr, flush=True)
+
+        yield tell

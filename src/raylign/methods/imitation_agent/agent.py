@@ -1,0 +1,118 @@
+"""A trained agent: its network, what it sees, how sure its agreement with itself makes it; in one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from raylign.errors import InputError
+from raylign.methods.imitation_agent.network import AgentNetwork, NetworkConfig
+from raylign.methods.imitation_agent.world import World, WorldConfig
+from raylign.methods.weights import read_weights, write_weights
+from raylign.simulation.datasets.typed import typed
+
+METHOD = "imitation-agent"
+_BATCH = 128  # states that the network sees at once
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Probability that a registration is right, from how far the ends of several starts lie apart.
+
+    ``1 / (1 + exp(-(intercept + slope log(spread + 0.1 mm))))``: a logistic regression on registrations of patients whom the
+    agent was not trained on. Right is a TRE under ``right_mm``.
+
+    Parameters
+    ----------
+    intercept, slope: of the regression.
+    right_mm: what was called right.
+    cases: from how many registrations.
+    """
+
+    intercept: float
+    slope: float
+    right_mm: float
+    cases: int
+
+    def probability(self, spread_mm: float) -> float:
+        """Of ends with a root mean square distance from their middle of so many mm."""
+        z = self.intercept + self.slope * math.log(spread_mm + 0.1)
+        return 1 / (1 + math.exp(-min(max(z, -30.0), 30.0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """A network and what goes with it.
+
+    Parameters
+    ----------
+    network: in evaluation mode.
+    world: what it was trained to see.
+    agreement: None where nobody has found out how far its agreement with itself is to be trusted.
+    about: recipe, seed, figures: what the model card says.
+    """
+
+    network: AgentNetwork
+    world: WorldConfig = field(default_factory=WorldConfig)
+    agreement: Agreement | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def rewards(self, world: World, which: Int64[Tensor, " B"], states: Float[Tensor, "B 3"]) -> tuple[Tensor, Tensor]:
+        """Predicted rewards [B, 6] of states, on the CPU, and the share of each field that the exposure shows [B]."""
+        found, shares = [], []
+        with torch.no_grad():
+            for first in range(0, len(which), _BATCH):
+                some = slice(first, first + _BATCH)
+                fixed, moving, share = world.observe(which[some], states[some])
+                found.append(self.network(fixed, moving).cpu())
+                shares.append(share)
+        return torch.cat(found), torch.cat(shares)
+
+    def save(self, path: str | Path) -> None:
+        """Write the agent as safetensors.
+
+        Raises
+        ------
+        InputError: the file cannot be written.
+        """
+        about = {
+            "method": METHOD,
+            "schema": _SCHEMA,
+            "network": asdict(self.network.config),
+            "world": asdict(self.world),
+            "agreement": None if self.agreement is None else asdict(self.agreement),
+            "about": dict(self.about),
+        }
+        write_weights(path, self.network.state_dict(), about)
+
+
+def read_agent(path: str | Path, device: str | torch.device = "cpu") -> Agent:
+    """An agent as ``Agent.save`` wrote it.
+
+    Raises
+    ------
+    InputError: no such file, a damaged one, one of another method.
+    """
+    tensors, said = read_weights(path)
+    if said.get("method") != METHOD or said.get("schema") != _SCHEMA:
+        raise InputError(
+            f"holds {said.get('method', 'something else')}, not an {METHOD} of schema {_SCHEMA}", file=path,
+            remedy="name the agent.safetensors of a raylign train of recipes/toth2018.yaml",
+        )  # fmt: skip
+    try:
+        config = typed(NetworkConfig, said["network"], "network", path)
+        world = typed(WorldConfig, said["world"], "world", path)
+        network = AgentNetwork(config, world.pixels)
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"its weights do not fit ({str(error).splitlines()[0]})", file=path) from None
+    agreement = None if said["agreement"] is None else Agreement(**said["agreement"])
+    return Agent(network.to(device).eval(), world, agreement, said["about"])

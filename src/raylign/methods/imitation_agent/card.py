@@ -1,0 +1,63 @@
+"""The agent's model card: what it was trained on, what it reaches, and where it should not be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LIMITS = (
+    "Made patients: chests drawn from published measurements, not scans of people. On real exposures it has to be measured anew.",
+    "In the image plane only: two shifts and a turn. Depth and the two other turns stay as the start has them, and any error"
+    " in them stays too.",
+    "Trained on frontal views (primary within 15, secondary within 5 degrees), starts within 35 mm and 15 degrees, fields of"
+    " 300 mm with the heart within 10 mm of the middle.",
+    "The model is the left ventricle's outer surface (epicardium) at the end of diastole and of breathing in. Neither heartbeat"
+    " nor breathing is modelled, nor are errors of segmentation.",
+    "No instruments, collimation or display processing was seen in training, where the settings below do not say so.",
+)
+_ROWS = (
+    ("cases", "registrations", "d"),
+    ("start_mean", "TRE before, mean, mm", ".2f"),
+    ("tre_mean", "TRE, mean, mm", ".2f"),
+    ("tre_sd", "TRE, standard deviation, mm", ".2f"),
+    ("tre_median", "TRE, median, mm", ".2f"),
+    ("tre_p90", "TRE, 90th percentile, mm", ".2f"),
+    ("tre_max", "TRE, largest, mm", ".2f"),
+    ("angle_mean", "angle, mean, degrees", ".2f"),
+    ("angle_sd", "angle, standard deviation, degrees", ".2f"),
+    ("worse", "share worse than its start", ".3f"),
+)
+
+
+def card(about: Mapping[str, Any], digest: str) -> str:
+    """The card in Markdown: ``about`` as ``training.run`` has it; SHA-256 of the weights."""
+    data = about["settings"]["data"]
+    lines = [
+        f"# {about['name']}, preset {about['preset']}",
+        "",
+        'Agent of Toth et al., "3D/2D model-to-image registration by imitation learning for cardiac procedures" (IJCARS 2018).',
+        "",
+        f"- Recipe: `recipes/{about['name']}.yaml`, preset `{about['preset']}`, seed {about['seed']},"
+        f" {about['iterations']} iterations of {about['settings']['batch']} states",
+        f"- Patients (made): seeds {_range(data['train'])} for training, {_range(data['validation'])} for validation,"
+        f" {_range(data['test'])} for the test; nobody is in two parts",
+        f"- Exposures: {data['train_exposures']} of each training patient, distribution `{data['targets']}`,"
+        f" appearance `{data['appearance']}`",
+        f"- SHA-256 of the weights: `{digest}`",
+        f"- Versions: {', '.join(f'{name} {version}' for name, version in about['versions'].items())}",
+        "",
+        "TRE is that of a cross of 10 mm at the ventricle's centre, in the image plane.",
+        f"Validation: from {about['settings']['agreement_starts']} starts each, median of the ends. Test: from one start each.",
+        "",
+        "| | validation | test |",
+        "|---|---|---|",
+    ]
+    figures = about["figures"]
+    for name, label, form in _ROWS:
+        shown = [format(int(v) if form == "d" else v, form) for v in (figures[part][name] for part in ("validation", "test"))]
+        lines.append(f"| {label} | {' | '.join(shown)} |")
+    return "\n".join([*lines, "", "## Limits", "", *(f"- {limit}" for limit in _LIMITS), ""])
+
+
+def _range(seeds: Any) -> str:
+    return f"{seeds[0]} to {seeds[1]}"

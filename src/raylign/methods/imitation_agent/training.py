@@ -1,0 +1,243 @@
+"""How the agent is trained: supervised by the rewards of random states (Toth et al. 2018, "Training setup")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from raylign.errors import InputError
+from raylign.methods.imitation_agent.agent import METHOD, Agent, Agreement
+from raylign.methods.imitation_agent.card import card
+from raylign.methods.imitation_agent.mdp import cross_error, rewards
+from raylign.methods.imitation_agent.network import AgentNetwork, NetworkConfig, make_network
+from raylign.methods.imitation_agent.pool import Pool, PoolConfig
+from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
+from raylign.methods.imitation_agent.trust import fitted, spreads
+from raylign.methods.imitation_agent.world import World, WorldConfig
+from raylign.simulation.seeds import generator
+
+Tell = Callable[[str, float], None]
+
+_STATES, _VALIDATION, _TEST, _AGREE, _WEIGHTS = range(3, 8)  # places in the tree of seeds
+
+
+@dataclass(frozen=True)
+class StatesConfig:
+    """Where the states lie that the agent learns from, about the truth.
+
+    Parameters
+    ----------
+    mm, degrees: largest perturbations, uniform (35 mm, 15 degrees).
+    near: share of the states whose perturbation is drawn in towards the truth, by a factor that is the square of a uniform
+        number. The paper has none; drawn uniformly, one state in 5,000 lies within 2 mm and 2 degrees of the truth.
+    step: size of the actions that are rewarded, mm and degrees.
+    """
+
+    mm: float = 35.0
+    degrees: float = 15.0
+    near: float = 0.0
+    step: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.mm, self.degrees, self.step) <= 0 or not 0 <= self.near <= 1:
+            raise InputError("ranges and steps are positive, near is a share", field="states")
+
+    def draw(self, count: int, stream: torch.Generator) -> Float[Tensor, "count 3"]:
+        """Errors (mm, mm, degrees) of so many states."""
+        u = torch.rand(count, 5, generator=stream, dtype=torch.float64)
+        far = (2 * u[:, :3] - 1) * torch.tensor([self.mm, self.mm, self.degrees], dtype=torch.float64)
+        factor = torch.where(u[:, 3] < self.near, u[:, 4] ** 2, 1.0)
+        return far * factor[:, None]
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """RMSProp with momentum; the rate is multiplied by ``decay`` after every ``decay_every`` iterations.
+
+    Parameters
+    ----------
+    rate: at the beginning.
+    momentum: of the steps.
+    smoothing: of the squared gradients.
+    decay, decay_every: see above.
+    warm_up: iterations over which the rate grows to ``rate``, 0 for none.
+    """
+
+    rate: float = 0.01
+    momentum: float = 0.9
+    smoothing: float = 0.99
+    decay: float = 0.8
+    decay_every: int = 10_000
+    warm_up: int = 0
+
+    def __post_init__(self) -> None:
+        shares = (self.momentum, self.smoothing)
+        if self.rate <= 0 or not all(0 <= x < 1 for x in shares) or not 0 < self.decay <= 1 or self.decay_every < 1:
+            raise InputError("a rate, momentum, smoothing or decay is out of range", field="optimiser")
+
+    def at(self, iteration: int) -> float:
+        """The rate of an iteration."""
+        begun = min(1.0, (iteration + 1) / self.warm_up) if self.warm_up else 1.0
+        return self.rate * begun * self.decay ** (iteration // self.decay_every)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything about a training but its name, its seed and where its files lie.
+
+    Parameters
+    ----------
+    data: whom it learns from.
+    network, world, states, optimiser, rollout: see there.
+    batch: states in a minibatch.
+    iterations: minibatches in all.
+    validation_cases, validate_every: registrations by which progress is measured, and how often.
+    agreement_starts: by how many starts the ends' agreement is judged.
+    test_starts: of each test exposure, in the figures of the model card.
+    """
+
+    data: PoolConfig = field(default_factory=PoolConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
+    states: StatesConfig = field(default_factory=StatesConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    batch: int = 80
+    iterations: int = 100_000
+    validation_cases: int = 64
+    validate_every: int = 1000
+    agreement_starts: int = 5
+    test_starts: int = 10
+
+    def __post_init__(self) -> None:
+        counts = (self.iterations, self.validation_cases, self.validate_every, self.test_starts)
+        if self.batch < 2 or min(counts) < 1 or self.agreement_starts < 3:
+            raise InputError("numbers of states, iterations, cases and starts are too small", field="settings")
+
+
+class AgentTraining:
+    """The agent's training as ``training.loop`` runs it.
+
+    Minibatch n is a function of the seed and n alone, whoever makes it and when.
+
+    Parameters
+    ----------
+    config, seed: what and from which random numbers.
+    folder: of the pool.
+    device: on which the network is and images lie.
+    """
+
+    method = METHOD
+    columns = ("tre_mean", "tre_median", "tre_p90", "angle_mean", "worse")
+
+    def __init__(self, config: TrainingConfig, seed: int, folder: str | Path, device: str | torch.device = "cpu") -> None:
+        self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.pool = Pool(folder, config.data)
+        self.network: AgentNetwork = make_network(config.network, config.world.pixels, self._seed()).to(self.device)
+        o = config.optimiser
+        self.optimiser = torch.optim.RMSprop(self.network.parameters(), lr=o.rate, alpha=o.smoothing, momentum=o.momentum)
+        self._worlds: dict[str, World] = {}
+
+    @property
+    def iterations(self) -> int:
+        return self.config.iterations
+
+    @property
+    def validate_every(self) -> int:
+        return self.config.validate_every
+
+    def prepare(self, workers: int, tell: Tell | None = None) -> None:
+        """Make the exposures that are missing; see ``Pool.make``."""
+        self.pool.make(("train", "validation", "test"), workers, tell)
+
+    def rate(self, iteration: int) -> float:
+        return self.config.optimiser.at(iteration)
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Fixed images, moving images and rewards of minibatch ``iteration``."""
+        world, stream = self.world("train"), generator(self.seed, _STATES, iteration)
+        which = torch.randint(len(world.exposures), (self.config.batch,), generator=stream)
+        errors = self.config.states.draw(self.config.batch, stream)
+        fixed, moving, _ = world.observe(which, errors)
+        return fixed, moving, rewards(errors, self.config.states.step).to(self.device, torch.float32)
+
+    def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Mean squared error of the six rewards."""
+        fixed, moving, wanted = batch
+        return torch.nn.functional.mse_loss(self.network(fixed, moving), wanted)
+
+    def world(self, part: str) -> World:
+        """The exposures of a part, read when first asked for."""
+        if part not in self._worlds:
+            exposures = self.pool.read(part)
+            if self.device.type != "cpu":
+                exposures = replace(exposures, images=exposures.images.to(self.device))
+            self._worlds[part] = World(exposures, self.config.world)
+        return self._worlds[part]
+
+    def agent(self, agreement: Agreement | None = None, about: dict[str, Any] | None = None) -> Agent:
+        """The network as it stands, in evaluation mode."""
+        return Agent(self.network.eval(), self.config.world, agreement, about or {})
+
+    def validate(self) -> dict[str, float]:
+        """TRE of registrations of validation exposures, one start each; the same ones every time."""
+        world, stream = self.world("validation"), generator(self.seed, _VALIDATION)
+        many = self.config.validation_cases
+        which = torch.arange(many) * len(world.exposures) // many  # spread over all patients, whatever their number
+        starts = self._starts(many, stream)
+        found = walk(self.agent(), world, which, starts, self.config.rollout)
+        return _figures(starts, found.ends)
+
+    def finish(self, tell: Tell | None = None) -> tuple[Agent, dict[str, Any]]:
+        """The trained agent, and what is to be said of it: how sure its agreement makes it, and its figures on test patients."""
+        if tell is not None:
+            tell("how sure agreement makes it", 0.0)
+        world, stream = self.world("validation"), generator(self.seed, _AGREE)
+        many = len(world.exposures)
+        which, starts = torch.arange(many), self._starts(many, stream)
+        ends, spread = spreads(self.agent(), world, which, starts, (self.config.agreement_starts, self.config.rollout))
+        agreement = fitted(cross_error(ends), spread)
+        if tell is not None:
+            tell("registering test patients", 0.3)
+        figures = {"validation": _figures(starts, ends), "test": self.test()}
+        return self.agent(agreement, {"figures": figures}), figures
+
+    def test(self) -> dict[str, float]:
+        """Figures over test patients, ``test_starts`` starts of each exposure (the paper: 100 patients, 10 starts)."""
+        world, each = self.world("test"), self.config.test_starts
+        which = torch.arange(len(world.exposures)).repeat_interleave(each)
+        starts = self._starts(len(which), generator(self.seed, _TEST))
+        return _figures(starts, walk(self.agent(), world, which, starts, self.config.rollout).ends)
+
+    def _starts(self, count: int, stream: torch.Generator) -> Tensor:
+        return replace(self.config.states, near=0.0).draw(count, stream)
+
+    def _seed(self) -> int:
+        return int(torch.randint(2**62, (), generator=generator(self.seed, _WEIGHTS)))
+
+    def card(self, about: dict[str, Any], digest: str) -> str:
+        """The model card."""
+        return card(about, digest)
+
+
+def _figures(starts: Float[Tensor, "B 3"], ends: Float[Tensor, "B 3"]) -> dict[str, float]:
+    """TRE and angles before and after, mm and degrees."""
+    before, after, angle = cross_error(starts), cross_error(ends), ends[:, 2].abs()
+    return {
+        "cases": float(len(ends)),
+        "start_mean": float(before.mean()),
+        "tre_mean": float(after.mean()),
+        "tre_sd": float(after.std()),
+        "tre_median": float(after.median()),
+        "tre_p90": float(after.quantile(0.9)),
+        "tre_max": float(after.max()),
+        "angle_mean": float(angle.mean()),
+        "angle_sd": float(angle.std()),
+        "worse": float((after > before).double().mean()),
+    }

@@ -1,0 +1,1 @@
+"""Training of learned methods: recipes, a loop that can be broken off, checkpoints, curves."""
