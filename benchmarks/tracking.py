@@ -35,7 +35,7 @@ from raylign.registration.versions import versions
 def run(scenes: list[sequence.Scene], cache: Path, cover: str, config: TrackingConfig, most: int) -> list[dict[str, Any]]:
     """One sequence, tracked: a record a frame. Several scenes are the cameras of one rig, of the same patient."""
     counts = [sequence.counts_of(scene, cache, most) for scene in scenes]
-    valid = [np.load(cache / folder(scene) / "valid.npy") for scene in scenes]
+    valid = [np.load(cache / scene.folder / "valid.npy") for scene in scenes]
     scene = scenes[0]
     tracker = Tracker(scene.model, [s.view for s in scenes], config)
     records = []
@@ -51,11 +51,6 @@ def run(scenes: list[sequence.Scene], cache: Path, cover: str, config: TrackingC
         cpu, wall = time.process_time() - begun, time.perf_counter() - wall
         records.append(record(scenes, pose, 1e3 * cpu, 1e3 * wall))
     return records
-
-
-def folder(scene: sequence.Scene) -> str:
-    """Where a scene's frames are kept."""
-    return f"{scene.name}-{scene.view.shape[0]}"
 
 
 def record(scenes: list[sequence.Scene], pose: TrackedPose, cpu: float, wall: float) -> dict[str, Any]:

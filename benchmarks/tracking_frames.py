@@ -12,6 +12,8 @@ since a frame of a CT takes seconds. The script of every sequence, 15 frames a s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +47,12 @@ class Scene:
     view: View
     targets: torch.Tensor
     config: ExposureConfig
+
+    @property
+    def folder(self) -> str:
+        """Where its frames are kept: another place for every camera."""
+        geometry = json.dumps(self.view.to_dict(), sort_keys=True).encode()
+        return f"{self.name}-{self.view.shape[0]}-{hashlib.sha256(geometry).hexdigest()[:8]}"
 
 
 def camera(primary: float = 10.0) -> View:
@@ -87,7 +95,7 @@ def _key(frame: int) -> str:
 
 def counts_of(scene: Scene, folder: Path, most: int = FRAMES) -> list[np.ndarray]:
     """Stored counts [H, W] uint16 of every frame before anything covers it, made where ``folder`` does not hold them yet."""
-    place = folder / f"{scene.name}-{scene.view.shape[0]}"
+    place = folder / scene.folder
     place.mkdir(parents=True, exist_ok=True)
     out = []
     for frame in range(most):
