@@ -72,6 +72,8 @@ def test_words_name_the_direction_that_is_hardly_seen() -> None:
     assert "along the ray 1.20 mm, across it 0.10 mm at most" in said
     assert "turning about the image's horizontal 0.06, about its vertical 0.11, about the ray 0.06 degrees" in said
     assert "1.20 mm along the ray, 12 times the next. A second exposure from another side would settle it." in said
+    assert "No single exposure" not in said
+    assert "1 % larger than its model seems 7.00 mm nearer" in in_words(seen_from(scene.result(centre=centre), view), 707.0)
     even = torch.diag(torch.tensor([1e-3, 1e-3, 1e-3, 0.1, 0.2, 0.1], dtype=torch.float64) ** 2)
     assert "least certain" not in in_words(seen_from(scene.result(centre=centre, covariance=even), view))
     slanted = even.clone()

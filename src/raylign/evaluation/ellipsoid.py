@@ -74,8 +74,11 @@ def _root(covariance: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     return vectors * values.clamp_min(0).sqrt() @ vectors.T
 
 
-def in_words(seen: ViewUncertainty) -> str:
-    """Which directions are known how well, and which one the exposures hardly see."""
+def in_words(seen: ViewUncertainty, alone: float | None = None) -> str:
+    """Which directions are known how well, and which one the exposures hardly see.
+
+    ``alone``: of a single exposure, the distance of the model's centre from the source, mm.
+    """
     if not bool(torch.isfinite(seen.covariance).all() and torch.isfinite(seen.turning).all()):
         return "Its uncertainty could not be determined."
     values, vectors = torch.linalg.eigh(seen.covariance)
@@ -89,6 +92,11 @@ def in_words(seen: ViewUncertainty) -> str:
         parts.append(f"The least certain shift is {_mm(float(sizes[2]))} {_along(vectors[:, 2])}, {_times(sizes)} the next.")
         if abs(float(vectors[2, 2])) > math.cos(math.radians(30)):
             parts.append("A second exposure from another side would settle it.")
+    if alone is not None:
+        parts.append(
+            f"No single exposure tells depth from size: what is 1 % larger than its model seems {_mm(alone / 101)} nearer, "
+            "and nothing above allows for that."
+        )
     return " ".join(parts)
 
 

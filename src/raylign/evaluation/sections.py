@@ -233,7 +233,8 @@ def _seen(content: ReportContent, exposure: Exposure, seen: ViewUncertainty) -> 
         "Flat pictures: filled, one standard deviation; outline, 95 %. In space: the ellipsoid of one standard deviation, its "
         "principal ellipses, and dashed its shadows on the three planes." + (" Cross: the truth." if truth else "")
     )
-    words = f"<p>{text(in_words(seen))}</p>"
+    alone = float((content.result.centre - exposure.view.source).norm()) if len(content.exposures) == 1 else None
+    words = f"<p>{text(in_words(seen, alone))}</p>"
     return Markup(f'{words}<div class="seen">{out}<div class="ellipses">{figures}<p class="key">{key}</p></div></div>')
 
 
