@@ -28,7 +28,9 @@ _SCALE = 0.9  # of the distribution of errors, in stated deviations
 _AGREE = 0.2  # local correlation under which the probability falls to nothing
 
 IN_PLACE = 0.02
-"""Drift under which every piece of the model is where it belongs, so that neither its mirror image nor single views are asked."""
+"""Drift under which every piece of the model is where it belongs, so that single views are not asked."""
+
+_HANDED = 0.01  # drift under which the mirror image is not asked: of a nearly symmetric body it may fit nearly as well
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Evidence:
     wobble: one standard deviation of the model's surface across the beam, mm: of its shift and of what its rotation moves.
     held: whether the pose lies well inside the bounds of the search.
     mirror: cost of the model's mirror image as a share of the model's own, both refined from here (``evidence.mirrored``); 0 if
-        it was not tried, ``drift`` being under ``IN_PLACE``.
+        it was not tried, ``drift`` being under 0.01.
     agreement, weakest, opposed, contrast, drift: how the images agree with the model, window by window, in the exposure in
         which it is worst: see ``evidence.Pattern``.
     """
@@ -98,7 +100,7 @@ def gather(
         depth=float(translation[2]),
         wobble=float(np.hypot(translation[:2].max(), scale.model.radius * rotation.max())),
         held=held,
-        mirror=mirrored(scales, best.matrix, config) if shows and seen.drift >= IN_PLACE else 0.0,
+        mirror=mirrored(scales, best.matrix, config) if shows and seen.drift >= _HANDED else 0.0,
         **asdict(seen),
     )
     return evidence, covariance

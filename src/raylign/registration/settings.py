@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from raylign.errors import InputError
 from raylign.registration.matching import MatchConfig
 
-TRUST = 0.9
+TRUST = 0.85
 """Probability of success from which a result is called trustworthy, where nothing else is said (docs/confidence.md)."""
 
 _SOD = 700.0  # mm from the source to the patient, about: what a range of depths is compared with
