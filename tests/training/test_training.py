@@ -1,0 +1,236 @@
+"""Training that is broken off: recipes, the loop, checkpoints, curves, and the whole way from a recipe to weights."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from raylign.errors import InputError
+from raylign.methods.imitation_agent.agent import read_agent
+from raylign.methods.imitation_agent.mdp import rewards
+from raylign.methods.imitation_agent.pool import Pool
+from raylign.methods.imitation_agent.training import AgentTraining
+from raylign.methods.weights import read_weights
+from raylign.training.curves import draw_curves, read_log
+from raylign.training.loop import CHECKPOINT, LOG, LoopConfig, train
+from raylign.training.recipes import merged, read_training
+from raylign.training.run import RunConfig, run
+
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "toth2018.yaml"
+
+
+class Line:
+    """Learns a line; breaks off where it is told to, as a process does that is killed."""
+
+    columns = ("slope",)
+    iterations, validate_every = 230, 60
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.optimiser = torch.optim.RMSprop(self.network.parameters(), lr=1e-2, momentum=0.9)
+        self.dies_at = dies_at
+
+    def rate(self, iteration: int) -> float:
+        return 1e-2 * 0.5 ** (iteration // 100)
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(16, 1, generator=torch.Generator().manual_seed(iteration))
+        return x, 3 * x
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        if self.dies_at is not None and torch.equal(x, self.batch(self.dies_at)[0]):
+            raise KeyboardInterrupt
+        return (self.network(x) - y).square().mean()
+
+    def validate(self) -> dict[str, float]:
+        self.network.eval()
+        with torch.no_grad():
+            low, high = self.network(torch.tensor([[-1.0], [1.0]]))
+        return {"slope": float(high - low) / 2, "ignored": 1.0}
+
+
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = Line()
+    assert train(whole, LoopConfig(tmp_path / "whole", "f", 25)) == 230
+    for death in (140, 201):
+        with pytest.raises(KeyboardInterrupt):
+            train(Line(death), LoopConfig(tmp_path / "killed", "f", 25))
+    again = Line()
+    assert train(again, LoopConfig(tmp_path / "killed", "f", 25)) == 230
+    for a, b in zip(whole.network.state_dict().values(), again.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+    def rows(name: str) -> list[tuple[str, ...]]:
+        with (tmp_path / name / LOG).open() as file:
+            return [(r["iteration"], r["loss"], r["rate"], r["slope"]) for r in csv.DictReader(file)]
+
+    assert rows("killed") == rows("whole")
+    assert [r[0] for r in rows("whole")] == ["60", "100", "120", "180", "200", "230"]
+    assert float(rows("whole")[-1][3]) == pytest.approx(3, abs=0.2)
+
+
+def test_momentum_is_kept(tmp_path: Path) -> None:
+    """What a checkpoint without the optimiser's state would give is something else."""
+    train(Line(), LoopConfig(tmp_path, "f", 25, until=50))
+    tensors, about = read_weights(tmp_path / CHECKPOINT)
+    assert about["iteration"] == 50
+    assert {"optimiser.0.momentum_buffer", "optimiser.0.square_avg", "network.0.weight"} <= set(tensors)
+    with_state, without = Line(), Line()
+    train(with_state, LoopConfig(tmp_path, "f", 25, until=60))
+    without.network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")})
+    for iteration in range(50, 60):
+        without.network.train()
+        without.optimiser.zero_grad()
+        without.loss(without.batch(iteration)).backward()
+        without.optimiser.step()
+    assert not torch.allclose(with_state.network[0].weight, without.network[0].weight, atol=1e-4)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    train(Line(), LoopConfig(tmp_path, "one", 25, until=25))
+    with pytest.raises(InputError, match="other settings"):
+        train(Line(), LoopConfig(tmp_path, "other", 25))
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    class Broken(Line):
+        def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return super().loss(batch) * float("nan")
+
+    with pytest.raises(InputError, match=r"not finite.*lower rate"):
+        train(Broken(), LoopConfig(tmp_path, "f", 10))
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_curves_are_drawn_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / LOG
+    log.write_text("iteration,loss,rate,cpu_seconds,tre_mean\n100,0.5,0.01,1.0,\n200,0.25,0.008,2.0,7.5\n")
+    assert read_log(log)["tre_mean"] == [(200, 7.5)]
+    assert read_log(log)["loss"] == [(100, 0.5), (200, 0.25)]
+    draw_curves(log, tmp_path / "curves.png", "a title")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size[0] > 800
+        assert len(set(picture.convert("L").tobytes())) > 20
+
+
+def test_presets_take_the_place_of_settings() -> None:
+    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 5}, "d": {"e": 1}}) == {"a": {"b": 1, "c": 5}, "d": {"e": 1}}
+
+
+def test_the_recipe_is_as_published() -> None:
+    paper, small = (read_training(RECIPE, preset) for preset in ("paper", "small"))
+    o, s, data = paper.settings.optimiser, paper.settings.states, paper.settings.data
+    assert (o.rate, o.momentum, o.decay, o.decay_every, paper.settings.batch) == (0.01, 0.9, 0.8, 10_000, 80)
+    assert (s.mm, s.degrees, s.near) == (35.0, 15.0, 0.0)
+    assert (len(data.seeds("train")), len(data.seeds("test")), data.targets, data.appearance) == (
+        702,
+        100,
+        "toth2018",
+        "toth2018",
+    )
+    assert paper.fingerprint() != small.fingerprint()
+    assert small.fingerprint() == read_training(RECIPE, "small").fingerprint()
+    assert small.fingerprint() != read_training(RECIPE, "small", seed=1).fingerprint()
+    assert small.settings.data.fingerprint() == data.fingerprint()  # they may share a pool
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nmethod: other\npresets: {small: {}}\n", "no method 'other'"),
+        ("name: x\nmethod: imitation-agent\npresets: {big: {}}\n", "no preset 'small'"),
+        ("name: x\nmethod: imitation-agent\npresets: {small: {bath: 8}}\n", "there is no 'bath' here"),
+        ("name: x\nmethod: imitation-agent\npresets: {small: {batch: many}}\n", "batch"),
+        ("name: x\nmethod: imitation-agent\npresets: {small: {data: {train: [5, 2]}}}\n", "seeds are ranges"),
+        ("name: x\nmethod: imitation-agent\npresets: {}\n", "presets"),
+    ],
+)
+def test_wrong_recipes_are_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_training(file, "small")
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """The recipe's smallest preset, smaller still, and the pool that it learns from."""
+    chosen = read_training(RECIPE, "smoke")
+    data = replace(chosen.settings.data, train=(0, 1), validation=(702, 702), voxel_mm=6.0, pixels=64)
+    settings = replace(chosen.settings, data=data, iterations=8, validate_every=8, validation_cases=2, batch=6, test_starts=2)
+    folder = tmp_path_factory.mktemp("pool")
+    Pool(folder, data).make(("train", "validation", "test"))
+    return replace(chosen, settings=settings), folder
+
+
+def test_patients_of_a_pool_depend_on_their_seeds_alone(smoke: tuple[Any, Path], tmp_path: Path) -> None:
+    chosen, folder = smoke
+    config = chosen.settings.data
+    alone = Pool(tmp_path, replace(config, train=(1, 1)))
+    alone.make(("train",))
+    one, other = alone.read("train"), Pool(folder, config).read("train")
+    assert len(one) == 2 and len(other) == 4
+    assert torch.equal(one.images.nan_to_num(-1), other.images[2:].nan_to_num(-1))
+    assert torch.equal(one.base, other.base[2:])
+    assert other.model.tolist() == [0, 0, 1, 1]
+    with pytest.raises(InputError, match="pool of other settings"):
+        Pool(folder, replace(config, voxel_mm=4.0))
+
+
+def test_at_the_true_pose_the_model_lies_on_its_shadow(smoke: tuple[Any, Path], tmp_path: Path) -> None:
+    """In a batch of its own pool: rewards belong to the states that are seen."""
+    chosen, folder = smoke
+    task = AgentTraining(chosen.settings, 0, folder)
+    world = task.world("train")
+    zero = torch.zeros(len(world.exposures), 3, dtype=torch.float64)
+    fixed, moving, shown = world.observe(torch.arange(len(world.exposures)), zero)
+    assert float(shown.min()) > 0.9
+    # the ventricle's centre was brought to within 10 mm of the isocentre
+    poses = world.poses(torch.arange(len(zero)), zero)
+    at = (poses[:, :3, :3] @ world.centres[..., None])[..., 0] + poses[:, :3, 3]
+    assert float(at.norm(dim=1).max()) < 20
+    # on its shadow the model is where the picture is dark; 40 mm towards the patient's left it would be in the lung
+    beside = world.observe(torch.arange(len(zero)), zero + torch.tensor([40.0, 0.0, 0.0], dtype=torch.float64))
+    assert all(alike(f, m) > alike(g, n) + 0.3 for f, m, g, n in zip(fixed, moving, *beside[:2], strict=True))
+    first, again = task.batch(3), task.batch(3)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[2], task.batch(4)[2])
+    assert float(first[2].abs().max()) <= 1
+    assert torch.equal(rewards(torch.zeros(1, 3, dtype=torch.float64)), -torch.ones(1, 6, dtype=torch.float64))
+
+
+def alike(a: Tensor, b: Tensor) -> float:
+    """Correlation of two pictures."""
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def test_from_a_recipe_to_weights_with_a_break(smoke: tuple[Any, Path], tmp_path: Path) -> None:
+    chosen, pool = smoke
+    whole = run(chosen, RunConfig(tmp_path / "whole", pool, save_every=3))
+    assert whole.finished and whole.iteration == 8
+    stopped = run(chosen, RunConfig(tmp_path / "broken", pool, save_every=3, until=5))
+    assert not stopped.finished and not (tmp_path / "broken" / "agent.safetensors").exists()
+    assert run(chosen, RunConfig(tmp_path / "broken", pool, save_every=3)).finished
+    agents = [read_agent(tmp_path / name / "agent.safetensors") for name in ("whole", "broken")]
+    for a, b in zip(agents[0].network.state_dict().values(), agents[1].network.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert agents[0].agreement is not None
+    assert agents[0].about["figures"] == whole.figures
+    names = {p.name for p in (tmp_path / "whole").iterdir()}
+    assert names == {
+        "settings.json", "log.csv", "curves.png", "checkpoint.safetensors", "agent.safetensors", "card.json", "card.md",
+    }  # fmt: skip
+    card = (tmp_path / "whole" / "card.md").read_text()
+    assert "seeds 0 to 1 for training" in card and "Made patients" in card
+    with pytest.raises(InputError, match="other settings"):
+        run(replace(chosen, seed=4), RunConfig(tmp_path / "whole", pool))
