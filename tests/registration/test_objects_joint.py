@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from raylign.data import Volume
 from raylign.registration.collision import CollisionConfig, collisions, deepest, distances, penalty_of, solid_of
 from raylign.registration.matching import Comparison, Rendering
 from raylign.registration.objects import Joint, ObjectsConfig, linked
@@ -112,6 +113,19 @@ def test_collisions_push_apart() -> None:
     after = [moved(m, step[6 * i : 6 * i + 6], c) for i, (m, c) in enumerate(zip(matrices, centres, strict=True))]
     assert collisions(solids, after, centres, config).value < 0.5 * penalty.value
     assert deepest(solids, matrices)[0, 1] > deepest(solids, after)[0, 1]
+
+
+def test_a_contact_counts_once_and_not_from_each_side() -> None:
+    """A block 2 mm deep in another over 20 by 20 mm, no slack: 4 cm^2 x (2 mm)^2."""
+    block = torch.zeros(24, 30, 30)
+    block[2:22, 5:25, 5:25] = 0.02
+    affine = torch.eye(4, dtype=torch.float64)
+    solids = [solid_of(Volume(block, affine, "1/mm"), 1.0)] * 2
+    there = np.eye(4)
+    there[2, 3] = 18.0  # the first one's upper face is 20 mm above its lower one
+    config = CollisionConfig(slack_mm=0.0, sd_mm=1.0)
+    value = collisions(solids, [np.eye(4), there], [np.zeros(3)] * 2, config).value
+    assert value == pytest.approx(4 * 2**2, rel=0.5)  # 32 and more, both sides counted; the sides of the blocks go in too
 
 
 def test_bodies_apart_do_not_collide() -> None:

@@ -15,8 +15,16 @@ from raylign.evaluation.metrics import mtre, symmetric_error
 from raylign.geometry import Rigid, View, se3
 from raylign.registration import Confidence, Problem, Result
 from raylign.registration.symmetry import Symmetry, symmetry_of
-from raylign.registration.symmetry_search import rotations
-from raylign.registration.symmetry_views import ambiguity_of, apart, mirror_pose, nearest_equivalent, outlines_off, settled
+from raylign.registration.symmetry_search import closed, rotations
+from raylign.registration.symmetry_views import (
+    ambiguity_of,
+    apart,
+    mirror_pose,
+    nearest_equivalent,
+    opened_turns,
+    outlines_off,
+    settled,
+)
 from raylign.simulation.instruments import BoneScrew
 from raylign.simulation.instruments.surfaces import box_mesh, moved, turned_mesh
 
@@ -229,3 +237,39 @@ def test_a_result_without_symmetry_stays_as_it_is() -> None:
     assert "ambiguity" not in result.to_dict()
     said = replace(result, ambiguity=ambiguity_of(symmetry_of(cylinder()), result.transform)).to_dict()["ambiguity"]
     assert said["free_turns"] == 1 and said["equivalent_poses"] == 1 and len(said["words"]) == 2
+
+
+def _moves(point: torch.Tensor, centre: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """[3, 3] covariance, mm^2, of a world point that twists about a centre carry along."""
+    x, y, z = (point - centre).tolist()
+    cross = torch.tensor([[0, z, -y], [-z, 0, x], [y, -x, 0]], dtype=torch.float64)  # w x arm
+    lever = torch.cat([cross, torch.eye(3, dtype=torch.float64)], 1)
+    return lever @ covariance @ lever.T
+
+
+def test_a_free_turn_is_one_about_the_axis_wherever_the_twists_are_counted_from() -> None:
+    symmetry = symmetry_of(cylinder())
+    pose = Rigid(se3.exp(torch.tensor([0.4, 0.1, -0.3, 20.0, -5.0, 9.0], dtype=torch.float64)))
+    ambiguity = ambiguity_of(symmetry, pose)
+    assert ambiguity.free == 1 and ambiguity.axis is not None
+    point, direction = ambiguity.axis
+    aside = point + torch.tensor([15.0, -8.0, 4.0], dtype=torch.float64)  # the volume's centre is seldom on the axis
+    covariance = 1e-4 * torch.eye(6, dtype=torch.float64)
+    free, known = opened_turns(covariance, aside, ambiguity, point)
+    for along in (-20.0, 0.0, 30.0):  # what lies on the axis stays where it is
+        on_axis = _moves(point + along * direction, aside, free)
+        assert float(on_axis.trace()) < 3 * float(_moves(point + along * direction, aside, covariance).trace()) + 1e-6
+    across = torch.linalg.cross(direction, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    rim = _moves(point + 8 * across / across.norm(), aside, free)
+    assert float(rim.trace()) == pytest.approx((8 * math.pi) ** 2, rel=0.01)
+    assert float(torch.linalg.eigvalsh(known)[-1]) < 1.0
+
+
+def test_only_maps_whose_products_are_maps_stay() -> None:
+    """Sixths of a turn, and a stray one: the sixths are a group without it."""
+    angles = [*np.arange(0, 360, 60.0), 25.0]
+    maps = [se3.exp(torch.tensor([0, 0, math.radians(a), 0, 0, 0], dtype=torch.float64)).numpy() for a in angles]
+    kept = closed(maps, 2.0)
+    assert len(kept) == 6 and all(k is m for k, m in zip(kept, maps, strict=False))
+    assert len(closed([maps[0], maps[-1]], 2.0)) == 1
+    assert len(closed(maps[:1], 2.0)) == 1

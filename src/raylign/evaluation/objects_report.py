@@ -39,23 +39,20 @@ def colour(number: int) -> tuple[int, int, int]:
     return COLOURS[number % len(COLOURS)]
 
 
-def drawn(xray: XRay, bodies: Sequence[Body], poses: Sequence[Rigid], numbers: Sequence[int] | None = None) -> overlay.Picture:
-    """An exposure with the contours of each body at its pose in its own colour, and their names.
-
-    ``numbers``: which colours; by default in turn.
-    """
+def drawn(xray: XRay, bodies: Sequence[Body], poses: Sequence[Rigid]) -> overlay.Picture:
+    """An exposure with the contours of each body at its pose in its own colour, and their names."""
     shape = overlay.display_shape(xray.view.shape, xray.view.pixel_spacing, _SHOWN)
     mask = overlay.resized_mask(xray.mask, shape)
     picture = overlay.radiograph(overlay.resized(xray.image, shape), mask)
     scale = min(1.0, _RENDERED / max(xray.view.shape))
     small = (max(1, round(xray.view.shape[0] * scale)), max(1, round(xray.view.shape[1] * scale)))
     view = xray.view.resample(small)
-    for number_, body, pose in zip(numbers or range(len(bodies)), bodies, poses, strict=True):
+    for number, (body, pose) in enumerate(zip(bodies, poses, strict=True)):
         with torch.no_grad():
             image = project(body.model, view, pose.matrix[None], step=min(body.model.spacing))[0, 0]
         lines = overlay.contours(overlay.resized(image, shape), mask, sigma=overlay.line_sigma(small, shape))
-        picture = overlay.painted(picture, lines, colour(number_))
-    return _legend(picture, [(b.name, colour(n)) for n, b in zip(numbers or range(len(bodies)), bodies, strict=True)])
+        picture = overlay.painted(picture, lines, colour(number))
+    return _legend(picture, [(b.name, colour(n)) for n, b in enumerate(bodies)])
 
 
 def _legend(picture: overlay.Picture, names: Sequence[tuple[str, tuple[int, int, int]]]) -> overlay.Picture:

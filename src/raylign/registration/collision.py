@@ -173,7 +173,7 @@ def collisions(
     """The penalty on all pairs of bodies, by twists (rad, mm) of all about their centres in turn: K = 6 n.
 
     ``sum over points of (depth - slack)^2 area / (1 cm2 sd^2)``, the points of each body's surface against the other's distance
-    field.
+    field: the mean of both sides, so that a contact counts once.
     """
     total = Penalty.zero(6 * len(solids))
     for a, one in enumerate(solids):
@@ -188,7 +188,7 @@ def collisions(
             for number, sign in ((a, -1.0), (b, 1.0)):
                 moved = lever(met.points, centres[number])
                 jacobian[:, 6 * number : 6 * number + 6] = sign * np.einsum("ni,nij->nj", met.normal, moved)
-            total = total + penalty_of(met.depth, jacobian, one.area / _CM2 / config.sd_mm**2)
+            total = total + penalty_of(met.depth, jacobian, one.area / 2 / _CM2 / config.sd_mm**2)
     return total
 
 

@@ -24,7 +24,7 @@ from raylign.registration.objects_problem import (
     ObjectsProblem,
     bodies_of_scan,
 )
-from raylign.registration.objects_search import Found, behind_of, order, sought
+from raylign.registration.objects_search import Found, as_found, behind_of, order, sought
 from raylign.registration.objects_trust import Sought, before_others, covariance_by_images, judged_body
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64
@@ -160,6 +160,7 @@ class Objects:
 
     def _together(self, problem: ObjectsProblem, found: list[Found], seconds: float) -> ObjectsResult:
         begun = time.perf_counter()
+        problem = as_found(problem, found)
         config, bodies = self.config, problem.bodies
         scales = joint_scales(problem, [f.matrix for f in found], config)
         solids = _solids(problem, config)

@@ -97,12 +97,12 @@ class Joint:
     @property
     def along(self) -> Array64:
         """``axes`` as an array."""
-        return np.eye(3) if self.axes is None else np.asarray(self.axes.numpy())
+        return np.asarray(torch.as_tensor(self.axes).numpy())
 
     @property
     def turn(self) -> Array64:
         """``neutral`` as an array."""
-        return np.eye(3) if self.neutral is None else np.asarray(self.neutral.numpy())
+        return np.asarray(torch.as_tensor(self.neutral).numpy())
 
     def between(self, a: str, b: str) -> bool:
         """Whether it joins these two."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.projection import cpu
 from raylign.registration.direct import Direct, worth
 from raylign.registration.levels import Scale, evaluate
-from raylign.registration.meshes import Meshes
+from raylign.registration.mesh_walls import tube_of, wall_at, with_wall
+from raylign.registration.meshes import Meshes, part_config
 from raylign.registration.objects_levels import Posed, corners_of, framing, object_scales
 from raylign.registration.objects_problem import Body, Joint, ObjectsConfig, ObjectsProblem
 from raylign.registration.problem import Problem, Registrar
@@ -37,6 +39,7 @@ class Found:
     matrix: [4, 4] ``T_world_from_volume``.
     rival, held: of its search, see ``objects_trust.ObjectEvidence``; of a body that was not sought, 0 and True.
     hung: whether it was sought about a joint.
+    model: the body's model where it is not as it was given: a wall of another thickness (``mesh_walls``).
     steps, renders: accepted iterates, and poses that were rendered.
     """
 
@@ -46,6 +49,7 @@ class Found:
     hung: bool = False
     steps: tuple[Step, ...] = ()
     renders: int = 0
+    model: Volume | None = None
 
 
 def order(problem: ObjectsProblem) -> list[str]:
@@ -79,7 +83,8 @@ def sought(problem: ObjectsProblem, name: str, found: Mapping[str, Found], confi
         result = in_box(Problem(body.whole or body.model, problem.xrays, body.start), body.search, config)
         told = result.confidence.evidence
         pose = result.transform.matrix.numpy()
-        return Found(pose, float(told["rival"]), bool(told["held"]), False, result.trajectory, result.renders)
+        model = _with_wall(body.model, float(result.settings.get("wall", 1.0)))
+        return Found(pose, float(told["rival"]), bool(told["held"]), False, result.trajectory, result.renders, model)
     for joint in problem.joints:
         if name in (joint.first, joint.second) and other_of(joint, name) in found:
             return _about(problem, body, joint, found, config)
@@ -113,7 +118,8 @@ def in_box(problem: Problem, search: SearchConfig, config: ObjectsConfig) -> Res
 
 def _about(problem: ObjectsProblem, body: Body, joint: Joint, found: Mapping[str, Found], config: ObjectsConfig) -> Found:
     """Turns about the point that a body shares with one that is found, compared and refined from coarse to fine."""
-    direct = config.direct
+    direct = config.direct if soft_tissue_known(problem) else part_config(config.direct)
+    config = replace(config, direct=direct)
     start = hung(joint, body.name, found[other_of(joint, body.name)].matrix)
     centre = start[:3, :3] @ joint.point_in(body.name).numpy() + start[:3, 3]
     axes = camera_axes(problem.xrays[0].view)
@@ -124,13 +130,43 @@ def _about(problem: ObjectsProblem, body: Body, joint: Joint, found: Mapping[str
     frame = framing(problem.xrays, corners_of(body.model, start), (reached, 5.0), (direct.pixels, direct.coarsest))
     behind = behind_of(problem, found)
     scales = [s.of(0) for s in object_scales([(body.model, start)], behind, problem.xrays, frame, direct)]
-    return descend_about(scales, seeds, bounds, config)
+    return _walled(body, scales, descend_about(scales, seeds, bounds, config), bounds, config)
+
+
+def soft_tissue_known(problem: ObjectsProblem) -> bool:
+    """Whether a scan is among the models: else the exposures show much that no model holds, and coarse pictures mislead."""
+    return any(m.unit == "HU" for m in (*(b.model for b in problem.bodies), *(v for v, _ in problem.fixed)))
+
+
+def _with_wall(model: Volume, times: float) -> Volume | None:
+    tube = tube_of(model) if times != 1 else None
+    return None if tube is None else tube.walled(times)
+
+
+def _walled(body: Body, scales: Sequence[Scale], found: Found, bounds: Bounds, config: ObjectsConfig) -> Found:
+    """A body that was found, of a long bone's surface refined once more with the wall that the exposures tell."""
+    tube = tube_of(body.model)
+    second = min(1, len(scales) - 1)
+    times = 1.0 if tube is None else wall_at(scales[second], tube, found.matrix, config.direct)
+    if tube is None or times == 1:
+        return found
+    for number in range(second, -1, -1):
+        best = refine(with_wall(scales[number], tube, times), found.matrix, bounds, config.direct, threaded=True)
+        steps, renders = found.steps + best.steps, found.renders + best.renders
+        found = replace(found, matrix=best.matrix, steps=steps, renders=renders, held=bounds.hold(best.matrix, INSIDE))
+    return replace(found, model=tube.walled(times))
 
 
 def behind_of(problem: ObjectsProblem, found: Mapping[str, Found]) -> list[Posed]:
     """What is rendered behind the body that is sought: what is fixed, and the bodies that are found."""
     fixed = [(volume, pose.matrix.numpy()) for volume, pose in problem.fixed]
-    return fixed + [(problem.bodies[problem.index(n)].model, f.matrix) for n, f in found.items()]
+    return fixed + [(f.model or problem.bodies[problem.index(n)].model, f.matrix) for n, f in found.items()]
+
+
+def as_found(problem: ObjectsProblem, found: Sequence[Found]) -> ObjectsProblem:
+    """The problem with the models that its bodies, in their order, were found with."""
+    bodies = [replace(b, model=f.model or b.model) for b, f in zip(problem.bodies, found, strict=True)]
+    return replace(problem, bodies=tuple(bodies))
 
 
 def hung(joint: Joint, name: str, other: Array64) -> Array64:

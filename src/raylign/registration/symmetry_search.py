@@ -215,7 +215,7 @@ def _checked(shape: Shape, candidates: list[Array], tolerance: float, near: floa
         map_ = shape.refined(linear)
         if all(_angle(map_[:3, :3], m[:3, :3]) > same for m in own) and shape.off(map_) <= limit:
             own.append(map_)
-    return Found(_closed(proper, same), tuple(improper))
+    return Found(closed(proper, same), tuple(improper))
 
 
 def _slack(shape: Shape, tolerance: float) -> float:
@@ -223,14 +223,31 @@ def _slack(shape: Shape, tolerance: float) -> float:
     return 1 + math.degrees(3 * tolerance / shape.radius)
 
 
-def _closed(maps: list[Array], slack: float) -> tuple[Array, ...]:
-    """The maps whose products are among them too, to ``slack`` degrees: a thread turned a little way is no symmetry."""
-    kept = list(maps)
+def closed(maps: list[Array], slack: float) -> tuple[Array, ...]:
+    """The maps whose products are among them too, to ``slack`` degrees: a thread turned a little way is no symmetry.
+
+    What has most products that are none of them is left out first, until all are. Products are looked up by their matrices:
+    turns by an angle apart differ by ``2 sqrt(2) sin(angle / 2)`` (Frobenius).
+    """
+    from scipy.spatial import cKDTree
+
+    linear = np.stack([m[:3, :3] for m in maps])
+    products = np.einsum("aij,bjk->abik", linear, linear)
+    reach = 2 * math.sqrt(2) * math.sin(math.radians(min(slack, 180.0)) / 2) + 1e-9
+    near = cKDTree(linear.reshape(-1, 9)).query_ball_point(products.reshape(-1, 9), reach)
+    count = np.array([len(n) for n in near]).reshape(len(maps), -1)
+    met: list[list[int]] = [[] for _ in maps]  # of each map the products that it is near
+    for pair, own in enumerate(near):
+        for number in own:
+            met[number].append(pair)
+    kept = np.ones(len(maps), bool)
     while True:
-        misses = [sum(all(_angle(a[:3, :3] @ b[:3, :3], c[:3, :3]) > slack for c in kept) for b in kept) for a in kept]
-        if max(misses) == 0:
-            return tuple(kept)
-        kept.pop(int(np.argmax(misses)))
+        misses = np.where(kept, ((count == 0) & kept).sum(1), -1)
+        if misses.max() <= 0:
+            return tuple(m for m, k in zip(maps, kept, strict=True) if k)
+        worst = int(misses.argmax())
+        kept[worst] = False
+        count.reshape(-1)[met[worst]] -= 1
 
 
 def _turning(shape: Shape, axis: Array, tolerance: float) -> Found:
@@ -279,7 +296,7 @@ def _all_round(shape: Shape, tolerance: float, near: float) -> Found:
         group = _multiplied(shape, [*group, map_], tolerance)
     axes = [np.linalg.eigh(m[:3, :3] + m[:3, :3].T)[1][:, -1] for m in group[1:]]
     mirrors = [-np.eye(3), *(np.eye(3) - 2 * np.outer(a, a) for a in axes)]
-    proper = _closed(group, _slack(shape, tolerance))
+    proper = closed(group, _slack(shape, tolerance))
     return Found(proper, _checked(shape, mirrors, tolerance, near).improper)
 
 

@@ -226,19 +226,30 @@ def _words(pose: Rigid, alike: tuple[tuple[Rigid, float], ...], symmetry: Symmet
     )
 
 
-def _opened(covariance: Float[Tensor, "6 6"], ambiguity: Ambiguity) -> tuple[Float[Tensor, "6 6"], Float[Tensor, "6 6"]]:
-    """A covariance with undetermined turns at 180 degrees, and with them left out."""
+def opened_turns(
+    covariance: Float[Tensor, "6 6"], centre: Float[Tensor, "3"], ambiguity: Ambiguity, middle: Float[Tensor, "3"]
+) -> tuple[Float[Tensor, "6 6"], Float[Tensor, "6 6"]]:
+    """A covariance of twists about ``centre`` with undetermined turns at 180 degrees, and with them left out.
+
+    What is free is a turn about the axis of the surface, or about the ``middle`` of a ball (world mm). Seen from another point
+    it is a turn and a shift.
+    """
     if not ambiguity.free:
         return covariance, covariance
     keep = torch.eye(6, dtype=torch.float64)
-    free = torch.eye(3, dtype=torch.float64)
+    free, point = torch.eye(3, dtype=torch.float64), middle
     if ambiguity.axis is not None:
-        free = torch.outer(ambiguity.axis[1], ambiguity.axis[1])
+        point, direction = ambiguity.axis
+        free = torch.outer(direction, direction)
     keep[:3, :3] -= free
-    known = keep @ covariance @ keep
+    x, y, z = (point - centre).tolist()
+    there = torch.eye(6, dtype=torch.float64)  # from a twist about the centre to one about the point: v + w x (point - centre)
+    there[3:, :3] = torch.tensor([[0, z, -y], [-z, 0, x], [y, -x, 0]], dtype=torch.float64)
+    back = torch.linalg.inv(there)
+    known = keep @ (there @ covariance @ there.T) @ keep
     opened = known.clone()
     opened[:3, :3] += _OPEN**2 * free
-    return opened, known
+    return back @ opened @ back.T, back @ known @ back.T
 
 
 def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate | None) -> Result:
@@ -263,7 +274,7 @@ def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate |
         result = replace(result, centre=centre, score=chosen.normal.explained)
         if evidence is not None:
             evidence = replace(evidence, **asdict(seen), explained=chosen.normal.explained, answered=answered)
-    opened, known = _opened(covariance, ambiguity)
+    opened, known = opened_turns(covariance, centre, ambiguity, result.transform.apply(symmetry.centre[None])[0])
     result = replace(result, covariance=opened)
     if evidence is None:
         return result

@@ -1,0 +1,143 @@
+"""How thick the wall of a long bone is, as the exposures tell it: what a mesh's solid only guesses.
+
+A mesh made solid is given a wall that is a share of the shaft's radius (``data.solids``). Where the real one is thicker or
+thinner, the edges of the marrow canal lie elsewhere than in the picture, and the pose gives way: depth first. Once a pose is known
+roughly, the exposures can be asked: the same solid with a wall of other thickness explains them better or worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from numpy.typing import NDArray
+
+from raylign.data import Volume
+from raylign.geometry import Rigid
+from raylign.registration.levels import Scale, build_scales
+from raylign.registration.problem import Problem
+from raylign.registration.pyramid import Array64, content, model_pyramid
+from raylign.registration.refinement import refine
+from raylign.registration.search import Bounds, camera_axes
+from raylign.registration.settings import DirectConfig
+
+_HOLLOW = 0.1  # of the largest attenuation: less is marrow
+_UNIFORM = 0.2  # of the wall's voxels, at least, hold the largest attenuation: a CT's do not
+_SMALLEST = 0.03  # of the solid: a canal that is smaller tells nothing
+_THICKER = (1.35, 1.7)  # times the thickness that was guessed
+_THINNER = (0.75,)
+_BETTER = 1.02  # times the cost, at least: a guess is kept unless the exposures speak against it
+_NEAR = (6.0, 8.0, 25.0)  # degrees, mm, mm along the beam: what a wrong wall has moved a pose by
+
+
+@dataclass(frozen=True, eq=False)
+class Tube:
+    """A solid with a canal, ready to be given a wall of another thickness.
+
+    Parameters
+    ----------
+    volume: as it was made, 1/mm.
+    depth: [D, H, W] mm of a voxel's centre below the surface, 0 outside.
+    wall: [D, H, W] mm, thickness of the wall that the voxel lies in or behind.
+    canal: [D, H, W] what lies within the wall.
+    """
+
+    volume: Volume
+    depth: Float32[NDArray[np.float32], "D H W"]
+    wall: Float32[NDArray[np.float32], "D H W"]
+    canal: Bool[NDArray[np.bool_], "D H W"]
+
+    def walled(self, times: float) -> Volume:
+        """The solid with a wall that many times as thick."""
+        data = self.volume.data.numpy()
+        compact = float(data.max())
+        voxel = min(self.volume.spacing)
+        share = np.clip(0.5 + (times * self.wall - self.depth) / voxel, 0, 1).astype(np.float32)
+        inner = self.depth > voxel  # what the surface itself runs through is not touched
+        changed = np.where(self.canal, data + (compact - data) * share, np.where(inner, data * share, data))
+        return replace(self.volume, data=torch.from_numpy(changed.astype(np.float32)))
+
+
+def tube_of(volume: Volume) -> Tube | None:
+    """What a volume in 1/mm is as a tube; None where it holds no canal, or was not made of a surface.
+
+    Where a bone was cut (``Volume.truncated``) its canal is open and ends at the cut.
+    """
+    from scipy.ndimage import binary_erosion, binary_fill_holes, distance_transform_edt
+
+    data = volume.data.numpy()
+    most = float(data.max())
+    if most <= 0:
+        return None
+    ends = volume.truncated or ((False, False),) * 3
+    wide = [(int(a), int(b)) for a, b in reversed(ends)]
+    inner = tuple(slice(a, a + n) for (a, _), n in zip(wide, data.shape, strict=True))
+    solid = binary_fill_holes(np.pad(data > _HOLLOW * most, wide, constant_values=True))[inner]
+    rim = solid & ~binary_erosion(np.pad(solid, wide, mode="edge"))[inner]
+    solid &= ~(rim & (data < most / 2))
+    canal = solid & (data < most / 2)
+    if (data > 0.999 * most).sum() < _UNIFORM * (solid & ~canal).sum():
+        return None
+    if (canal & (data < _HOLLOW * most)).sum() < _SMALLEST * solid.sum():
+        return None
+    pitch = volume.spacing[::-1]
+    voxel = min(pitch)
+    # at a cut the bone goes on
+    grown = np.pad(np.pad(solid, [(10 * a, 10 * b) for a, b in wide], mode="edge"), 1)
+    shown = tuple(slice(1 + 10 * a, 1 + 10 * a + n) for (a, _), n in zip(wide, data.shape, strict=True))
+    depth = distance_transform_edt(grown, sampling=pitch)[shown]
+    behind = distance_transform_edt(canal, sampling=pitch)
+    before = distance_transform_edt(~canal, sampling=pitch)
+    below = np.maximum(depth - voxel / 2, 0)
+    wall = np.where(canal, below - (behind - voxel / 2), below + before - voxel / 2)
+    return Tube(volume, below.astype(np.float32), np.where(solid, wall, 0).astype(np.float32), canal)
+
+
+def fitted_wall(problem: Problem, matrix: Array64, config: DirectConfig) -> tuple[Volume, float]:
+    """The problem's model with the wall that explains the exposures best near a pose [4, 4], and how many times as thick it is.
+
+    The model as it was and 1, where it has no canal or no other wall explains clearly more. At the second level, see ``wall_at``.
+    """
+    tube = tube_of(problem.model)
+    if tube is None:
+        return problem.model, 1.0
+    near = replace(config, search=replace(config.search, degrees=_NEAR[0], mm=_NEAR[1], depth=_NEAR[2]))
+    scale = build_scales(replace(problem, start=Rigid(torch.from_numpy(matrix))), near, most=2)[-1]
+    times = wall_at(scale, tube, matrix, near)
+    return (problem.model if times == 1 else tube.walled(times)), times
+
+
+def with_wall(scale: Scale, tube: Tube, times: float) -> Scale:
+    """A level with the tube's wall that many times as thick, in place of its model."""
+    if times == 1:
+        return scale
+    model = tube.walled(times)
+    level = model_pyramid(model, content(model), [scale.model.spacing])[0]
+    return replace(scale, model=replace(level, faces=scale.model.faces))
+
+
+def wall_at(scale: Scale, tube: Tube, matrix: Array64, config: DirectConfig) -> float:
+    """How many times as thick as in a level's model the wall is, by the exposures of the level, near a pose [4, 4].
+
+    Every thickness is refined by itself from there: the pose that suits a wrong wall does not suit the right one. Thicker ones
+    are tried first, then thinner ones, as long as they explain more; 1 unless another explains clearly more.
+    """
+    centre = matrix[:3, :3] @ scale.model.middle + matrix[:3, 3]
+    bounds = Bounds(matrix, camera_axes(scale.images[0].view), centre, *_NEAR)
+
+    def cost(times: float) -> float:
+        return refine(with_wall(scale, tube, times), matrix, bounds, config, threaded=True).normal.cost
+
+    own = cost(1.0)
+    best, least = 1.0, own
+    for side in (_THICKER, _THINNER):
+        for times in side:
+            trial = cost(times)
+            if trial >= least:
+                break
+            best, least = times, trial
+        if best != 1:
+            break
+    return best if least < _BETTER * own else 1.0
