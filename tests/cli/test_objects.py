@@ -118,6 +118,9 @@ def test_json_on_stdout_and_a_mesh_from_its_pose(raylign: Command, scene: Scene,
         (["a.stl", "--trust", "2"], ("--trust", "give 0 to 1")),
         (["a.stl", "--seed", "-1"], ("--seed",)),
         (["a.stl", "--joint-mm", "0"], ("--joint-mm",)),
+        (["a.stl", "--material", "metal"], ("--material", "raylign register MODEL XRAY --material metal")),
+        (["a.nii.gz", "--material", "soft"], ("--material", "no model is a surface")),
+        (["a.stl", "--unit", "HU"], ("--unit", "a surface has no numbers")),
     ],
 )  # fmt: skip
 def test_refusals(

@@ -88,6 +88,7 @@ def test_a_summary_without_a_film(raylign: Command, scene: Scene, frames: Path, 
         (["--rate", "15", "--trust", "2"], "--trust"),
         (["--rate", "15", "--film", "mp4"], "--film gif"),
         (["--rate", "15", "--sid", "1000", "--sid", "900"], "given 2 times"),
+        (["--rate", "15", "--material", "metal"], "no model is a surface"),
     ],
 )
 def test_refusals_leave_nothing(
