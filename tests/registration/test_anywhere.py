@@ -148,6 +148,25 @@ def test_a_known_body_no_longer_draws() -> None:
         assert score(other, (known,)) > 0.8 * score(other, ())
 
 
+def test_a_pose_that_one_exposure_puts_elsewhere_is_found_at_another_depth() -> None:
+    """Right in the second exposure, 16 mm off along its beam, where the first shows a fainter shadow like the bone's."""
+    truth = posed(2)
+    off = truth.matrix.numpy().copy()
+    off[:3, 3] += 16.0 * VIEWS[1].directions(truth.apply(bone().centre[None]))[0].numpy()
+    first, second = exposures(truth)
+    fainter = 0.6 * project(bone(), VIEWS[0], torch.from_numpy(off), step=1.0)[0, 0].float()
+    xrays = (replace(first, image=first.image + fainter), second)
+    problem = Problem(bone(), xrays, centred(bone()))
+    points = torch.tensor([[0.0, 0, -30], [0, 0, 30], [10, 0, 0], [0, 10, 0]], dtype=torch.float64)
+
+    def ends(finer: int) -> float:
+        _, matrix = Anywhere(replace(SMALL, finer=finer)).coarse(problem, [(1.0, off)])[0]
+        return float(mtre(Rigid(torch.from_numpy(matrix)), truth, points))
+
+    assert ends(0) > 8.0
+    assert ends(4) < 2.0
+
+
 def test_one_exposure_is_not_enough() -> None:
     with pytest.raises(InputError, match="two exposures"):
         Anywhere(SMALL).register(Problem(bone(), exposures(posed(1))[:1], centred(bone())))

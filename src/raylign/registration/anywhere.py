@@ -47,11 +47,16 @@ from raylign.registration.settings import SearchConfig
 _FINAL = SearchConfig(degrees=10.0, mm=10.0, hypotheses=64, refined=8)  # about a finalist: coarse valleys are a few mm apart
 _APART = 5.0  # mm: finalists nearer than that would be found from one another
 _MARGIN = 12  # pixels about the model that a coarse refinement looks at
+_ASIDE, _ALONG = 8, (-16.0, -8.0, 8.0, 16.0)  # how many poses are tried at other depths in each exposure, and at which, mm
 _FAR = 1e4  # mm: as good as no bound
 
 
 def _whole_levels(problem: Problem, config: AnywhereConfig) -> list[Scale]:
-    """Levels of the whole exposures, at twice and once the scan's resolution, finest first: all places on the same pixels."""
+    """Levels of the whole exposures, finest first: at twice and once the scan's resolution, and at four times where asked for.
+
+    All places are looked at on the same pixels.
+    """
+    count = 3 if config.finer else 2
     model = problem.model
     corners = box_corners(model, *content(model))
     cross = crossing([x.view for x in problem.xrays])
@@ -61,11 +66,11 @@ def _whole_levels(problem: Problem, config: AnywhereConfig) -> list[Scale]:
         view = xray.view
         depth = float((torch.from_numpy(cross) - view.source.detach()) @ view.normal.detach())
         pitch = max(view.pixel_spacing) * depth / float(view.sid)
-        factors.append(max(1, round(extent / pitch / (2 * config.pixels))))
+        factors.append(max(1, round(extent / pitch / (2 ** (count - 1) * config.pixels))))
         pitches.append(pitch * factors[-1])
-    models = model_pyramid(model, content(model), [1.5 * min(pitches), 3 * min(pitches)])
+    models = model_pyramid(model, content(model), [1.5 * min(pitches) * 2**i for i in range(count)])
     scales = []
-    for i in range(2):
+    for i in range(count):
         images = []
         for xray, factor in zip(problem.xrays, factors, strict=True):
             h, w = xray.view.shape
@@ -73,6 +78,12 @@ def _whole_levels(problem: Problem, config: AnywhereConfig) -> list[Scale]:
             images.append(replace(image, background=rendered(config.known, image)) if config.known else image)
         scales.append(Scale(i, models[i], images))
     return scales
+
+
+def _shifted(matrix: Array64, by: Array64) -> Array64:
+    out = matrix.copy()
+    out[:3, 3] += by
+    return out
 
 
 def _about(scale: Scale, matrix: Array64, corners: Array64) -> Scale:
@@ -147,7 +158,11 @@ class Anywhere:
         return replace(best, start=problem.start, timings=stages, settings=settings, renders=sum(r.renders for r in results))
 
     def coarse(self, problem: Problem, found: Sequence[Found]) -> list[Found]:
-        """Poses of a scan refined on coarse levels: (cost of the second, pose), best first, no two alike."""
+        """Poses of a scan refined on coarse levels: (cost at the finest of them, pose), best first, no two alike.
+
+        At the third level the best ones are tried at other depths in each exposure too: where one shows the model well and
+        another hardly, a pose may be right in the one and some way along its beam.
+        """
         config = self.config
         scales = _whole_levels(problem, config)
         corners = box_corners(problem.model, *content(problem.model))
@@ -159,18 +174,28 @@ class Anywhere:
             bounds = Bounds(matrix, axes, centre, 180.0, _FAR, _FAR)
             return refine(_about(scales[level], matrix, corners), matrix, bounds, config.direct, threaded=False).matrix
 
-        def judged(matrix: Array64) -> Found:
-            scale = _about(scales[0], matrix, corners)
+        def judged(level: int, matrix: Array64) -> Found:
+            scale = _about(scales[level], matrix, corners)
             return evaluate(scale, matrix, config.direct.match).cost * sum(i.usable for i in scale.images), matrix
 
-        def brought(level: int, poses: Sequence[Array64]) -> list[Found]:
-            done = list(cpu.pool(cpu.threads()).map(lambda m: judged(refined(level, m)), poses))
-            return _distinct(sorted(done, key=lambda d: d[0]), middle, scales[0].model.radius, 1.0 + level)
+        def brought(level: int, at: int, poses: Sequence[Array64], apart: float) -> list[Found]:
+            done = list(cpu.pool(cpu.threads()).map(lambda m: judged(at, refined(level, m)), poses))
+            return _distinct(sorted(done, key=lambda d: d[0]), middle, scales[0].model.radius, apart)
 
-        first = brought(1, [m for _, m in found[: config.tried]])
-        second = brought(0, [m for _, m in first[: config.refined] if config.allows(m, middle)])
-        second = [(cost, m) for cost, m in second if config.allows(m, middle)]
-        return _distinct(second, middle, scales[0].model.radius, _APART)
+        def allowed(poses: Sequence[Found]) -> list[Array64]:
+            return [m for _, m in poses if config.allows(m, middle)]
+
+        last = len(scales) - 1
+        crossed = crossing([x.view for x in problem.xrays])
+        first = brought(last, last - 1, [m for _, m in found[: config.tried]], 2.0)
+        second = brought(last - 1, last - 1, allowed(first[: config.refined]), 1.0)
+        if config.finer:
+            second = brought(0, 0, allowed(second)[: config.finer], 1.0)
+            beams = [crossed - x.view.source.detach().numpy() for x in problem.xrays]
+            ways = [mm / np.linalg.norm(beam) * beam for beam in beams for mm in _ALONG]
+            aside = [(cost, _shifted(m, way)) for cost, m in second[:_ASIDE] for way in ways]
+            second = sorted(second + brought(0, 0, allowed(aside), 1.0), key=lambda d: d[0])
+        return _distinct([f for f in second if config.allows(f[1], middle)], middle, scales[0].model.radius, _APART)
 
     def _rivalled(self, results: Sequence[Result], problem: Problem) -> Result:
         """The first of some results, its confidence with the best of the others that lies elsewhere as its rival."""

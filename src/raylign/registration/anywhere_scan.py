@@ -84,6 +84,8 @@ class AnywhereConfig:
     places: places that one turn may have.
     pixels: the model's middle extent on the coarse images of the scan, in pixels.
     tried, refined: how many of the best are refined at the first and at the second level.
+    finer: how many of those at a third level, twice as fine, and the best of them at other depths in each exposure; 0 for none.
+        Where neighbours look alike, coarse images do not tell.
     finalists: how many of those are refined to the end.
     region, axis: where a point of the model lies, and how it points, if that is known; all of several directions hold.
     known: bodies in the exposures whose poses are known: what they show is explained already.
@@ -97,6 +99,7 @@ class AnywhereConfig:
     pixels: int = 14
     tried: int = 800
     refined: int = 150
+    finer: int = 0
     finalists: int = 4
     region: Region | None = None
     axis: Axis | tuple[Axis, ...] | None = None
