@@ -2,10 +2,11 @@
 
 ``python benchmarks/wrist.py [--data FOLDER] [--frames 0002 0099] [--alone] [--poses DIR] [-o PICTURES] [--json FILE]``
 
-FOLDER holds Autoscoper's sample wrist (``xray/wrist_biplane``). No start is given. The radius is sought everywhere; the ulna
-beside it and the third metacarpal beyond its distal end, wherever the hand is bent to: that much of anatomy is stated below and
-no more. Then all three are refined together. There is no true pose; what can be measured is how far the pose of each camera alone
-lies from that of both together (``--alone``). ``--poses`` keeps what was found in a folder and goes on from it.
+FOLDER holds Autoscoper's sample wrist (``xray/wrist_biplane``). No start is given. The radius is sought everywhere, the ulna
+beside it, and the second and third metacarpal, cut out together, as one model, where a hand can be once the forearm is known
+(``wrist_anatomy``): two bones side by side are harder to confuse with their neighbours than one. Then all four bones are refined
+together, each for itself. There is no true pose; what can be measured is how far the pose of each camera alone lies from that
+of both together (``--alone``). ``--poses`` keeps what was found in a folder and goes on from it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from wrist_anatomy import BONES, Hand, beside, beyond, hand, side_seen
 
 import raylign
+from raylign.cli.motion import table
 from raylign.cli.warm import warm_kernels
 from raylign.data import Volume, XRay
 from raylign.evaluation import overlay
@@ -28,22 +31,20 @@ from raylign.evaluation.gather import surface_points
 from raylign.evaluation.metrics import pose_error
 from raylign.evaluation.pictures import write_png
 from raylign.geometry import Rigid, se3
-from raylign.geometry.anatomy import AnatomicalFrame, frame_from, long_bone
-from raylign.geometry.joint_motion import BonePose, joint_motion
+from raylign.geometry.joint_motion import BonePose, JointState, joint_motion
 from raylign.io import ExposureOptions
 from raylign.projection import project
 from raylign.registration import Anywhere, AnywhereConfig, Problem, SearchConfig, centred
-from raylign.registration.anywhere_scan import Axis, Region
 from raylign.registration.objects import Body, Objects, ObjectsProblem
+from raylign.registration.result import Result
 
-BONES = ("radius", "ulna", "metacarpal3")
-COLOURS = {"radius": overlay.END, "ulna": overlay.START, "metacarpal3": (255, 226, 77)}
-DISTAL = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)  # the first slice of the cut-outs
-SIDE = "right"
-# what anatomy says once the radius is known: the ulna lies beside it, within so many mm and degrees of its middle and direction;
-# a metacarpal's middle so far beyond the radius' middle (half a radius, a carpus, half a metacarpal), and the wrist bends so far
-BESIDE_MM, BESIDE_DEGREES = 40.0, 25.0
-BEYOND_MM, ABOUT_MM, BENT_DEGREES = 100.0, 65.0, 95.0
+REFINED = ("radius", "ulna", "metacarpal2", "metacarpal3")
+COLOURS = {
+    "radius": overlay.END,
+    "ulna": overlay.START,
+    "metacarpal2": (96, 170, 255),
+    "metacarpal3": (255, 226, 77),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,56 +69,57 @@ def exposures(folder: Path, frame: str) -> tuple[XRay, ...]:
     )
 
 
-def middle(model: Volume, pose: Rigid) -> np.ndarray:
-    return pose.apply(model.centre[None])[0].numpy()
+def found_in(result: Result, seconds: float) -> Found:
+    return Found(result.transform, result.covariance, result.centre, result.confidence.probability, seconds)
 
 
-def config_of(bone: str, models: dict[str, Volume], known: dict[str, Found]) -> AnywhereConfig:
-    """What is open about a bone once others are known."""
-    if bone == "radius" or "radius" not in known:
-        return AnywhereConfig()
-    radius = known["radius"].pose
-    along = radius.matrix[:3, 2].numpy()
-    z, at = np.array([0.0, 0.0, 1.0]), middle(models["radius"], radius)
-    bodies = tuple((models[name], found.pose) for name, found in known.items())
-    if bone == "ulna":
-        axis, region = Axis(z, along, BESIDE_DEGREES), Region(at, BESIDE_MM)
-        return AnywhereConfig(turns=6000, lattice=4.0, tried=500, refined=100, region=region, axis=axis, known=bodies)
-    axis, region = Axis(z, along, BENT_DEGREES), Region(at - BEYOND_MM * along, ABOUT_MM)
-    return AnywhereConfig(region=region, axis=axis, known=bodies)
-
-
-def sought(models: dict[str, Volume], xrays: tuple[XRay, ...]) -> dict[str, Found]:
-    """The bones one after the other, then together."""
-    known: dict[str, Found] = {}
-    for bone in BONES:
+def sought(hand: Hand, xrays: tuple[XRay, ...], file: Path | None) -> dict[str, Found]:
+    """The bones one after the other, then together; what is kept in a file is not sought again."""
+    known = read(file) if file is not None and file.exists() else {}
+    if set(REFINED) <= set(known):
+        return known
+    for bone in [b for b in ("radius", "ulna", "pair") if b not in known]:
         clock = time.process_time()
-        result = Anywhere(config_of(bone, models, known)).register(Problem(models[bone], xrays, centred(models[bone])))
-        spent = time.process_time() - clock
-        known[bone] = Found(result.transform, result.covariance, result.centre, result.confidence.probability, spent)
-        print(f"  {bone}: alone p = {result.confidence.probability:.2f}, {spent:.0f} s of CPU", flush=True)
-    return together(models, xrays, known)
+        poses = {name: found.pose for name, found in known.items()}
+        config = {"radius": lambda _h, _p: AnywhereConfig(), "ulna": beside, "pair": beyond}[bone](hand, poses)
+        result = Anywhere(config).register(Problem(hand.models[bone], xrays, centred(hand.models[bone])))
+        known[bone] = found_in(result, time.process_time() - clock)
+        confidence = result.confidence
+        print(
+            f"  {bone}: alone p = {confidence.probability:.2f}, explains {confidence.evidence['explained']:.2f}, the next best"
+            f" other pose {confidence.evidence['rival']:.2f} of that, {known[bone].seconds:.0f} s of CPU",
+            flush=True,
+        )
+        kept(file, known)
+    pair = known.pop("pair")
+    starts = {**known, "metacarpal2": pair, "metacarpal3": pair}
+    poses = {bone: hand.third(f.pose) if bone == "metacarpal3" else f.pose for bone, f in starts.items()}
+    done = together(hand, xrays, poses, {bone: f.seconds for bone, f in starts.items()})
+    kept(file, done)
+    return done
 
 
-def together(models: dict[str, Volume], xrays: tuple[XRay, ...], known: dict[str, Found]) -> dict[str, Found]:
+def together(hand: Hand, xrays: tuple[XRay, ...], poses: dict[str, Rigid], seconds: dict[str, float]) -> dict[str, Found]:
+    """All bones refined in the same exposures from where they were found."""
     clock = time.process_time()
-    bodies = tuple(Body(bone, models[bone], found.pose) for bone, found in known.items())
+    bodies = tuple(Body(bone, hand.models[bone], pose) for bone, pose in poses.items())
     done = Objects().together(ObjectsProblem(bodies, xrays))
     spent = time.process_time() - clock
     out = {}
     for bone, result in done.results.items():
-        before = known[bone]
-        moved = (result.transform.apply(surface_points(models[bone])) - before.pose.apply(surface_points(models[bone]))).norm(
-            dim=1
-        )
+        points = surface_points(hand.models[bone])
+        moved = (result.transform.apply(points) - poses[bone].apply(points)).norm(dim=1)
         p = result.confidence.probability
         print(f"  {bone}: the joint step moved it {float(moved.mean()):.2f} mm; p = {p:.2f}", flush=True)
-        out[bone] = Found(result.transform, result.covariance, result.centre, p, before.seconds + spent / len(bodies))
-    print(f"  depths of contact: { {' and '.join(k): round(v, 1) for k, v in done.collisions.items()} } mm; {spent:.0f} s of CPU")
+        out[bone] = found_in(result, seconds[bone] + spent / len(bodies))
+    deep = {" and ".join(k): round(v, 1) for k, v in done.collisions.items()}
+    print(f"  depths of contact: {deep} mm; {spent:.0f} s of CPU", flush=True)
     return out
 
 
-def kept(path: Path, found: dict[str, Found]) -> None:
+def kept(path: Path | None, found: dict[str, Found]) -> None:
+    if path is None:
+        return
     rows = {
         bone: {
             "pose": {"matrix": f.pose.matrix.tolist()},
@@ -127,6 +129,7 @@ def kept(path: Path, found: dict[str, Found]) -> None:
         }
         for bone, f in found.items()
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -146,43 +149,46 @@ def read(path: Path) -> dict[str, Found]:
     }
 
 
-def alone(model: Volume, xray: XRay, both: Rigid, seed: int) -> dict[str, Any]:
-    """One camera from the pose of both (seed 0), or from 5 degrees and 4 mm beside it."""
-    start = both
-    if seed:
-        twist = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        twist[:3] *= np.radians(5.0) / float(twist[:3].norm())
-        twist[3:] *= 4.0 / float(twist[3:].norm())
-        centre = both.apply(model.centre[None])[0]
-        shift = torch.eye(4, dtype=torch.float64)
-        shift[:3, 3] = centre
-        start = Rigid(shift @ se3.exp(twist) @ torch.linalg.inv(shift) @ both.matrix)
-    found = raylign.register(model, xray, init=start, search=SearchConfig(degrees=8.0, mm=8.0, hypotheses=64))
-    off = pose_error(found.transform, both, surface_points(model), xray.view)
-    depth = float(found.covariance[3:, 3:].diagonal().max().clamp_min(0).sqrt())
+def beside_it(model: Volume, pose: Rigid, seed: int) -> Rigid:
+    """A pose (seed 0), or one 5 degrees and 4 mm beside it."""
+    if not seed:
+        return pose
+    twist = torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    twist[:3] *= np.radians(5.0) / float(twist[:3].norm())
+    twist[3:] *= 4.0 / float(twist[3:].norm())
+    shift = torch.eye(4, dtype=torch.float64)
+    shift[:3, 3] = pose.apply(model.centre[None])[0]
+    return Rigid(shift @ se3.exp(twist) @ torch.linalg.inv(shift) @ pose.matrix)
+
+
+def against(model: Volume, result: Result, both: Rigid, xray: XRay) -> dict[str, float]:
+    """A result of one camera beside the pose of both, and what it says of itself."""
+    off = pose_error(result.transform, both, surface_points(model), xray.view)
+    beam = xray.view.directions(result.centre)
     return {
         "in_plane": off.in_plane,
         "depth": off.depth,
         "angle": off.angle,
-        "probability": found.confidence.probability,
-        "stated_sd": depth,
-        "seconds": found.seconds,
+        "probability": result.confidence.probability,
+        "depth_sd": float((beam @ result.covariance[3:, 3:] @ beam).clamp_min(0).sqrt()),
+        "angle_sd": float(torch.rad2deg(result.covariance[:3, :3].diagonal().clamp_min(0).sqrt()).max()),
     }
 
 
-def frames_of(models: dict[str, Volume]) -> tuple[AnatomicalFrame, AnatomicalFrame]:
-    """Radius: its styloid, the most distal point, is radial. Metacarpal: its shaft is hollow on the palmar side."""
-
-    def bone(name: str) -> Any:
-        model = models[name]
-        voxels = (model.data > 0.02 * float(model.data.max())).nonzero().flip(1).to(torch.float64)
-        return long_bone(voxels @ model.affine[:3, :3].T + model.affine[:3, 3], DISTAL)
-
-    radius, metacarpal = bone("radius"), bone("metacarpal3")
-    return (
-        frame_from(radius.origin, radius.proximal, radius.tip - radius.origin, "radial", SIDE),
-        frame_from(metacarpal.origin, metacarpal.proximal, metacarpal.arch, "palmar", SIDE),
-    )
+def alone(hand: Hand, xray: XRay, both: dict[str, Found], seed: int) -> dict[str, dict[str, float]]:
+    """Radius and ulna in one camera, each for itself, then both together from there."""
+    rows: dict[str, dict[str, float]] = {}
+    bodies = []
+    for bone in ("radius", "ulna"):
+        model, pose = hand.models[bone], both[bone].pose
+        start = beside_it(model, pose, seed)
+        result = raylign.register(model, xray, init=start, search=SearchConfig(degrees=8.0, mm=8.0, hypotheses=64))
+        rows[f"{bone} by itself"] = against(model, result, pose, xray)
+        bodies.append(Body(bone, model, result.transform))
+    done = Objects().together(ObjectsProblem(tuple(bodies), (xray,)))
+    for bone, result in done.results.items():
+        rows[f"{bone} beside the other"] = against(hand.models[bone], result, both[bone].pose, xray)
+    return rows
 
 
 def picture(
@@ -217,61 +223,81 @@ def pictures(folder: Path, frame: str, models: dict[str, Volume], found: dict[st
         write_png(folder / f"wrist_{frame}_{near}.png", np.concatenate(panels, axis=1))
 
 
-def report(frame: str, found: dict[str, Found]) -> None:
+def report(frame: str, found: dict[str, Found]) -> dict[str, Any]:
+    rows = {}
     for bone, one in found.items():
         sd = one.covariance.diagonal().clamp_min(0).sqrt()
+        turn, shift = float(torch.rad2deg(sd[:3]).max()), float(sd[3:].max())
+        rows[f"{frame} {bone}"] = {"probability": one.probability, "degrees": turn, "mm": shift, "cpu_seconds": one.seconds}
+        print(f"{frame} {bone:12s} p = {one.probability:.2f}  sd {turn:.2f} degrees {shift:.2f} mm  {one.seconds:.0f} s of CPU")
+    return rows
+
+
+def each_camera(hand: Hand, frame: str, xrays: tuple[XRay, ...], found: dict[str, Found]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    for number, seed in [(n, s) for n in (1, 2) for s in range(2)]:
+        for what, row in alone(hand, xrays[number - 1], found, seed).items():
+            figures[f"{frame} {what}, camera {number}, start {seed}"] = row
+            print(
+                f"{frame} {what:24s} camera {number}, start {seed}: {row['in_plane']:.2f} mm in its plane,"
+                f" {row['depth']:+.1f} +- {row['depth_sd']:.1f} mm along its beam, {row['angle']:.1f} +- {row['angle_sd']:.1f}"
+                f" degrees from both; p = {row['probability']:.2f}",
+                flush=True,
+            )
+    return figures
+
+
+def told(frames: list[str], name: str, states: list[JointState]) -> dict[str, Any]:
+    figures = {}
+    for frame, state in zip(frames, states, strict=True):
+        a, sd = state.angles, state.angles_sd
         print(
-            f"{frame} {bone:12s} p = {one.probability:.2f}  sd {float(torch.rad2deg(sd[:3]).max()):.2f} degrees"
-            f" {float(sd[3:].max()):.2f} mm  {one.seconds:.0f} s of CPU"
+            f"{frame} {name}: flexion {a.flexion:.1f} +- {sd.flexion:.1f}, ulnar deviation {a.ulnar_deviation:.1f} +-"
+            f" {sd.ulnar_deviation:.1f}, pronation {a.pronation:.1f} +- {sd.pronation:.1f} degrees; since the first frame"
+            f" {state.degrees:.1f} +- {state.degrees_sd:.1f} degrees about its helical axis, {state.shift:.1f} mm along it"
         )
+        figures[f"{frame} {name}"] = {**vars(a), **{f"{k}_sd": v for k, v in vars(sd).items()}, "helical": state.degrees}
+    return figures
+
+
+def moved(hand: Hand, by_frame: dict[str, dict[str, Found]], folder: Path | None) -> dict[str, Any]:
+    """The third metacarpal against the radius, and the radius against the ulna, frame by frame."""
+    seen = {f: side_seen(hand, {b: one.pose for b, one in found.items()}) for f, found in by_frame.items()}
+    print(f"side: {hand.side} by the shape of the metacarpals; by where the bones were found: {seen}")
+    figures: dict[str, Any] = {"side": hand.side, "side by poses": seen}
+    poses = {b: [BonePose(f[b].pose.matrix, f[b].covariance, f[b].centre) for f in by_frame.values()] for b in BONES}
+    for name, still, moving in (("wrist", "radius", "metacarpal3"), ("forearm", "ulna", "radius")):
+        states = joint_motion(poses[still], poses[moving], (hand.frames[still], hand.frames[moving]))
+        figures |= told(list(by_frame), name, states)
+        if folder is not None:
+            (folder / f"{name}.csv").write_text(table(states))
+    return figures
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     arguments.add_argument("--frames", nargs="+", default=["0002", "0099"])
-    arguments.add_argument("--alone", action="store_true", help="each camera alone, from 3 starts")
-    arguments.add_argument("--poses", type=Path, default=None, help="folder in which poses are kept")
+    arguments.add_argument("--alone", action="store_true", help="each camera alone, from 2 starts")
+    arguments.add_argument("--poses", type=Path, default=None, help="folder in which poses and joint angles are kept")
     arguments.add_argument("-o", "--out", type=Path, default=None, help="folder for the pictures")
     arguments.add_argument("--json", type=Path, default=None, help="file for the figures")
     chosen = arguments.parse_args()
     folder = chosen.data / "xray" / "wrist_biplane"
-    models = {bone: raylign.read_volume(folder / "models" / f"{bone}.nrrd") for bone in BONES}
+    bones = hand(folder / "models")
     warm_kernels()
     by_frame: dict[str, dict[str, Found]] = {}
     figures: dict[str, Any] = {}
     for frame in chosen.frames:
         xrays = exposures(folder, frame)
         file = None if chosen.poses is None else chosen.poses / f"{frame}.json"
-        if file is not None and file.exists():
-            by_frame[frame] = read(file)
-        else:
-            by_frame[frame] = sought(models, xrays)
-            if file is not None:
-                kept(file, by_frame[frame])
-        report(frame, by_frame[frame])
+        by_frame[frame] = sought(bones, xrays, file)
+        figures |= report(frame, by_frame[frame])
         if chosen.out is not None:
-            pictures(chosen.out, frame, models, by_frame[frame], xrays)
+            pictures(chosen.out, frame, bones.models, by_frame[frame], xrays)
         if chosen.alone:
-            for bone, number, seed in [(b, n, s) for b in BONES for n in (1, 2) for s in range(3)]:
-                row = alone(models[bone], xrays[number - 1], by_frame[frame][bone].pose, seed)
-                figures[f"{frame} {bone} camera {number} start {seed}"] = row
-                print(
-                    f"{frame} {bone:12s} camera {number}, start {seed}: {row['in_plane']:.2f} mm in its plane,"
-                    f" {row['depth']:+.1f} mm along its beam, {row['angle']:.1f} degrees from both; p = {row['probability']:.2f},"
-                    f" sd {row['stated_sd']:.1f} mm",
-                    flush=True,
-                )
-    poses = {b: [BonePose(f[b].pose.matrix, f[b].covariance, f[b].centre) for f in by_frame.values()] for b in BONES}
-    for frame, state in zip(by_frame, joint_motion(poses["radius"], poses["metacarpal3"], frames_of(models)), strict=True):
-        a, sd = state.angles, state.angles_sd
-        print(
-            f"{frame} third metacarpal in the radius' frame: flexion {a.flexion:.1f} +- {sd.flexion:.1f}, ulnar deviation"
-            f" {a.ulnar_deviation:.1f} +- {sd.ulnar_deviation:.1f}, pronation {a.pronation:.1f} +- {sd.pronation:.1f} degrees;"
-            f" since the first frame {state.degrees:.1f} +- {state.degrees_sd:.1f} degrees about its helical axis,"
-            f" {state.shift:.1f} mm along it"
-        )
-        figures[f"{frame} wrist"] = {**vars(a), **{f"{k}_sd": v for k, v in vars(sd).items()}, "helical": state.degrees}
+            figures |= each_camera(bones, frame, xrays, by_frame[frame])
+    figures |= moved(bones, by_frame, chosen.poses)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
 
