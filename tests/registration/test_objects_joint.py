@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
@@ -223,6 +224,32 @@ def test_images_and_joints_weigh_as_normal_distributions_do() -> None:
     assert np.allclose(left, np.linalg.inv(information), atol=1e-8)
     assert np.allclose([p[:3, 3] for p in poses], centres + np.stack([expected[3:6], expected[9:]]), atol=1e-6)
     assert np.linalg.eigvalsh(covariance - left).min() > -1e-9
+
+
+def test_a_body_that_is_held_is_not_moved_by_its_joint_and_not_believed_either() -> None:
+    """Against draws: poses from images and a joint's point, of which the second body alone is corrected."""
+    rng = np.random.default_rng(5)
+    link = Linked(0, 1, Joint("a", "b", torch.tensor([20.0, 5.0, -10.0], dtype=torch.float64), mm=0.5))
+    matrices = [np.eye(4), np.eye(4)]
+    root = 0.02 * rng.normal(size=(12, 12))
+    covariance = root @ root.T + 1e-4 * np.eye(12)
+    done = Together.at(matrices)
+    normal = replace(done.normal, hessian=np.eye(12), gradient=np.zeros(12), centre=np.zeros((2, 3)))
+    done = replace(done, normal=normal)
+    _, left = settled(done, covariance, [link], held=[0])
+    free = settled(done, covariance, [link])[1]
+    assert np.allclose(left[:6, :6], covariance[:6, :6])
+    assert np.trace(free[6:, 6:]) <= np.trace(left[6:, 6:]) + 1e-9 < np.trace(covariance[6:, 6:])
+    _, jacobian, precision = joint_residuals(link, matrices, list(normal.centre))
+    off = rng.multivariate_normal(np.zeros(12), covariance, 200_000)  # of the images' poses
+    seen = off @ jacobian.T + rng.normal(size=(len(off), len(precision))) / np.sqrt(precision)
+    weights = np.linalg.lstsq(seen, off[:, 6:], rcond=None)[0]  # the best that the joint can tell of the second body
+    after = np.concatenate([off[:, :6], off[:, 6:] - seen @ weights], 1)
+    assert np.allclose(np.cov(after.T), left, atol=0.03 * np.abs(covariance).max())
+    shifted = [np.eye(4), np.eye(4)]
+    shifted[1][:3, 3] = [3.0, 0.0, 0.0]
+    held, moved_too = settled(replace(done, matrices=shifted), covariance, [link], held=[0])[0]
+    assert np.array_equal(held, np.eye(4)) and not np.array_equal(moved_too, shifted[1])
 
 
 def test_a_joint_does_not_undo_what_contact_did() -> None:

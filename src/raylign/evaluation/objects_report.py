@@ -47,11 +47,11 @@ def drawn(xray: XRay, bodies: Sequence[Body], poses: Sequence[Rigid]) -> overlay
     scale = min(1.0, _RENDERED / max(xray.view.shape))
     small = (max(1, round(xray.view.shape[0] * scale)), max(1, round(xray.view.shape[1] * scale)))
     view = xray.view.resample(small)
-    for number, (body, pose) in enumerate(zip(bodies, poses, strict=True)):
+    for n, (body, pose) in enumerate(zip(bodies, poses, strict=True)):
         with torch.no_grad():
             image = project(body.model, view, pose.matrix[None], step=min(body.model.spacing))[0, 0]
         lines = overlay.contours(overlay.resized(image, shape), mask, sigma=overlay.line_sigma(small, shape))
-        picture = overlay.painted(picture, lines, colour(number))
+        picture = overlay.painted(picture, lines, colour(n))
     return _legend(picture, [(b.name, colour(n)) for n, b in enumerate(bodies)])
 
 

@@ -1,8 +1,8 @@
 """How thick the wall of a long bone is, as the exposures tell it: what a mesh's solid only guesses.
 
 A mesh made solid is given a wall that is a share of the shaft's radius (``data.solids``). Where the real one is thicker or
-thinner, the edges of the marrow canal lie elsewhere than in the picture, and the pose gives way: depth first. Once a pose is known
-roughly, the exposures can be asked: the same solid with a wall of other thickness explains them better or worse.
+thinner, the edges of the marrow canal lie elsewhere than in the picture, and the pose gives way: depth first. Once a pose is
+known roughly, the exposures can be asked: the same solid with a wall of other thickness explains them better or worse.
 """
 
 from __future__ import annotations

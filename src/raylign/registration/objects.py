@@ -24,7 +24,7 @@ from raylign.registration.objects_problem import (
     ObjectsProblem,
     bodies_of_scan,
 )
-from raylign.registration.objects_search import Found, as_found, behind_of, order, sought
+from raylign.registration.objects_search import Found, as_found, behind_of, order, soft_tissue_known, sought
 from raylign.registration.objects_trust import Sought, before_others, covariance_by_images, judged_body
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array64
@@ -177,7 +177,9 @@ class Objects:
         likely, covariance = done.matrices, images
         if config.joint:
             contact = setting.ties.contact(done.matrices, list(done.normal.centre), config)
-            likely, covariance = settled(done, images, setting.ties.joints, contact)
+            # where the insides of all are guesses, what hangs on a body says less of it than it does itself
+            held = [] if soft_tissue_known(problem) else [b for b, f in enumerate(found) if f.free]
+            likely, covariance = settled(done, images, setting.ties.joints, contact, held)
         timings = {"one by one": seconds, "together": time.perf_counter() - begun}
         results = {}
         for b, body in enumerate(bodies):

@@ -295,7 +295,7 @@ def _temper(normal: Normal, scale: ObjectScale, match: MatchConfig) -> float:
 
 
 def settled(
-    together: Together, covariance: Array64, ties: Sequence[Linked], contact: Penalty | None = None
+    together: Together, covariance: Array64, ties: Sequence[Linked], contact: Penalty | None = None, held: Sequence[int] = ()
 ) -> tuple[Matrices, Array64]:
     """Poses weighed against the joints, the more, the less the images determine them; and their covariance [6 n, 6 n].
 
@@ -316,6 +316,9 @@ def settled(
     residuals, jacobian = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
     variance = 1 / np.concatenate([p[2] for p in parts])
     gain = covariance @ jacobian.T @ np.linalg.inv(jacobian @ covariance @ jacobian.T + np.diag(variance))
+    for b in held:
+        gain[6 * b : 6 * b + 6] = 0
     twist = own - gain @ (residuals + jacobian @ own)
-    left = covariance - gain @ jacobian @ covariance
+    rest = np.eye(len(covariance)) - gain @ jacobian
+    left = rest @ covariance @ rest.T + (gain * variance) @ gain.T  # of any gain
     return [moved(m, twist[6 * b : 6 * b + 6], centres[b]) for b, m in enumerate(matrices)], (left + left.T) / 2

@@ -38,7 +38,7 @@ class Found:
     ----------
     matrix: [4, 4] ``T_world_from_volume``.
     rival, held: of its search, see ``objects_trust.ObjectEvidence``; of a body that was not sought, 0 and True.
-    hung: whether it was sought about a joint.
+    hung: whether it was sought about a joint. free: whether in a box of its own.
     model: the body's model where it is not as it was given: a wall of another thickness (``mesh_walls``).
     steps, renders: accepted iterates, and poses that were rendered.
     """
@@ -50,6 +50,7 @@ class Found:
     steps: tuple[Step, ...] = ()
     renders: int = 0
     model: Volume | None = None
+    free: bool = False
 
 
 def order(problem: ObjectsProblem) -> list[str]:
@@ -84,7 +85,7 @@ def sought(problem: ObjectsProblem, name: str, found: Mapping[str, Found], confi
         told = result.confidence.evidence
         pose = result.transform.matrix.numpy()
         model = _with_wall(body.model, float(result.settings.get("wall", 1.0)))
-        return Found(pose, float(told["rival"]), bool(told["held"]), False, result.trajectory, result.renders, model)
+        return Found(pose, float(told["rival"]), bool(told["held"]), False, result.trajectory, result.renders, model, True)
     for joint in problem.joints:
         if name in (joint.first, joint.second) and other_of(joint, name) in found:
             return _about(problem, body, joint, found, config)
