@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+import trimesh
 
 from raylign.data import Volume, XRay
 from raylign.geometry import View
@@ -212,6 +213,7 @@ def test_start_pose(raylign: Command, scene: Scene, tmp_path: Path, matrix: np.n
         (["--pixel-spacing", "wide"], ("--pixel-spacing", "wide")),
         (["--frame", "3"], ("--frame", "xray.dcm")),
         (["--view", "gone.json"], ("gone.json", "no such file")),
+        (["--material", "metal"], ("--material", "no model is a surface")),
     ],
 )
 def test_options(raylign: Command, scene: Scene, tmp_path: Path, options: list[str], words: tuple[str, ...]) -> None:
@@ -224,6 +226,26 @@ def test_a_model_of_air(raylign: Command, scene: Scene, tmp_path: Path) -> None:
     refused(
         raylign, tmp_path / "out", ["register", tmp_path / "air.nii", scene.xray, "--out", tmp_path / "out"], "air.nii", "air"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--unit", "HU"], ("--unit", "a surface has no numbers")),
+        (["--series", "1.2"], ("--series", "it is about a CT")),
+        (["--table", "remove"], ("--table", "it is about a CT")),
+    ],
+)
+def test_what_only_a_ct_has(raylign: Command, scene: Scene, tmp_path: Path, options: list[str], words: tuple[str, ...]) -> None:
+    given = ["register", tmp_path / "bone.stl", scene.xray, *options, "--out", tmp_path / "out"]
+    refused(raylign, tmp_path / "out", given, *words)
+
+
+def test_a_mesh_in_metres(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    box = trimesh.creation.box((0.04, 0.05, 0.06))
+    box.export(tmp_path / "bone.stl")
+    given = ["register", tmp_path / "bone.stl", scene.xray, "--out", tmp_path / "out"]
+    refused(raylign, tmp_path / "out", given, "bone.stl", "looks like metres")
 
 
 def test_mesh_without_faces(raylign: Command, tmp_path: Path) -> None:

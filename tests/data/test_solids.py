@@ -127,6 +127,8 @@ def test_what_cannot_be_a_solid_is_refused() -> None:
         solid_volume(Mesh(ball.vertices, ball.faces[:1]))
     with pytest.raises(InputError, match="millimetres"):
         solid_volume(Mesh(1000 * ball.vertices, ball.faces))
+    with pytest.raises(InputError, match="looks like metres"):
+        solid_volume(Mesh(0.001 * ball.vertices, ball.faces))
     with pytest.raises(InputError, match="no material"):
         material("cheese")
     with pytest.raises(InputError, match="nothing"):

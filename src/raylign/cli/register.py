@@ -13,7 +13,7 @@ import typer
 from raylign.cli.about import about_inputs, command_line, distrust, summary
 from raylign.cli.console import DONE, NOT_TRUSTED, Tell, command, complain, load, progress
 from raylign.cli.exposures import exposure_options
-from raylign.cli.models import ModelFlags, start_option
+from raylign.cli.models import ModelFlags, check_models, start_option
 from raylign.cli.outputs import OUTPUTS, About, result_dict, staged, write_outputs
 from raylign.cli.solve import Solved, check_solve, read_structure, solve
 from raylign.cli.starts import ANYWHERE, WORDS, begin, check_start, landmark_words, read_start
@@ -165,6 +165,10 @@ def register(flags: RegisterFlags) -> int:
         raise InputError(f"{flags.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
     if is_surface(flags.volume) and flags.labels is not None:
         raise InputError("a surface has no structures within it", field="--labels", remedy="leave it out, or give a CT")
+    check_models(flags, [flags.volume])
+    if is_surface(flags.volume) and (flags.series is not None or flags.table == Table.REMOVE):
+        field = "--table" if flags.series is None else "--series"
+        raise InputError("it is about a CT, and the model is a surface", field=field, remedy="leave it out")
     if flags.method in SURFACES_ALONE and not is_surface(flags.volume):
         raise InputError(
             f"{SURFACES_ALONE[flags.method]} of a surface",

@@ -26,7 +26,9 @@ class Surface:
 
     def about(self, path: Path) -> str:
         """For the report."""
-        return f"{path}: {len(self.mesh.vertices)} vertices, {len(self.mesh.faces)} triangles, {self.material}"
+        sides = (self.mesh.vertices.amax(0) - self.mesh.vertices.amin(0)).tolist()
+        size = " x ".join(f"{side:.0f}" for side in sides)
+        return f"{path}: {len(self.mesh.vertices)} vertices, {len(self.mesh.faces)} triangles, {size} mm, {self.material}"
 
 
 def is_surface(path: Path) -> bool:

@@ -152,7 +152,7 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
         for future in drawn:  # one behind at most: frames are not kept
             future.result()
         drawn.clear()
-        if pose.index:
+        if pose.index and pose.renders:
             busy[0] += pose.seconds
             busy[1] += 1
         rate = f", {busy[1] / busy[0]:.0f} a second" if busy[0] > 0 else ""
@@ -167,7 +167,11 @@ def _tracked(flags: TrackFlags, folder: Path, tell: Tell) -> tuple[Track, list[s
     drawn: list[Future[None]] = []
     with ThreadPoolExecutor(1) as beside:
         solid = None if surface is None else Solid.of(surface.mesh, surface.material)
-        done = follow(model, frames(), start, config, after, solid)
+        try:
+            done = follow(model, frames(), start, config, after, solid)
+        except InputError as error:  # it knows the frames, but not where they are from
+            own = error.field in ("model", "volume", "unit", "data")
+            raise error.at(flags.model if own else ", ".join(map(str, flags.frames))) from None
         for future in drawn:
             future.result()
     tell("writing the report", 0.92)
@@ -298,10 +302,11 @@ def _said(done: Track, cameras: Sequence[Frames], rate: float) -> list[str]:
 
     first = done.first
     open_ = () if first.ambiguity is None else first.ambiguity.words
+    spent = f", {rate:.1f} a second" if rate else ""
     taken = f" (taken at {cameras[0].rate:.1f})" if cameras[0].rate else ""
     return [
         f"first frame registered in {first.seconds:.2f} s, probability {first.confidence.probability:.2f}",
         *open_,
-        f"{len(done.poses)} frames, {rate:.1f} a second{taken}",
+        f"{len(done.poses)} frames{spent}{taken}",
         verdict(done),
     ]

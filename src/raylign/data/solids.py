@@ -25,6 +25,7 @@ _SHIFT = (1.7e-4, 2.3e-4)  # mm: no column of voxels then runs through an edge o
 _OPEN = 0.02  # of the voxels inside: so many may be doubtful where a surface has cracks
 _THINNEST = 1.0  # mm
 _MOST = 400_000_000  # voxels
+_SMALLEST = 1.0  # mm: nothing that is registered is as small; a mesh in metres is
 
 
 class Lattice(Protocol):
@@ -116,13 +117,17 @@ def solid_volume(mesh: Mesh, solidity: Solidity | None = None) -> Volume:
 
     Raises
     ------
-    InputError: a mesh that encloses nothing or is open, a grid that would not fit into memory.
+    InputError: a mesh of less than a millimetre, one that encloses nothing or is open, a grid that would not fit into memory.
     """
     solidity = solidity or Solidity()
     points = mesh.vertices.detach().cpu().numpy()
     used = points[np.unique(mesh.faces.cpu().numpy())]
     low, high = used.min(0), used.max(0)
     longest = float((high - low).max())
+    if longest < _SMALLEST:
+        raise InputError(
+            f"a mesh of {longest:.2g} mm shows nothing", field="mesh", remedy="give it in millimetres: this one looks like metres"
+        )
     voxel = solidity.voxel_mm or float(np.clip(longest / 180, 0.5, 1.5))
     counts = np.ceil((high - low) / voxel).astype(int) + 4
     if float(np.prod(counts.astype(float))) > _MOST:
