@@ -117,7 +117,7 @@ def test_collisions_push_apart() -> None:
 
 
 def test_a_contact_counts_once_and_not_from_each_side() -> None:
-    """A block 2 mm deep in another over 20 by 20 mm, no slack: 4 cm^2 x (2 mm)^2."""
+    """A block 2 mm deep in another over 20 by 20 mm, no slack: 4 cm^2 times the depth squared."""
     block = torch.zeros(24, 30, 30)
     block[2:22, 5:25, 5:25] = 0.02
     affine = torch.eye(4, dtype=torch.float64)
@@ -125,8 +125,11 @@ def test_a_contact_counts_once_and_not_from_each_side() -> None:
     there = np.eye(4)
     there[2, 3] = 18.0  # the first one's upper face is 20 mm above its lower one
     config = CollisionConfig(slack_mm=0.0, sd_mm=1.0)
-    value = collisions(solids, [np.eye(4), there], [np.zeros(3)] * 2, config).value
-    assert value == pytest.approx(4 * 2**2, rel=0.5)  # 32 and more, both sides counted; the sides of the blocks go in too
+    matrices = [np.eye(4), there]
+    depth = deepest(solids, matrices)[0, 1]  # by voxels' centres: half a voxel less than by their faces
+    assert depth == pytest.approx(1.5, abs=0.1)
+    value = collisions(solids, matrices, [np.zeros(3)] * 2, config).value
+    assert value == pytest.approx(4 * depth**2, rel=0.3)
 
 
 def test_bodies_apart_do_not_collide() -> None:
