@@ -103,7 +103,7 @@ def together(hand: Hand, xrays: tuple[XRay, ...], poses: dict[str, Rigid], secon
     """All bones refined in the same exposures from where they were found."""
     clock = time.process_time()
     bodies = tuple(Body(bone, hand.models[bone], pose) for bone, pose in poses.items())
-    done = Objects().together(ObjectsProblem(bodies, xrays))
+    done = Objects().together(ObjectsProblem(bodies, xrays, (hand.together(),)))
     spent = time.process_time() - clock
     out = {}
     for bone, result in done.results.items():

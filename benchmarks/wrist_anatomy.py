@@ -21,6 +21,7 @@ from raylign.geometry import Rigid
 from raylign.geometry.anatomy import AnatomicalFrame, LongBone, Side, frame_from, long_bone, side_of
 from raylign.registration import AnywhereConfig
 from raylign.registration.anywhere_scan import Axis, Region
+from raylign.registration.objects import Joint
 
 BONES = ("radius", "ulna", "metacarpal3")
 DISTAL = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)  # the first slice of the cut-outs
@@ -31,6 +32,8 @@ BESIDE_MM, BESIDE_DEGREES = 40.0, 25.0
 # likes within 90 degrees. To the side and about its own axis the hand hardly turns against the radius: the flexion axes of the
 # two stay within 50 degrees of each other (deviation 40, torsion 30), as they lie in the CT being the middle.
 CENTRE, WITHIN_MM, FLEXED_DEGREES, ASIDE_DEGREES = 0.25, 15.0, 90.0, 50.0
+# The second and third metacarpal are the fixed part of the hand: standard deviations of what moves between their bases.
+TIED_MM, TIED_DEGREES = 0.5, 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,7 @@ class Hand:
     side: of the body, from the bones' shape.
     offset: [3] mm from the third metacarpal's model to the pair's.
     length: of the third metacarpal, mm.
+    base: [3] where the two metacarpals meet, mm of the pair's model.
     """
 
     models: dict[str, Volume]
@@ -51,6 +55,11 @@ class Hand:
     side: Side
     offset: Tensor
     length: float
+    base: Tensor
+
+    def together(self) -> Joint:
+        """What ties the two metacarpals: they hardly move against each other."""
+        return Joint("metacarpal2", "metacarpal3", self.base, self.base - self.offset, mm=TIED_MM, degrees=(TIED_DEGREES,) * 3)
 
     def third(self, pair: Rigid) -> Rigid:
         """The third metacarpal's pose, of the pair's."""
@@ -98,7 +107,9 @@ def hand(folder: Path) -> Hand:
     radial = second - (filled(models["metacarpal3"]).mean(0) + offset)
     side = side_of(third.arch, third.proximal, radial)
     along = float(((filled(models["metacarpal3"]) - third.origin) @ third.proximal).max())
-    return Hand(models, frames_of(shape, side), side, offset, along)
+    both = filled(models["pair"])
+    base = both[(both - offset - third.origin) @ third.proximal > 0.9 * along].mean(0)
+    return Hand(models, frames_of(shape, side), side, offset, along, base)
 
 
 def frames_of(shape: dict[str, LongBone], side: Side) -> dict[str, AnatomicalFrame]:
