@@ -24,7 +24,8 @@ from raylign.registration.direct import bounds_of
 from raylign.registration.implants import Implants
 from raylign.registration.levels import build_scales, centre_under
 from raylign.registration.matching import normal_equations, render
-from raylign.registration.saturation import Response, _Bent, metal_seen, refine_bent
+from raylign.registration.pyramid import content, model_pyramid
+from raylign.registration.saturation import OUTLINES, Response, _Bent, metal_seen, outline_error, refine_bent
 from raylign.registration.search import Bounds, camera_axes, moved
 from raylign.registration.symmetry import Symmetry, symmetry_of
 from raylign.simulation import ExposureConfig, expose
@@ -206,3 +207,14 @@ def test_a_depth_that_was_not_searched_withdraws_trust_whatever_pose_is_chosen()
     found = Implants(symmetry, config).register(problem)
     assert not bounds_of(problem, config.search).hold(found.transform.matrix.numpy(), 0.9), "the scene shows nothing"
     assert found.confidence.probability <= 0.3 and not found.confidence.trusted
+
+
+def test_outlines_of_thin_metal_are_less_sure_than_of_thick() -> None:
+    def off(radius: float, voxel: float) -> float:
+        rod = turned_mesh([(-40.0, radius), (40.0, radius)], sides=64)
+        solid = solid_volume(rod, Solidity(excess=0.25, shell_mm=0.0, voxel_mm=voxel))
+        return outline_error(model_pyramid(solid, content(solid), [voxel])[0])
+
+    assert off(3.0, 1.0) == pytest.approx(math.hypot(OUTLINES, 1 / 3), rel=0.15)
+    assert off(16.0, 0.5) == pytest.approx(OUTLINES, rel=0.02)
+    assert off(3.0, 0.5) < off(3.0, 1.0) and off(6.0, 1.0) < off(3.0, 1.0)

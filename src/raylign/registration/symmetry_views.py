@@ -30,7 +30,7 @@ from raylign.registration.problem import Problem, as_read
 from raylign.registration.pyramid import Array64
 from raylign.registration.refinement import Candidate, refine
 from raylign.registration.result import Confidence, Result
-from raylign.registration.saturation import Response, bent_pattern, refine_bent
+from raylign.registration.saturation import OUTLINES, Response, bent_pattern, outline_error, refine_bent
 from raylign.registration.search import INSIDE, Bounds, separation
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.spread import covariance_of
@@ -45,9 +45,6 @@ _AS_GOOD = 0.95  # share of the best cost from which not the exposures decide, b
 _SAME = 4.0  # degrees within which two poses are one
 _TURNS = 8  # turns about an axis of near symmetry that are tried
 _TRIED = 0.6  # share of the cost, at the second level, that makes a pose worth the finest one
-OUTLINES = 0.1
-"""mm by which all outlines of metal are off in one sense, one standard deviation: measured (docs/methods/implants.md)."""
-
 _EDGE_ON = 0.15  # cosine between normal and ray under which a point is on the outline
 _WRONG = 10.0  # mm: a success is an mTRE below it
 _OPEN = math.pi  # rad, one standard deviation of a turn that nothing determines
@@ -268,7 +265,8 @@ def _judged(look: _Look, result: Result, symmetry: Symmetry, chosen: Candidate |
         covariance = torch.from_numpy(covariance_of(chosen.normal, scale.images, look.config.match, seen.drift))
         centre = torch.from_numpy(chosen.normal.centre)
         if look.response is not None:
-            blur = outlines_off(symmetry, result.transform, centre, [x.view for x in look.problem.xrays])
+            views = [x.view for x in look.problem.xrays]
+            blur = outlines_off(symmetry, result.transform, centre, views, outline_error(scale.model))
             covariance = covariance + torch.outer(blur, blur)
         answered = chosen.normal.pixels / max(1, sum(i.usable for i in scale.images))
         result = replace(result, centre=centre, score=chosen.normal.explained)

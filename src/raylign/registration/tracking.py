@@ -227,7 +227,9 @@ class Tracker:
         if seen is not None:
             return seen.stated.copy()
         held = course.motion
-        return stated_of(self.solid, held.matrix, held.centre, held.pose_covariance.copy(), self.views)
+        return stated_of(
+            self.solid, held.matrix, held.centre, held.pose_covariance.copy(), self.views, course.stand.scales[0].model
+        )
 
     def _state(self, course: _Course, seen: Look | None) -> State:
         """What a look at a frame makes of it."""

@@ -17,9 +17,9 @@ from raylign.registration.direct import Direct
 from raylign.registration.implants import Implants
 from raylign.registration.meshes import Meshes
 from raylign.registration.problem import Registrar
-from raylign.registration.pyramid import Array64
+from raylign.registration.pyramid import Array64, ModelLevel
 from raylign.registration.result import Confidence
-from raylign.registration.saturation import Response, metal_seen
+from raylign.registration.saturation import Response, metal_seen, outline_error
 from raylign.registration.settings import DirectConfig
 from raylign.registration.symmetry import Symmetry, symmetry_of
 from raylign.registration.symmetry_views import outlines_off
@@ -78,16 +78,21 @@ def known_of(solid: Solid | None, matrix: Array64, covariance: Array64) -> Array
     return np.asarray(keep @ covariance @ keep)
 
 
-def stated_of(solid: Solid | None, matrix: Array64, centre: Array64, covariance: Array64, views: Sequence[View]) -> Array64:
+def stated_of(
+    solid: Solid | None, matrix: Array64, centre: Array64, covariance: Array64, views: Sequence[View], level: ModelLevel
+) -> Array64:
     """What is to be said of a pose of which a filter knows a covariance [6, 6] of the twist about ``centre`` (world mm).
 
-    What all frames are wrong about alike no filter learns: outlines of metal that are off in one sense (``outlines_off``) are
-    added, and turns that nothing determines have a standard deviation of 180 degrees.
+    ``level`` is that of the model that is compared. What all frames are wrong about alike no filter learns: outlines of metal
+    that are off in one sense (``outlines_off``) are added, and turns that nothing determines have a standard deviation of 180
+    degrees.
     """
     if solid is None or solid.symmetry is None:
         return covariance
     pose = Rigid(torch.from_numpy(np.ascontiguousarray(matrix)))
-    blur = outlines_off(solid.symmetry, pose, torch.from_numpy(np.ascontiguousarray(centre)), list(views)).numpy()
+    blur = outlines_off(
+        solid.symmetry, pose, torch.from_numpy(np.ascontiguousarray(centre)), list(views), outline_error(level)
+    ).numpy()
     out = known_of(solid, matrix, covariance + np.outer(blur, blur))
     out[:3, :3] += _OPEN**2 * _free(solid, matrix)
     return out
