@@ -73,7 +73,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 def test_a_perfect_agent_arrives_from_everywhere(steps: tuple[float, ...]) -> None:
     world, truth = World(scene()), torch.tensor([3.3, -7.2, 4.1], dtype=torch.float64)
     start = torch.tensor([[0.0, 0, 0], [35.0, -35.0, 15.0], [-30.0, 2.0, -15.0]], dtype=torch.float64)
-    found = walk(Oracle(truth), world, torch.zeros(3, dtype=torch.int64), start, RolloutConfig(steps))  # type: ignore[arg-type]
+    found = walk(Oracle(truth), world, torch.zeros(3, dtype=torch.int64), start, RolloutConfig(steps))
     assert bool(found.arrived.all())
     # it comes to rest within a step of the truth along every axis
     assert float((found.ends - truth).abs().max()) <= steps[-1]
@@ -88,7 +88,7 @@ def test_coarse_steps_are_fewer() -> None:
     world, truth = World(scene()), torch.zeros(3, dtype=torch.float64)
     start, which = torch.tensor([[30.0, -25.0, 12.0]], dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
     counts = [
-        int(walk(Oracle(truth), world, which, start, RolloutConfig(steps)).count)  # type: ignore[arg-type]
+        int(walk(Oracle(truth), world, which, start, RolloutConfig(steps)).count)
         for steps in ((1.0, 0.5, 0.25), (4.0, 2.0, 1.0, 0.5, 0.25))
     ]
     assert counts[1] < counts[0] / 2
@@ -103,10 +103,10 @@ def test_a_walk_ends_when_the_agent_sees_nothing_or_never_comes_back() -> None:
             return super().rewards(world, which, states)[0], (states[:, 0] < 5).double()
 
     far = torch.tensor([100.0, 0.0, 0.0], dtype=torch.float64)
-    found = walk(Blind(far), world, which, start)  # type: ignore[arg-type]
+    found = walk(Blind(far), world, which, start)
     assert not bool(found.arrived[0])
     assert 5 <= float(found.ends[0, 0]) <= 12
-    limited = walk(Oracle(far), world, which, start, RolloutConfig((1.0,), limit=7))  # type: ignore[arg-type]
+    limited = walk(Oracle(far), world, which, start, RolloutConfig((1.0,), limit=7))
     assert float(limited.ends[0, 0]) == 7.0
     assert not bool(limited.arrived[0])
 
@@ -261,8 +261,9 @@ def test_states_and_rates_are_as_published() -> None:
         assert -limit <= float(values.min()) < -0.99 * limit and 0.99 * limit < float(values.max()) <= limit
         assert float(values.std()) == pytest.approx(limit / 3**0.5, rel=0.03)
     near = StatesConfig(near=0.5).draw(4000, torch.Generator().manual_seed(0))
-    close = [float((d.norm(dim=1) < 3).double().mean()) for d in (drawn, near)]
-    assert close[0] < 0.01 < 0.1 < close[1]
+    close = [d[:, :2].norm(dim=1) < 2 for d in (drawn, near)]
+    assert float(close[0].double().mean()) < 0.006 < 0.1 < float(close[1].double().mean())
+    assert float(near[close[1], 2].abs().mean()) > 3  # whoever has arrived may still have to turn
     published = OptimiserConfig()
     assert [published.at(n) for n in (0, 9999, 10_000, 25_000)] == pytest.approx([0.01, 0.01, 0.008, 0.0064])
     assert OptimiserConfig(warm_up=10).at(4) == pytest.approx(0.005)

@@ -7,15 +7,23 @@ of convergence: nothing but the same states can follow. The step is then halved,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.mdp import ACTIONS
 from raylign.methods.imitation_agent.world import World
+
+
+class Judge(Protocol):
+    """Whoever says what actions are worth: an agent, or a similarity that stands in its place."""
+
+    def rewards(self, world: World, which: Int64[Tensor, " B"], states: Float[Tensor, "B 3"]) -> tuple[Tensor, Tensor]:
+        """Rewards [B, 6] of states, in the order of ``mdp.ACTIONS``, and the share of each field that the exposure shows [B]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,13 +106,13 @@ class _Walk:
 
 
 def walk(
-    agent: Agent, world: World, which: Int64[Tensor, " B"], starts: Float[Tensor, "B 3"], config: RolloutConfig | None = None
+    judge: Judge, world: World, which: Int64[Tensor, " B"], starts: Float[Tensor, "B 3"], config: RolloutConfig | None = None
 ) -> Rollout:
     """Walk from many starts at once until all have ended.
 
     Parameters
     ----------
-    agent, world: who walks, and where.
+    judge, world: who leads, and where.
     which: the exposure of each start.
     starts: states (mm, mm, degrees) counted from the exposures' base poses.
     """
@@ -114,7 +122,7 @@ def walk(
     states, paths, gains = starts.clone(), [starts.clone()], []
     while going := [n for n, one in enumerate(walks) if not one.done]:
         rows = torch.tensor(going)
-        rewards, shown = agent.rewards(world, which[rows], states[rows])
+        rewards, shown = judge.rewards(world, which[rows], states[rows])
         actions = rewards.argmax(1)
         for n, action, share in zip(going, actions.tolist(), shown.tolist(), strict=True):
             walks[n].act(action, share)

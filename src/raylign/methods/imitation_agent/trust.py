@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from raylign.methods.imitation_agent.agent import Agent, Agreement
-from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
+from raylign.methods.imitation_agent.agent import Agreement
+from raylign.methods.imitation_agent.rollout import Judge, RolloutConfig, walk
 from raylign.methods.imitation_agent.world import World
 
 _MM, _DEGREES = 10.0, 6.0  # how far the further starts lie from the given one
@@ -33,7 +33,7 @@ def agreed(ends: Float[Tensor, "*B K 3"]) -> tuple[Float[Tensor, "*B 3"], Float[
 
 
 def spreads(
-    agent: Agent,
+    judge: Judge,
     world: World,
     which: Int64[Tensor, " B"],
     starts: Float[Tensor, "B 3"],
@@ -42,7 +42,7 @@ def spreads(
     """Register each start and others about it: agreed ends and their spread. ``how``: number of starts, how the agent walks."""
     count, config = how
     many = about(starts, count)
-    found = walk(agent, world, which.repeat_interleave(count), many.flatten(0, 1), config)
+    found = walk(judge, world, which.repeat_interleave(count), many.flatten(0, 1), config)
     return agreed(found.ends.unflatten(0, (-1, count)))
 
 
