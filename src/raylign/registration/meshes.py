@@ -124,6 +124,10 @@ class Meshes:
         turned = problem.xrays[number:] + problem.xrays[:number]
         single = replace(problem, xrays=turned[:1])
         alone = Direct(config, self.progress).search_once(single)
+        if len(turned) > 1 and first == 0 and mesh_trust.valley(_evidence(alone)) < config.trust:
+            # what is wrong in one exposure is not mended by the others: they are looked at near its pose alone
+            again = Direct(finer(config), self.progress).search_once(single)
+            alone = max((alone, again), key=lambda r: worth(judged(r, config.trust)))
         model, times = problem.model, 1.0
         if alone.confidence.evidence["drift"] >= IN_PLACE:
             model, times = fitted_wall(single, alone.transform.matrix.numpy(), config)
