@@ -127,7 +127,7 @@ def near_enough(evidence: Evidence) -> float:
     is the right one, and none is where the model's mirror image explains the exposures better.
 
     Errors in stated deviations follow Student's distribution with four degrees of freedom (docs/confidence.md): the deviations
-    are themselves learnt from a few dozen patches of an image, and a patient who is deformed moves a pose by more than patches say.
+    are learnt from a few dozen patches of an image, and a patient who is deformed moves a pose by more than patches say.
     """
     deviation = max(float(np.hypot(evidence.depth, evidence.wobble / 2)), 1e-3)
     agree = float(np.clip(evidence.agreement / _AGREE, 0, 1))
