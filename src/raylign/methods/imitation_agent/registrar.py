@@ -168,7 +168,10 @@ class ImitationAgent:
         if arrived < 1:
             reasons.append(f"{100 * (1 - arrived):.0f} % of its walks did not converge")
         if probability < self.config.trust and known:
-            reasons.append(f"its walks from {self.config.starts} starts end {spread:.1f} mm apart")
+            told = (
+                f"{self.config.starts} walks that end {spread:.1f} mm apart make it right with a probability of {probability:.2f}"
+            )
+            reasons.append(told)
         x, y, turn = end.tolist()
         evidence = {"spread_mm": spread, "arrived": arrived, "shown": shown, "x_mm": x, "y_mm": y, "turn_degrees": turn}
         trusted = probability >= self.config.trust
