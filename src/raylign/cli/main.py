@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from raylign._version import __version__
-from raylign.cli import bench, convert, demo, evaluate, info, motion, objects, project, register, simulate, track, train
+from raylign.cli import (
+    bench,
+    convert,
+    demo,
+    evaluate,
+    info,
+    motion,
+    objects,
+    project,
+    register,
+    reproduce,
+    simulate,
+    track,
+    train,
+)
 from raylign.cli.console import INTERRUPTED, WRONG_INPUT, catch_interruption, complain
 
 app = typer.Typer(
@@ -33,6 +47,7 @@ app.command("simulate")(simulate.simulate)
 app.command("train")(train.train)
 app.command("bench")(bench.bench)
 app.command("evaluate")(evaluate.evaluate)
+app.command("reproduce")(reproduce.reproduce)
 
 
 def _version(wanted: bool) -> None:
