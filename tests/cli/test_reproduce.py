@@ -1,0 +1,61 @@
+"""``raylign reproduce``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raylign.methods.imitation_agent.agent import Agent
+from raylign.methods.imitation_agent.network import make_network
+from raylign.methods.imitation_agent.world import WorldConfig
+from tests.methods.test_imitation_agent import SMALL
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("agent") / "agent.safetensors"
+    Agent(make_network(SMALL, 32, 0).eval(), WorldConfig(pixels=32)).save(path)
+    return path
+
+
+def test_one_case_from_nothing_to_the_report(raylign: Command, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = raylign("reproduce", "toth2018", "--cases", 1, "--seed", 4, "--grid", 0, "--weights", weights, "-o", out)
+    assert run.exit_code == 0, run.output
+    assert "toth2018: 1 cases" in run.output
+    said = json.loads((out / "table.json").read_text())
+    assert (said["seed"], said["robustness"]) == (4, None)
+    rows = {r["method"]: r for r in said["rows"]}
+    assert {"start", "GO", "GO+", "GC", "GC+", "GI", "GI+", "agent", "agent+refinement"} <= set(rows)
+    assert rows["start"]["mean"] > 1
+    assert (out / "report.html").exists()
+    # settings of another run are refused before anything is made
+    run = raylign("reproduce", "toth2018", "--cases", 1, "--seed", 5, "--grid", 0, "--weights", weights, "-o", out)
+    assert run.exit_code == 1
+    assert "a run with other compare and robust" in run.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("li2021",), "no evaluation of 'li2021'"),
+        (("toth2018", "--cases", 0), "give 1 or more"),
+        (("toth2018", "--seed", -1), "is negative"),
+        (("toth2018", "--grid", 101), "give 0 to 100"),
+        (("toth2018", "--weights", "none.safetensors"), "no such file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    raylign: Command, weights: Path, tmp_path: Path, words: tuple[Any, ...], message: str
+) -> None:
+    given = words if "--weights" in words else (*words, "--weights", weights)
+    run = raylign("reproduce", *given, "-o", tmp_path / "out")
+    assert run.exit_code == 1, run.output
+    assert message in run.output
+    assert not (tmp_path / "out").exists()
