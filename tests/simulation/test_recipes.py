@@ -20,7 +20,10 @@ def read(folder: Path, text: str) -> Recipe:
     return read_recipe(folder / "r.yaml")
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+OF_DATA = [p for p in sorted(RECIPES.glob("*.yaml")) if "\nmethod:" not in p.read_text()]  # the others are for raylign train
+
+
+@pytest.mark.parametrize("path", OF_DATA, ids=lambda p: p.stem)
 def test_recipes_of_the_project_can_be_read(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.name == path.stem
