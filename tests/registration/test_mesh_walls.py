@@ -14,10 +14,15 @@ import raylign
 from raylign import View
 from raylign.data import Mesh, Volume, XRay
 from raylign.data.solids import Solidity, solid_volume
+from raylign.errors import InputError
 from raylign.geometry import Rigid, se3
 from raylign.registration import DirectConfig, Problem, SearchConfig
 from raylign.registration.mesh_walls import fitted_wall, tube_of
-from raylign.registration.meshes import turned_anywhere
+from raylign.registration.meshes import Meshes, as_registered, turned_anywhere
+from raylign.registration.objects_problem import ObjectsConfig
+from raylign.registration.objects_search import in_box
+from raylign.registration.result import Result
+from raylign.registration.tracking import Solid, State, Tracker
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +77,78 @@ def test_what_has_no_canal_or_was_no_surface_is_no_tube() -> None:
     noise = torch.rand(solid(1.0).data.shape, generator=torch.Generator().manual_seed(0))
     assert tube_of(replace(solid(1.0), data=solid(1.0).data * (0.8 + 0.4 * noise))) is None  # as a CT shows a bone
     assert tube_of(replace(solid(1.0), data=-solid(1.0).data)) is None
+
+
+def thick(primary: float, *, shown: bool = True) -> XRay:
+    """An exposure of the bone with a wall 1.35 times as thick as is guessed, its middle at the isocentre; or of nothing."""
+    view = View.from_carm(primary=primary, secondary=5, sid=1050, sod=720, pixel_spacing=1.6, shape=(140, 140))
+    image = raylign.project(solid(1.35), view, placed().matrix[None])[0, 0]
+    generator = torch.Generator().manual_seed(int(primary))
+    noise = 0.02 * torch.randn(image.shape, generator=generator)
+    return XRay(
+        (image + noise if shown else 0 * image) + 2, view, torch.ones(view.shape, dtype=torch.bool), name=f"at {primary:g}"
+    )
+
+
+def placed() -> Rigid:
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, 3] = -(bone().vertices.amin(0) + bone().vertices.amax(0)) / 2
+    return Rigid(pose)
+
+
+NEAR = SearchConfig(degrees=5, mm=6)
+
+
+def off() -> Rigid:
+    return Rigid(se3.exp(torch.tensor([0.03, -0.02, 0.03, 2.0, -3.0, 2.0], dtype=torch.float64)) @ placed().matrix)
+
+
+def test_a_wall_that_one_exposure_told_is_kept_in_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Problem, Result]] = []
+    register = Meshes.register
+
+    def heard(self: Meshes, problem: Problem) -> Result:
+        result = register(self, problem)
+        # what is tested is what becomes of a trusted result of one exposure
+        result = replace(result, confidence=replace(result.confidence, trusted=True))
+        if len(problem.xrays) == 1:
+            result = replace(result, settings={**result.settings, "wall": 1.35})
+        asked.append((problem, result))
+        return result
+
+    monkeypatch.setattr(Meshes, "register", heard)
+    problem = Problem(solid(1.0), (thick(10.0), thick(100.0)), off())
+    found = in_box(problem, NEAR, ObjectsConfig())
+    assert [len(p.xrays) for p, _ in asked] == [1, 2]
+    assert found.settings["wall"] == 1.35
+    tube = tube_of(solid(1.0))
+    assert tube is not None
+    assert torch.equal(asked[1][0].model.data, tube.walled(1.35).data)
+    assert torch.equal(as_registered(solid(1.0), found).data, tube.walled(1.35).data)
+    unchanged = replace(found, settings={})
+    assert as_registered(solid(1.0), unchanged) is problem.model
+
+
+def test_a_first_exposure_that_shows_nothing_leaves_it_to_the_next() -> None:
+    problem = Problem(solid(1.0), (thick(10.0, shown=False), thick(100.0)), off())
+    turned, alone = Meshes()._alone(problem, DirectConfig(search=NEAR), 0)
+    assert [x.name for x in turned] == ["at 100", "at 10"]
+    assert float((alone.transform.apply(bone().vertices) - placed().apply(bone().vertices)).norm(dim=1).mean()) < 15
+    result = Meshes(DirectConfig(search=NEAR)).register(problem)
+    assert result.confidence.evidence["explained"] > 0
+    with pytest.raises(InputError, match="shows nothing"):
+        Meshes(DirectConfig(search=NEAR)).register(replace(problem, xrays=(thick(10.0, shown=False), thick(50.0, shown=False))))
+
+
+def test_what_was_registered_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the wall that the first frame's registration ended with, not with the one that was guessed."""
+    xray = thick(10.0)
+    result = replace(Meshes(DirectConfig(search=replace(NEAR, hypotheses=1))).register(Problem(solid(1.35), (xray,), placed())))
+    sure = replace(result, settings={**result.settings, "wall": 1.35}, confidence=replace(result.confidence, trusted=True))
+    monkeypatch.setattr(Meshes, "register", lambda self, problem: sure)
+    tracker = Tracker(solid(1.0), xray.view, start=placed(), solid=Solid())
+    assert tracker.step(xray, 0.0).state == State.TRACKING
+    assert torch.equal(tracker.model.data, as_registered(solid(1.0), sure).data)
 
 
 @pytest.mark.parametrize("times", [1.0, 1.35])

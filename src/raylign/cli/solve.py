@@ -97,6 +97,8 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
         raise InputError(
             "it is about a structure, and none is named", field="--rest", remedy="give --labels LABELMAP:NAME, or leave it out"
         )
+    if flags.method.value == LEARNED:
+        _check_learned(flags, xrays)
     _check_search(flags)
     if flags.init == ANYWHERE:
         _check_nowhere(flags, xrays)
@@ -137,15 +139,30 @@ def _check_nowhere(flags: SolveFlags, xrays: int) -> None:
         )
 
 
+def _check_learned(flags: SolveFlags, xrays: int) -> None:
+    """Refuse what a method that learns cannot do."""
+    if xrays > 1:
+        raise InputError(
+            f"{LEARNED} looks at one X-ray, and {xrays} are given", field="--method", remedy="give one, or another method"
+        )
+    if _bounds(flags):
+        raise InputError(
+            f"not refined together with --method {LEARNED}",
+            field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
+            remedy="leave it out, or use --method direct",
+        )
+    if flags.init == "search":
+        raise InputError(f"{LEARNED} does not search: it begins near", field="--init", remedy="use --init center, or give a pose")
+    from raylign.methods.imitation_agent.registrar import shipped
+
+    shipped(flags.weights)  # read once more later: whoever has no weights should not wait for a model to be read
+
+
 def _check_search(flags: SolveFlags) -> None:
     """Refuse what the method would take no notice of."""
     method = flags.method.value
     if flags.weights is not None and method != LEARNED:
         raise InputError(f"{method} has none", field="--weights", remedy=f"leave it out, or use --method {LEARNED}")
-    if method == LEARNED:  # read once more later: whoever has no weights should not wait for a CT to be read
-        from raylign.methods.imitation_agent.registrar import shipped
-
-        shipped(flags.weights)
     if flags.starts is not None and method != "direct":
         raise InputError(
             f"{method} does not choose among starts", field="--starts", remedy="leave it out, or use --method direct"
@@ -283,11 +300,12 @@ def _with_geometry(solved: Solved, bounds: dict[str, float], tell: Tell) -> Solv
     """The same with pose and views refined together."""
     from raylign.registration.calibration import PARAMETERS, UNITS
     from raylign.registration.geometry import GeometryBounds, refine_geometry
+    from raylign.registration.meshes import as_registered
 
     tell("geometry", 0.95)
-    found = refine_geometry(
-        solved.problem, solved.result, GeometryBounds(bounds["sid_mm"], bounds["principal_mm"], bounds["angle_degrees"])
-    )
+    problem = replace(solved.problem, model=as_registered(solved.problem.model, solved.result))
+    open_ = GeometryBounds(bounds["sid_mm"], bounds["principal_mm"], bounds["angle_degrees"])
+    found = refine_geometry(problem, solved.result, open_)
     xrays = tuple(replace(x, view=v) for x, v in zip(solved.problem.xrays, found.views, strict=True))
     lines = []
     for xray, offsets, sds, ends in zip(xrays, found.offsets.tolist(), found.sd.tolist(), found.at_bound.tolist(), strict=True):

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-from raylign.data import Volume
+from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.registration import mesh_trust
 from raylign.registration.confidence import IN_PLACE, Evidence
 from raylign.registration.direct import Direct, agreed, bounds_of, expected, worth
-from raylign.registration.mesh_walls import fitted_wall
+from raylign.registration.mesh_walls import fitted_wall, tube_of
 from raylign.registration.problem import Problem
 from raylign.registration.result import Result
 from raylign.registration.search import INSIDE
@@ -120,10 +120,8 @@ class Meshes:
         """
         if config.search.hypotheses == 1:
             return judged(Direct(config, self.progress).search_once(problem, first), config.trust), problem.model
-        number = first % len(problem.xrays)
-        turned = problem.xrays[number:] + problem.xrays[:number]
+        turned, alone = self._alone(problem, config, first)
         single = replace(problem, xrays=turned[:1])
-        alone = Direct(config, self.progress).search_once(single)
         if len(turned) > 1 and first == 0 and mesh_trust.valley(_evidence(alone)) < config.trust:
             # what is wrong in one exposure is not mended by the others: they are looked at near its pose alone
             again = Direct(finer(config), self.progress).search_once(single)
@@ -151,6 +149,26 @@ class Meshes:
             renders=found.renders + alone.renders,
         )
         return judged(joined, config.trust), model
+
+    def _alone(self, problem: Problem, config: DirectConfig, first: int) -> tuple[tuple[XRay, ...], Result]:
+        """A search in exposure ``first``, or in the next that shows something; the exposures in order from that one on."""
+        count = len(problem.xrays)
+        wrong: InputError | None = None
+        for number in range(first, first + count):
+            turned = problem.xrays[number % count :] + problem.xrays[: number % count]
+            try:
+                return turned, Direct(config, self.progress).search_once(replace(problem, xrays=turned[:1]))
+            except InputError as error:
+                wrong = error
+        assert wrong is not None  # a problem has exposures
+        raise wrong
+
+
+def as_registered(model: Volume, result: Result) -> Volume:
+    """A solid with the wall that its registration ended with (``mesh_walls``); the model itself where that is as it was."""
+    times = float(result.settings.get("wall", 1.0))
+    tube = tube_of(model) if times != 1 else None
+    return model if tube is None else tube.walled(times)
 
 
 def _evidence(result: Result) -> Evidence:

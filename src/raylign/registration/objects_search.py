@@ -14,7 +14,7 @@ from raylign.projection import cpu
 from raylign.registration.direct import Direct, worth
 from raylign.registration.levels import Scale, evaluate
 from raylign.registration.mesh_walls import tube_of, wall_at, with_wall
-from raylign.registration.meshes import Meshes, part_config
+from raylign.registration.meshes import Meshes, as_registered, part_config
 from raylign.registration.objects_levels import Posed, corners_of, framing, object_scales
 from raylign.registration.objects_problem import Body, Joint, ObjectsConfig, ObjectsProblem
 from raylign.registration.problem import Problem, Registrar
@@ -84,7 +84,8 @@ def sought(problem: ObjectsProblem, name: str, found: Mapping[str, Found], confi
         result = in_box(Problem(body.whole or body.model, problem.xrays, body.start), body.search, config)
         told = result.confidence.evidence
         pose = result.transform.matrix.numpy()
-        model = _with_wall(body.model, float(result.settings.get("wall", 1.0)))
+        walled = as_registered(body.model, result)
+        model = None if walled is body.model else walled
         return Found(pose, float(told["rival"]), bool(told["held"]), False, result.trajectory, result.renders, model, True)
     for joint in problem.joints:
         if name in (joint.first, joint.second) and other_of(joint, name) in found:
@@ -109,8 +110,11 @@ def in_box(problem: Problem, search: SearchConfig, config: ObjectsConfig) -> Res
         except InputError:  # it does not show there
             continue
         if alone.confidence.trusted:
-            both = made(replace(config.direct, search=near)).register(replace(problem, start=alone.transform))
-            results.append(replace(both, renders=both.renders + alone.renders))
+            about = replace(problem, model=as_registered(problem.model, alone), start=alone.transform)
+            both = made(replace(config.direct, search=near)).register(about)
+            # what is near is refined with the wall it is given, and knows of no other
+            settings = {**both.settings, **{k: alone.settings[k] for k in ("wall",) if k in alone.settings}}
+            results.append(replace(both, settings=settings, renders=both.renders + alone.renders))
             break
     if not any(r.confidence.trusted for r in results):
         results.append(direct.register(problem))
@@ -137,11 +141,6 @@ def _about(problem: ObjectsProblem, body: Body, joint: Joint, found: Mapping[str
 def soft_tissue_known(problem: ObjectsProblem) -> bool:
     """Whether a scan is among the models: else the exposures show much that no model holds, and coarse pictures mislead."""
     return any(m.unit == "HU" for m in (*(b.model for b in problem.bodies), *(v for v, _ in problem.fixed)))
-
-
-def _with_wall(model: Volume, times: float) -> Volume | None:
-    tube = tube_of(model) if times != 1 else None
-    return None if tube is None else tube.walled(times)
 
 
 def _walled(body: Body, scales: Sequence[Scale], found: Found, bounds: Bounds, config: ObjectsConfig) -> Found:

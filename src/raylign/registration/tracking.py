@@ -13,6 +13,7 @@ import torch
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View
+from raylign.registration.meshes import as_registered
 from raylign.registration.problem import Problem, as_read, centred
 from raylign.registration.pyramid import Array64
 from raylign.registration.result import Result
@@ -162,7 +163,8 @@ class Tracker:
         config = self.config
         response = response_of(self.solid, self.model, xrays)
         xrays = given_back(self.solid, xrays)
-        self.model = as_read(Problem(self.model, xrays, result.transform), result).model
+        registered = as_registered(self.model, result)
+        self.model = as_read(Problem(registered, xrays, result.transform), result).model
         matrix = result.transform.matrix.numpy()
         at = stand(problem_of(self.model, xrays, matrix), self._levels(config.margin))
         scale = at.scales[0]
