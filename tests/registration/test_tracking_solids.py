@@ -116,6 +116,13 @@ def test_who_registers_the_first_frame_and_what_no_filter_learns() -> None:
     said = stated_of(Solid(symmetry), matrix, centre, covariance, [view()], level)
     axis = matrix[:3, 2]
     assert axis @ said[:3, :3] @ axis == pytest.approx(math.pi**2, rel=1e-6)
-    assert axis @ known_of(Solid(symmetry), matrix, said)[:3, :3] @ axis == pytest.approx(0, abs=1e-9)
+    assert axis @ known_of(Solid(symmetry), matrix, centre, said)[:3, :3] @ axis == pytest.approx(0, abs=1e-9)
+    # about another point a free turn is a turn and a shift: no point of the axis moves, whatever the twist is about
+    arm = np.array([30.0, -20.0, 10.0])
+    aside = stated_of(Solid(symmetry), matrix, centre + arm, covariance, [view()], level)
+    free = aside - known_of(Solid(symmetry), matrix, centre + arm, aside)
+    assert np.abs(np.linalg.eigvalsh(free)[:-1]).max() < 1e-3 * np.linalg.eigvalsh(free)[-1]
+    moves = np.hstack([np.cross(np.eye(3), -arm).T, np.eye(3)])  # v + w x (centre - where the twist is about)
+    assert np.allclose(moves @ free @ moves.T, 0, atol=1e-6) and np.abs(free[3:, 3:]).max() > 100
     beam = view().normal.detach().numpy()
     assert beam @ said[3:, 3:] @ beam > 4 * beam @ covariance[3:, 3:] @ beam  # 0.1 mm of outline are millimetres of depth

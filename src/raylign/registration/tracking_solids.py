@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from raylign.data import Mesh, Volume, XRay
 from raylign.geometry import Rigid, View
@@ -22,11 +23,9 @@ from raylign.registration.result import Confidence
 from raylign.registration.saturation import Response, metal_seen, outline_error
 from raylign.registration.settings import DirectConfig
 from raylign.registration.symmetry import Symmetry, symmetry_of
-from raylign.registration.symmetry_views import outlines_off
+from raylign.registration.symmetry_views import ambiguity_of, opened_turns, outlines_off
 
 Judge = Callable[[Evidence, float], Confidence]
-
-_OPEN = math.pi  # rad, one standard deviation of a turn that nothing determines
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +69,12 @@ def response_of(solid: Solid | None, model: Volume, xrays: Sequence[XRay]) -> Re
     return Response.of(xrays, float(model.data.max()))[1]
 
 
-def known_of(solid: Solid | None, matrix: Array64, covariance: Array64) -> Array64:
-    """A covariance [6, 6] with turns that nothing determines left out: they move no point of the surface."""
-    free = _free(solid, matrix)
-    keep = np.eye(6)
-    keep[:3, :3] -= free
-    return np.asarray(keep @ covariance @ keep)
+def known_of(solid: Solid | None, matrix: Array64, centre: Array64, covariance: Array64) -> Array64:
+    """A covariance [6, 6] of the twist about ``centre`` (world mm) with turns that nothing determines left out.
+
+    They are turns about the surface's own axis, and move no point of the surface.
+    """
+    return _opened(solid, matrix, centre, covariance)[1]
 
 
 def stated_of(
@@ -89,22 +88,23 @@ def stated_of(
     """
     if solid is None or solid.symmetry is None:
         return covariance
-    pose = Rigid(torch.from_numpy(np.ascontiguousarray(matrix)))
-    blur = outlines_off(
-        solid.symmetry, pose, torch.from_numpy(np.ascontiguousarray(centre)), list(views), outline_error(level)
-    ).numpy()
-    out = known_of(solid, matrix, covariance + np.outer(blur, blur))
-    out[:3, :3] += _OPEN**2 * _free(solid, matrix)
-    return out
+    blur = outlines_off(solid.symmetry, _rigid(matrix), _tensor(centre), list(views), outline_error(level)).numpy()
+    return _opened(solid, matrix, centre, covariance + np.outer(blur, blur))[0]
 
 
-def _free(solid: Solid | None, matrix: Array64) -> Array64:
-    """[3, 3] projector on the turns (world axes) that nothing determines."""
+def _opened(solid: Solid | None, matrix: Array64, centre: Array64, covariance: Array64) -> tuple[Array64, Array64]:
+    """``opened_turns`` of what is followed."""
     if solid is None or solid.symmetry is None:
-        return np.zeros((3, 3))
-    if solid.symmetry.ball:
-        return np.eye(3)
-    if solid.symmetry.axis is None:
-        return np.zeros((3, 3))
-    axis = matrix[:3, :3] @ solid.symmetry.axis.numpy()
-    return np.asarray(np.outer(axis, axis))
+        return covariance, covariance
+    pose = _rigid(matrix)
+    middle = pose.apply(solid.symmetry.centre[None])[0]
+    opened, known = opened_turns(_tensor(covariance), _tensor(centre), ambiguity_of(solid.symmetry, pose), middle)
+    return opened.numpy(), known.numpy()
+
+
+def _tensor(array: Array64) -> Float[Tensor, "..."]:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _rigid(matrix: Array64) -> Rigid:
+    return Rigid(_tensor(matrix))
