@@ -129,6 +129,49 @@ def test_a_refined_pose_still_agrees_with_what_is_known() -> None:
     assert not replace(known, region=Region(point, 10.0)).allows(moved, middle)  # of the middle, which lies 30 mm away
 
 
+def test_a_result_that_strayed_from_what_is_known_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The direct method, about a finalist, knows nothing of regions: what it moves out of one is dropped."""
+    truth = posed(1)
+    at = truth.apply(bone().centre[None])[0].numpy()
+    problem = Problem(bone(), exposures(truth), centred(bone()))
+    near = truth.matrix.numpy().copy()
+    near[:3, 3] += (3.0, -4.0, 0.0)  # where a coarse level might have left it
+    monkeypatch.setattr("raylign.registration.anywhere.scan", lambda problem, config: [(1.0, near)])
+    monkeypatch.setattr(Anywhere, "coarse", lambda self, problem, found: [(-1.0, near)])
+    around = replace(SMALL, region=Region(at, 5.0))
+    assert around.allows(Anywhere(around).register(problem).transform.matrix.numpy(), bone().centre.numpy())
+    # the shadow draws it out of a region about where it started
+    beside = replace(
+        SMALL, region=Region(at + np.array([3.0, -4.0, 0]) * 2, 5.0), axis=Axis(np.eye(3)[2], truth.matrix[:3, 2].numpy(), 30.0)
+    )
+    assert beside.allows(near, bone().centre.numpy())
+    with pytest.raises(InputError, match="against what is known") as told:
+        Anywhere(beside).register(problem)
+    assert told.value.field == "region, axis"
+    monkeypatch.setattr(Anywhere, "coarse", lambda self, problem, found: [])
+    with pytest.raises(InputError, match="against what is known") as told:
+        Anywhere(around).register(problem)
+    assert told.value.field == "region"
+
+
+def test_a_joint_that_is_not_shown_still_holds_its_bone() -> None:
+    """The joint lies outside the first exposure's diaphragm; the middle of the bone does not."""
+    truth = posed(3)
+    tip = np.array([-2.0, 4.0, 34.0])
+    at = truth.apply(torch.from_numpy(tip)[None])[0].numpy()
+    first, second = exposures(truth)
+    pixel = VIEWS[0].project(torch.from_numpy(at)[None])[0]
+    columns, rows = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="xy")
+    hidden = (columns - pixel[0]) ** 2 + (rows - pixel[1]) ** 2 < 10**2
+    problem = Problem(bone(), (replace(first, mask=first.mask & ~hidden), second), centred(bone()))
+    axes = tuple(Axis(v, truth.matrix[:3, :3].numpy() @ v, 35.0) for v in np.eye(3)[[0, 2]])
+    found = scan(problem, replace(SMALL, turns=2500, again=0.0, lattice=3.0, region=Region(at, 6.0, tip), axis=axes))
+    best = Rigid(torch.from_numpy(found[0][1]))
+    assert float(mtre(best, truth, torch.tensor([[0.0, 0, -30], [0, 0, 30]], dtype=torch.float64))) < 15.0
+    with pytest.raises(InputError, match="nothing like the model"):
+        scan(problem, replace(SMALL, turns=50, again=0.0, region=Region(at + 500.0, 6.0, tip)))
+
+
 def test_a_known_body_no_longer_draws() -> None:
     """Two copies of one bone: once one is known, nothing is left to find where it is, and the other is found as before."""
     first, second = posed(4), posed(4)

@@ -127,7 +127,8 @@ class Anywhere:
 
         Raises
         ------
-        InputError: fewer than two exposures, beams that do not cross, a model that no exposure shows.
+        InputError: fewer than two exposures, beams that do not cross, a model that no exposure shows, or none in a pose that
+            agrees with the region and the axes that are given.
         """
         config = self.config
         clock = [time.perf_counter()]
@@ -135,15 +136,25 @@ class Anywhere:
         self._tell("search", 0.5)
         clock.append(time.perf_counter())
         poses = self.coarse(problem, found)
+        if found and not poses:
+            raise self._against()
+        middle = box_corners(problem.model, *content(problem.model)).mean(0)
         self._tell("coarse levels", 0.7)
         clock.append(time.perf_counter())
-        results = []
+        results: list[Result] = []
+        strayed = False
         direct = Direct(replace(config.direct, search=_FINAL))
         for _, matrix in poses[: config.finalists]:
             with contextlib.suppress(InputError):  # it hardly shows in one of the exposures
-                results.append(direct.register(replace(problem, start=Rigid(torch.from_numpy(matrix.copy())))))
-                if results[-1].confidence.trusted:
+                result = direct.register(replace(problem, start=Rigid(torch.from_numpy(matrix.copy()))))
+                if not config.allows(result.transform.matrix.numpy(), middle):
+                    strayed = True
+                    continue
+                results.append(result)
+                if result.confidence.trusted:
                     break
+        if not results and strayed:
+            raise self._against()
         if not results:
             raise InputError(
                 "no pose makes the model show itself on all exposures",
@@ -215,6 +226,15 @@ class Anywhere:
         if best.confidence.probability < confidence.probability:
             confidence = best.confidence
         return replace(best, confidence=confidence)
+
+    def _against(self) -> InputError:
+        """What to say where every pose was refined away from what is known."""
+        given = (("region", self.config.region is not None), ("axis", bool(self.config.axes)))
+        return InputError(
+            "every pose that explains the exposures lies against what is known of the model",
+            field=", ".join(name for name, known in given if known),
+            remedy="check it against the exposures, or give a larger region or a wider cone",
+        )
 
     def _tell(self, stage: str, share: float) -> None:
         if self.progress is not None:

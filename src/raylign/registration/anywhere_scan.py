@@ -297,23 +297,21 @@ def _at(scans: Sequence[_Scan], here: Array64, places: Array64) -> list[NDArray[
 
 
 def _lattice(scans: Sequence[_Scan], cross: Array64, region: Region | None, spacing: float) -> Array64:
-    """Places [N, 3] in world mm that every exposure shows, inside the region if one is given."""
-    centre = cross if region is None else np.asarray(region.centre, np.float64)
-    if region is None:
-        spans = []
-        for scan in scans:
-            h, w = scan.field.image.shape
-            depth = float((cross - scan.field.source) @ scan.field.normal)
-            ends = np.array(
-                [scan.field.point(np.array(p, float), depth) for p in ((0, 0), (0, w - 1), (h - 1, 0), (h - 1, w - 1))]
-            )
-            spans.append(float(np.linalg.norm(ends - cross, axis=1).max()))
-        radius = 1.2 * max(spans)
-    else:
-        radius = region.radius
+    """Places [N, 3] in world mm that every exposure shows, inside the region if one is given; all of a point's region.
+
+    A joint may lie outside the exposures, or behind a collimator, that show the middle of a model that turns about it.
+    """
+    centre, radius = (cross, 0.0) if region is None else (np.asarray(region.centre, np.float64), region.radius)
+    for scan in scans if region is None else ():
+        h, w = scan.field.image.shape
+        depth = float((cross - scan.field.source) @ scan.field.normal)
+        ends = np.array([scan.field.point(np.array(p, float), depth) for p in ((0, 0), (0, w - 1), (h - 1, 0), (h - 1, w - 1))])
+        radius = max(radius, _BEYOND * float(np.linalg.norm(ends - cross, axis=1).max()))
     steps = np.arange(-math.floor(radius / spacing), math.floor(radius / spacing) + 1) * spacing
     places = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
     places = places[np.linalg.norm(places, axis=1) <= radius] + centre
+    if region is not None and region.of_model is not None:
+        return places
     seen = _seen(scans, places)
     if not seen.any():
         raise InputError(
@@ -352,7 +350,7 @@ def scan(problem: Problem, config: AnywhereConfig) -> list[Found]:
     apart = float(extents[1]) / 2
     ball = _lattice(scans, cross, config.region, config.lattice)
     arm = None if config.region is None or config.region.of_model is None else config.region.of_model - middle
-    anywhere = ball, _at(scans, cross, ball)
+    anywhere = ball, _at(scans, cross, ball) if arm is None else []
 
     def best(turn: Array64) -> list[Found]:
         matrix = np.eye(4)
@@ -384,6 +382,8 @@ def scan(problem: Problem, config: AnywhereConfig) -> list[Found]:
         return sorted(found, key=lambda f: -f[0])
 
     coarse = all_of(turns)
+    if not coarse and arm is not None:
+        raise InputError("nothing like the model is seen about it", field="region", remedy="check its centre, or widen it")
     parents: list[Array64] = []
     known: set[bytes] = set()
     for _, matrix in coarse:
