@@ -59,6 +59,9 @@ def test_a_mesh_is_registered_by_an_agent_that_says_what_it_does_not_know(
         (("--method", "direct", "--weights", "WEIGHTS"), "direct has none"),
         (("--method", "imitation-agent", "--weights", "WEIGHTS", "--search-mm", "20"), "searches a box of its own"),
         (("--method", "imitation-agent", "--weights", "WEIGHTS", "--starts", "3"), "does not choose among starts"),
+        (("--method", "imitation-agent", "--weights", "WEIGHTS", "--geometry-sid", "20"), "--geometry-sid"),
+        (("--method", "imitation-agent", "--weights", "WEIGHTS", "--init", "search"), "does not search"),
+        (("--method", "imitation-agent", "--weights", "WEIGHTS", "again.dcm"), "looks at one X-ray, and 2 are given"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
@@ -84,6 +87,7 @@ def test_an_agent_moves_no_volume(raylign: Command, scene: Scene, tmp_path: Path
         ((RECIPE.with_name("thorax.yaml"),), "there is no 'count' here"),
         ((RECIPE, "--workers", "0"), "--workers"),
         ((RECIPE, "--device", "abacus"), "--device"),
+        ((RECIPE, "--device", "meta"), "--device"),
         (("none.yaml",), "cannot be read"),
     ],
 )

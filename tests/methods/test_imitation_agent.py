@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from raylign.data import XRay
@@ -15,14 +18,15 @@ from raylign.data.solids import material, solid_volume
 from raylign.errors import InputError
 from raylign.evaluation.metrics import cross_tre
 from raylign.evaluation.subjects import HELD_OUT
-from raylign.geometry import Rigid
+from raylign.geometry import Rigid, View
 from raylign.methods.imitation_agent.agent import Agent, Agreement, read_agent
-from raylign.methods.imitation_agent.mdp import rewards
+from raylign.methods.imitation_agent.domain import Domain, domain_of
+from raylign.methods.imitation_agent.mdp import image_frame, rewards
 from raylign.methods.imitation_agent.network import AgentNetwork, NetworkConfig, make_network
-from raylign.methods.imitation_agent.pool import PoolConfig
+from raylign.methods.imitation_agent.pool import PoolConfig, read_patient
 from raylign.methods.imitation_agent.registrar import AgentConfig, ImitationAgent, shipped
 from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
-from raylign.methods.imitation_agent.training import OptimiserConfig, StatesConfig
+from raylign.methods.imitation_agent.training import OptimiserConfig, StatesConfig, _figures
 from raylign.methods.imitation_agent.trust import about, agreed, fitted
 from raylign.methods.imitation_agent.world import World, WorldConfig
 from raylign.methods.weights import read_weights, write_weights
@@ -39,7 +43,7 @@ class Oracle:
     truth: Tensor
     world: WorldConfig = WorldConfig()  # noqa: RUF009
     agreement: Agreement | None = Agreement(4.0, -3.0, 5.0, 100)  # noqa: RUF009
-    about: Any = None
+    about: Any = field(default_factory=dict)
     noise: float = 0.0
 
     def rewards(self, world: World, which: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,10 +143,13 @@ def problem() -> tuple[Problem, Rigid]:
     return Problem(solid_volume(egg(), material("soft")), (xray,), Rigid(start)), Rigid(it.base[0])
 
 
+MEASURED = {"figures": {"validation": {"tre_median": 2.0}}, "settings": {"data": {"cell_mm": 0.0}}}
+
+
 def test_the_registrar_ends_at_the_truth_with_a_perfect_agent() -> None:
     given, truth = problem()
-    agent = Oracle(torch.tensor([-11.0, 9.0, -6.0], dtype=torch.float64), about={"figures": {"validation": {"tre_median": 2.0}}})
-    result = ImitationAgent(egg(), agent, AgentConfig(cell_mm=0)).register(given)  # type: ignore[arg-type]
+    agent = Oracle(torch.tensor([-11.0, 9.0, -6.0], dtype=torch.float64), about=MEASURED)
+    result = ImitationAgent(egg(), agent).register(given)  # type: ignore[arg-type]
     centre = scene().centres[0]
     assert float(cross_tre(given.start, truth, centre, VIEW)) > 10
     assert float(cross_tre(result.transform, truth, centre, VIEW)) < 0.5
@@ -160,14 +167,78 @@ def test_the_registrar_ends_at_the_truth_with_a_perfect_agent() -> None:
 
 def test_the_registrar_says_what_it_does_not_know() -> None:
     given, _ = problem()
-    agent: Any = Oracle(torch.tensor([-11.0, 9.0, -6.0], dtype=torch.float64), about={})
-    uncalibrated = ImitationAgent(egg(), replace(agent, agreement=None), AgentConfig(cell_mm=0)).register(given)
+    agent = perfect()
+    uncalibrated = ImitationAgent(egg(), replace(agent, agreement=None)).register(given)
     assert not uncalibrated.confidence.trusted
     assert uncalibrated.confidence.reasons == ("nobody has measured how far this agent is to be trusted",)
     astray = replace(agent, truth=torch.tensor([60.0, 0.0, 0.0], dtype=torch.float64))
-    far = ImitationAgent(egg(), astray, AgentConfig(cell_mm=0)).register(given)
+    far = ImitationAgent(egg(), astray).register(given)
     assert far.confidence.probability == 0
     assert "farther than it was trained for" in far.confidence.reasons[0]
+
+
+def perfect(**about: Any) -> Any:
+    return Oracle(torch.tensor([-11.0, 9.0, -6.0], dtype=torch.float64), about={**MEASURED, **about})
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        (AgentConfig(starts=3), "starts"),
+        (AgentConfig(rollout=RolloutConfig((1.0, 0.5))), "rollout"),
+        (AgentConfig(cell_mm=3.0), "cell_mm"),
+    ],
+)
+def test_measured_one_way_nothing_is_known_of_another(other: AgentConfig, word: str) -> None:
+    given, _ = problem()
+    found = ImitationAgent(egg(), perfect(), other).register(given).confidence
+    assert found.probability == 0 and not found.trusted
+    assert found.reasons == (f"how far it is to be trusted was measured with another {word}",)
+
+
+def test_an_agent_is_used_as_it_was_measured() -> None:
+    given, _ = problem()
+    settings = {"data": {"cell_mm": 0.0}, "rollout": {"steps": [2.0, 1.0], "limit": 50, "shown": 0.3}, "agreement_starts": 7}
+    result = ImitationAgent(egg(), perfect(settings=settings)).register(given)
+    assert result.confidence.trusted
+    assert result.settings["starts"] == 7 and result.settings["cell_mm"] == 0
+    assert result.settings["rollout"]["steps"] == (2.0, 1.0) and result.settings["rollout"]["limit"] == 50
+    assert {step.level for step in result.trajectory} <= {0, 1}
+
+
+def test_what_an_agents_file_says_of_its_training_is_read() -> None:
+    assert domain_of({}) == Domain() == domain_of({"settings": {}})
+    said = {"data": {"cell_mm": 5.0, "pixels": 100, "targets": "li2021"}, "states": {"mm": 20.0, "degrees": 9.0}}
+    found = domain_of({"settings": said})
+    assert (found.cell_mm, found.pixel_mm, found.far, found.beam) == (5.0, 3.0, (30.0, 15.0), None)
+    for damaged in ({"settings": 3}, {"settings": {"data": {"cell_mm": "wide"}}}, {"settings": {"rollout": {"steps": []}}}):
+        with pytest.raises(InputError):
+            domain_of(damaged)
+
+
+@pytest.mark.parametrize(
+    ("primary", "secondary", "inside"), [(0, 0, True), (-15, 5, True), (30, 0, False), (90, 0, False), (180, 0, False)]
+)
+def test_views_are_those_of_training_or_not_trusted(primary: float, secondary: float, inside: bool) -> None:
+    view = View.from_carm(primary=primary, secondary=secondary, sid=1200, sod=785, pixel_spacing=1.8, shape=(256, 240))
+    frame = image_frame(view.vectors[None])[0]
+    still = torch.eye(3, dtype=torch.float64)
+    assert (Domain().outside(still, frame) == ()) is inside
+    # what counts is how the beam passes the model: a patient turned with the C-arm shows the same picture
+    angle = torch.tensor(primary * torch.pi / 180, dtype=torch.float64)
+    turned = torch.eye(3, dtype=torch.float64)
+    turned[:2, :2] = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+    assert Domain().outside(turned, frame) == ()
+    flipped = frame * torch.tensor([-1.0, 1.0, 1.0])[:, None]
+    assert any("flipped" in reason for reason in Domain().outside(turned, flipped))
+
+
+def test_a_lateral_view_is_not_trusted() -> None:
+    given, _ = problem()
+    sideways = View.from_carm(primary=90, secondary=0, sid=1200, sod=785, pixel_spacing=1.8, shape=(256, 240))
+    found = ImitationAgent(egg(), perfect()).register(replace(given, xrays=(replace(given.xrays[0], view=sideways),)))
+    assert found.confidence.probability == 0 and not found.confidence.trusted
+    assert found.confidence.reasons == ("the beam passes the model 90 degrees from the direction that it was trained for",)
 
 
 def test_the_registrar_refuses_what_it_cannot_do() -> None:
@@ -236,6 +307,19 @@ def test_files_that_are_no_agents_are_refused(tmp_path: Path) -> None:
     write_weights(tmp_path / "agent.safetensors", {n: t for n, t in tensors.items() if "fixed.0" not in n}, said)
     with pytest.raises(InputError, match="weights do not fit"):
         read_agent(tmp_path / "agent.safetensors")
+    for name, value in (
+        ("agreement", {"slope": 1.0}), ("agreement", 3), ("about", None), ("world", 3), ("about", {"settings": {"rollout": 1}}),
+    ):  # fmt: skip
+        write_weights(tmp_path / "agent.safetensors", tensors, {**said, name: value})
+        with pytest.raises(InputError, match=r"agent\.safetensors"):
+            read_agent(tmp_path / "agent.safetensors")
+    write_weights(tmp_path / "agent.safetensors", tensors, {n: v for n, v in said.items() if n != "about"})
+    with pytest.raises(InputError, match="weights do not fit"):
+        read_agent(tmp_path / "agent.safetensors")
+    for text in ("{", "[1, 2]"):
+        (tmp_path / "words.safetensors").write_bytes(save(tensors, {"raylign": text}))
+        with pytest.raises(InputError, match="damaged"):
+            read_agent(tmp_path / "words.safetensors")
 
 
 def test_without_weights_the_way_to_get_some_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -252,6 +336,30 @@ def test_nobody_is_in_two_parts() -> None:
     assert min(parts[2]) >= HELD_OUT > max(parts[0] | parts[1])  # nothing is trained on whom `raylign evaluate` tests
     with pytest.raises(InputError, match="in two of"):
         PoolConfig(validation=(700, 710))
+    for wrong in ({"train": (HELD_OUT - 9, HELD_OUT + 9), "test": (0, 0)}, {"validation": (HELD_OUT + 200, HELD_OUT + 210)}):
+        with pytest.raises(InputError, match="held out"):
+            PoolConfig(**wrong)  # type: ignore[arg-type]
+    assert PoolConfig(train=(0, 1), validation=(HELD_OUT - 5, HELD_OUT - 1)).validation[1] == HELD_OUT - 1
+
+
+def test_damaged_files_of_a_pool_are_refused(tmp_path: Path) -> None:
+    whole = {
+        "images": np.zeros((2, 4, 4), np.float16), "vectors": np.zeros((2, 4, 3)), "poses": np.zeros((2, 4, 4)),
+        "vertices": np.zeros((5, 3), np.float32), "faces": np.zeros((6, 3), np.int32), "centre": np.zeros(3),
+    }  # fmt: skip
+    file = tmp_path / "000000-2.npz"
+    np.savez(file, **whole)  # type: ignore[arg-type]
+    assert set(read_patient(file)) == set(whole)
+    good = file.read_bytes()
+    np.savez(tmp_path / "few.npz", images=whole["images"])
+    np.savez(tmp_path / "odd.npz", **{**whole, "poses": whole["poses"][:1]})  # type: ignore[arg-type]
+    np.save(tmp_path / "one.npy", whole["images"])
+    damaged = [good[: len(good) // 2], b"PK\x03\x04 and no more", b"", good[:200] + b"\xff" * 40 + good[240:]]
+    damaged += [(tmp_path / name).read_bytes() for name in ("few.npz", "odd.npz", "one.npy")]
+    for content in damaged:
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="delete it"):
+            read_patient(file)
 
 
 def test_states_and_rates_are_as_published() -> None:
@@ -267,3 +375,13 @@ def test_states_and_rates_are_as_published() -> None:
     published = OptimiserConfig()
     assert [published.at(n) for n in (0, 9999, 10_000, 25_000)] == pytest.approx([0.01, 0.01, 0.008, 0.0064])
     assert OptimiserConfig(warm_up=10).at(4) == pytest.approx(0.005)
+    for wrong in ({"warm_up": -1}, {"rate": float("inf")}, {"rate": float("nan")}):
+        with pytest.raises(InputError, match="optimiser"):
+            OptimiserConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_figures_of_one_case_are_numbers() -> None:
+    one = torch.tensor([[3.0, 4.0, 2.0]], dtype=torch.float64)
+    found = _figures(one, one / 2)
+    assert found["tre_sd"] == found["angle_sd"] == 0
+    assert all(math.isfinite(v) for v in found.values())

@@ -17,7 +17,7 @@ from raylign.methods.imitation_agent.agent import read_agent
 from raylign.methods.imitation_agent.mdp import rewards
 from raylign.methods.imitation_agent.pool import Pool
 from raylign.methods.imitation_agent.training import AgentTraining
-from raylign.methods.weights import read_weights
+from raylign.methods.weights import read_weights, write_weights
 from raylign.training.curves import draw_curves, read_log
 from raylign.training.loop import CHECKPOINT, LOG, LoopConfig, train
 from raylign.training.recipes import merged, read_training
@@ -101,12 +101,22 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         train(Line(), LoopConfig(tmp_path, "other", 25))
 
 
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(Line(), LoopConfig(tmp_path, "one", 25, until=25))
+    tensors, about = read_weights(tmp_path / CHECKPOINT)
+    few = {name: t for name, t in tensors.items() if name != "network.0.weight"}
+    for content, said in ((few, about), (tensors, {"fingerprint": "one"}), (tensors, {**about, "losses": [1.0]})):
+        write_weights(tmp_path / CHECKPOINT, content, said)
+        with pytest.raises(InputError, match="is damaged"):
+            train(Line(), LoopConfig(tmp_path, "one", 25))
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     class Broken(Line):
         def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
             return super().loss(batch) * float("nan")
 
-    with pytest.raises(InputError, match=r"not finite.*lower rate"):
+    with pytest.raises(InputError, match=r"a loss among iterations 1 to 10 is not finite.*lower rate"):
         train(Broken(), LoopConfig(tmp_path, "f", 10))
     assert not (tmp_path / CHECKPOINT).exists()
 
@@ -232,5 +242,6 @@ def test_from_a_recipe_to_weights_with_a_break(smoke: tuple[Any, Path], tmp_path
     }  # fmt: skip
     card = (tmp_path / "whole" / "card.md").read_text()
     assert "seeds 0 to 1 for training" in card and "Made patients" in card
+    assert "primary" in card and "starts within 35 mm and 15 degrees" in card and "no instruments" in card
     with pytest.raises(InputError, match="other settings"):
         run(replace(chosen, seed=4), RunConfig(tmp_path / "whole", pool))

@@ -34,7 +34,7 @@ class TrainFlags:
     workers: Annotated[
         int | None, typer.Option(help="Processes that make the data; by default one for each processor.", metavar="N")
     ] = None
-    device: Annotated[str, typer.Option(help="Where the network learns: cpu, cuda.", metavar="NAME")] = "cpu"
+    device: Annotated[str, typer.Option(help="Where the network learns: cpu, cuda, cuda:N.", metavar="NAME")] = "cpu"
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.", metavar="N")] = None
     save_every: Annotated[int, typer.Option(help="Iterations between checkpoints.", metavar="N")] = 250
     until: Annotated[int | None, typer.Option(help="Stop for now before this iteration.", metavar="N")] = None
@@ -79,8 +79,12 @@ def train(flags: TrainFlags) -> int:
 
 
 def _check_device(name: str) -> None:
+    import re
+
     import torch
 
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"{name!r} is none that networks learn on", field="--device", remedy="use cpu, cuda or cuda:N")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

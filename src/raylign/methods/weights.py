@@ -57,4 +57,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"cannot be read ({str(error).splitlines()[0]})", file=file, remedy=remedy) from None
     if said is None:
         raise InputError("raylign did not write it", file=file, remedy=remedy)
-    return tensors, json.loads(said)
+    try:
+        about = json.loads(said)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"what stands beside its weights is damaged ({error})", file=file, remedy=remedy) from None
+    if not isinstance(about, dict):
+        raise InputError("what stands beside its weights is damaged (no names and values)", file=file, remedy=remedy)
+    return tensors, about

@@ -41,11 +41,17 @@ def load_checkpoint(path: str | Path, network: nn.Module, optimiser: torch.optim
     tensors, about = read_weights(path)
     if about.get("fingerprint") != fingerprint:
         raise InputError("is of a training with other settings", file=path, remedy="name another folder with --out")
-    network.load_state_dict({n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)})
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in tensors.items():
-        if name.startswith(_OPTIMISER):
-            number, _, what = name.removeprefix(_OPTIMISER).partition(".")
-            state.setdefault(int(number), {})[what] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    try:
+        network.load_state_dict({n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)})
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            if name.startswith(_OPTIMISER):
+                number, _, what = name.removeprefix(_OPTIMISER).partition(".")
+                state.setdefault(int(number), {})[what] = value
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        int(about["iteration"]), float(about["cpu_seconds"]), [float(x) for x in about["losses"]][1]
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"is damaged ({str(error).splitlines()[0]})", file=path, remedy="delete it: the training begins anew"
+        ) from None
     return about

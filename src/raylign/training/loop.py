@@ -118,12 +118,14 @@ def train(task: Task, config: LoopConfig, tell: Tell | None = None) -> int:
         validates = done % task.validate_every == 0 or done == task.iterations
         saves = done % config.save_every == 0 or done == end
         if done % _SHOWN == 0 or validates or saves:
+            before = losses.last
             losses.add(float(total), done)
             total.zero_()
             if not losses.finite:
                 raise InputError(
-                    f"the loss of iteration {iteration} is not finite", field="optimiser.rate", remedy="give a lower rate"
-                )
+                    f"a loss among iterations {before + 1} to {done} is not finite", field="optimiser.rate",
+                    remedy="give a lower rate",
+                )  # fmt: skip
             if tell is not None:
                 tell(f"{done} of {task.iterations} iterations, loss {losses.shown:.4f}", done / task.iterations)
         if done % _SHOWN == 0 or validates:

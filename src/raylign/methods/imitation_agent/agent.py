@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raylign.errors import InputError
+from raylign.methods.imitation_agent.domain import domain_of
 from raylign.methods.imitation_agent.network import AgentNetwork, NetworkConfig
 from raylign.methods.imitation_agent.world import World, WorldConfig
 from raylign.methods.weights import read_weights, write_weights
@@ -57,7 +58,7 @@ class Agent:
     network: in evaluation mode.
     world: what it was trained to see.
     agreement: None where nobody has found out how far its agreement with itself is to be trusted.
-    about: recipe, seed, figures: what the model card says.
+    about: recipe, seed, settings, figures: what the model card says; ``domain.domain_of`` reads the settings.
     """
 
     network: AgentNetwork
@@ -112,7 +113,11 @@ def read_agent(path: str | Path, device: str | torch.device = "cpu") -> Agent:
         world = typed(WorldConfig, said["world"], "world", path)
         network = AgentNetwork(config, world.pixels)
         network.load_state_dict(tensors)
+        agreement = None if said["agreement"] is None else typed(Agreement, said["agreement"], "agreement", path)
+        about = said["about"]
+        if not isinstance(about, Mapping):
+            raise TypeError("about holds no names and values")
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"its weights do not fit ({str(error).splitlines()[0]})", file=path) from None
-    agreement = None if said["agreement"] is None else Agreement(**said["agreement"])
-    return Agent(network.to(device).eval(), world, agreement, said["about"])
+    domain_of(about, path)  # what it says of its training can be read, or is refused here and not later
+    return Agent(network.to(device).eval(), world, agreement, about)

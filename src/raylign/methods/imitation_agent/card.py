@@ -5,16 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LIMITS = (
-    "Made patients: chests drawn from published measurements, not scans of people. On real exposures it has to be measured anew.",
-    "In the image plane only: two shifts and a turn. Depth and the two other turns stay as the start has them, and any error"
-    " in them stays too.",
-    "Trained on frontal views (primary within 15, secondary within 5 degrees), starts within 35 mm and 15 degrees, fields of"
-    " 300 mm with the heart within 10 mm of the middle.",
-    "The model is the left ventricle's outer surface (epicardium) at the end of diastole and of breathing in. Neither heartbeat"
-    " nor breathing is modelled, nor are errors of segmentation.",
-    "No instruments, collimation or display processing was seen in training, where the settings below do not say so.",
-)
 _ROWS = (
     ("cases", "registrations", "d"),
     ("start_mean", "TRE before, mean, mm", ".2f"),
@@ -56,8 +46,38 @@ def card(about: Mapping[str, Any], digest: str) -> str:
     for name, label, form in _ROWS:
         shown = [format(int(v) if form == "d" else v, form) for v in (figures[part][name] for part in ("validation", "test"))]
         lines.append(f"| {label} | {' | '.join(shown)} |")
-    return "\n".join([*lines, "", "## Limits", "", *(f"- {limit}" for limit in _LIMITS), ""])
+    return "\n".join([*lines, "", "## Limits", "", *(f"- {limit}" for limit in _limits(about["settings"])), ""])
 
 
 def _range(seeds: Any) -> str:
     return f"{seeds[0]} to {seeds[1]}"
+
+
+def _limits(settings: Mapping[str, Any]) -> list[str]:
+    """Where it should not be believed, as its settings have it."""
+    data, states = settings["data"], settings["states"]
+    instruments = "no instruments" if data["instruments"] is None else f"instruments `{data['instruments']}`"
+    return [
+        "Made patients: chests drawn from published measurements, not scans of people. On real exposures it has to be measured"
+        " anew.",
+        "In the image plane only: two shifts and a turn. Depth and the two other turns stay as the start has them, and any error"
+        " in them stays too.",
+        f"Trained on {_views(data['targets'])}; starts within {states['mm']:g} mm and {states['degrees']:g} degrees.",
+        f"The model is the surface `{data['structure']}` of a heart at the end of diastole and of breathing in. Neither heartbeat"
+        " nor breathing is modelled, nor are errors of segmentation.",
+        f"Seen in training: {instruments}, appearance `{data['appearance']}`, apparatus {_words(data['exposure'])}; blood raised"
+        f" by {data['contrast_hu'][0]:g} to {data['contrast_hu'][1]:g} HU.",
+    ]
+
+
+def _views(name: str) -> str:
+    """A distribution of views in words."""
+    from raylign.simulation.poses import targets
+
+    sampler = targets(name)
+    directions = ", ".join(map(str, sampler.directions))
+    return f"views of the distribution `{name}`: {directions}, shifted by up to {sampler.disc_mm:g} mm in the image plane"
+
+
+def _words(exposure: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}` {value}" for name, value in exposure.items()) or "as usual"

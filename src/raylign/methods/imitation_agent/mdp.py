@@ -20,8 +20,6 @@ ACTIONS = torch.tensor(
 )  # fmt: skip
 """+x, -x, +y, -y (mm), +turn, -turn (degrees); to be multiplied by a step."""
 
-NAMES = ("+x", "-x", "+y", "-y", "+turn", "-turn")
-
 
 def distance(difference: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B"]:
     """D(T1, T2): "the L2 norm of the parameters of the transformations", a millimetre counting like a degree."""

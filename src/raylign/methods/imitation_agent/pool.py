@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -31,6 +33,8 @@ Tell = Callable[[str, float], None]
 
 _CONTRAST = 2  # place of a patient's contrast agent in the tree of seeds; 0 and 1 are those of data sets
 _VERSION = 1  # of what a pool of given settings holds
+_HELD_OUT = 990_000  # evaluation.subjects.HELD_OUT: from this seed on, made patients that nothing is trained on
+_ARRAYS = ("images", "vectors", "poses", "vertices", "faces", "centre")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class PoolConfig:
 
     Raises
     ------
-    InputError: parts that share patients, ranges that are none.
+    InputError: parts that share patients, ranges that are none, training or validation on patients held out for evaluation.
     """
 
     train: tuple[int, int] = (0, 701)
@@ -83,6 +87,11 @@ class PoolConfig:
             raise InputError(
                 "a patient is in two of train, validation and test", field="data", remedy="give ranges that do not overlap"
             )
+        if max(self.train[1], self.validation[1]) >= _HELD_OUT:
+            raise InputError(
+                f"patients from seed {_HELD_OUT} on are held out for evaluation", field="data",
+                remedy=f"train and validate on seeds under {_HELD_OUT}",
+            )  # fmt: skip
         low, high = self.contrast_hu
         if not 0 <= low <= high:
             raise InputError(f"{low:g} to {high:g} is no range", field="contrast_hu", remedy="[lowest, highest]")
@@ -266,9 +275,28 @@ def read_patient(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+            arrays = {name: stored[name] for name in stored.files}
+        _check_arrays(arrays)
+    except (*_DAMAGED, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot be read ({error})", file=path, remedy="delete it: the same command makes it again") from None
+    return arrays
+
+
+_DAMAGED = (OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Raise ValueError where a patient's arrays are not what ``make_patient`` makes."""
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    images, vectors, poses = (arrays[name] for name in _ARRAYS[:3])
+    if images.ndim != 3 or vectors.shape != (len(images), 4, 3) or poses.shape != (len(images), 4, 4):
+        raise ValueError("images, vectors and poses do not belong together")
+    if any(arrays[name].ndim != 2 or arrays[name].shape[1] != 3 for name in ("vertices", "faces")) or arrays["centre"].shape != (
+        3,
+    ):
+        raise ValueError("its surface is none")
 
 
 class _OneThread:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from raylign.data import Mesh, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.methods.imitation_agent.agent import METHOD, Agent, read_agent
+from raylign.methods.imitation_agent.domain import Domain, domain_of
 from raylign.methods.imitation_agent.models import coarsened, middle
 from raylign.methods.imitation_agent.rollout import Rollout, RolloutConfig, walk
 from raylign.methods.imitation_agent.trust import about, agreed
@@ -29,32 +30,31 @@ from raylign.registration.versions import versions
 SHIPPED = Path(__file__).parent / "weights" / "agent.safetensors"
 """Weights that come with raylign, where some do."""
 
-_PIXEL_MM = 300.0 / 256  # of the exposures that the agent learned from, in the plane of the isocentre
-_FAR = (45.0, 21.0)  # mm and degrees from the start: what it was trained for, and how far further starts lie
-
 
 @dataclass(frozen=True)
 class AgentConfig:
     """How the agent is used.
 
+    None stands for what the agent's agreement with itself was measured with. With anything else its confidence is not known.
+
     Parameters
     ----------
     rollout: how it walks.
-    starts: the given one and others about it, whose ends are to agree; 1 gives no confidence.
-    cell_mm: the model is made coarser to a vertex in each cell of so many mm, as in training.
+    starts: the given one and others about it, whose ends are to agree.
+    cell_mm: the model is made coarser to a vertex in each cell of so many mm; 0 leaves it.
     trust: probability of success from which a result is called trustworthy.
     unsought: standard deviations, degrees and mm, that the covariance states of what the agent leaves as it is: the two turns
         out of the image plane, and depth.
     """
 
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    starts: int = 5
-    cell_mm: float = 4.0
+    rollout: RolloutConfig | None = None
+    starts: int | None = None
+    cell_mm: float | None = None
     trust: float = TRUST
     unsought: tuple[float, float] = (15.0, 35.0)
 
     def __post_init__(self) -> None:
-        if self.starts < 1 or not 0 <= self.trust <= 1 or min(self.unsought) < 0:
+        if (self.starts is not None and self.starts < 1) or not 0 <= self.trust <= 1 or min(self.unsought) < 0:
             raise InputError("starts, trust or unsought is out of range", field="AgentConfig")
 
 
@@ -97,20 +97,21 @@ class ImitationAgent:
         ------
         InputError: several X-rays; a model that is not between source and detector, or wholly outside the image.
         """
-        begun = time.perf_counter()
+        begun, domain = time.perf_counter(), domain_of(self.agent.about)
         if len(problem.xrays) > 1:
             raise InputError(
                 f"{len(problem.xrays)} X-rays for an agent that looks at one", field="xrays",
                 remedy="give one, or use another method",
             )  # fmt: skip
         world = self.world(problem.xrays[0], problem.start)
-        starts = about(torch.zeros(3, dtype=torch.float64), self.config.starts)
-        found = walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, self.config.rollout)
+        starts = about(torch.zeros(3, dtype=torch.float64), self._as_used(domain).starts)
+        found = walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, self._as_used(domain).rollout)
         end, spread = agreed(found.ends)
         zero = torch.zeros(1, dtype=torch.int64)
         _, shown = self.agent.rewards(world, zero, end[None])
         pose = world.poses(zero, end[None])[0]
-        confidence = self._confidence(end, float(spread), float(shown[0]), found)
+        outside = domain.outside(pose[:3, :3], world.frames[0])
+        confidence = self._confidence(end, (float(spread), float(shown[0])), found, outside)
         centre = pose[:3, :3] @ world.centres[0] + pose[:3, 3]
         return Result(
             transform=Rigid(pose),
@@ -123,7 +124,7 @@ class ImitationAgent:
             timings={"agent": time.perf_counter() - begun},
             method=METHOD,
             versions=versions(),
-            settings={**asdict(self.config), "weights": _named(self.agent.about)},
+            settings={**self._settings(domain), "weights": _named(self.agent.about)},
             renders=int(found.count.sum()) + 1,
         )
 
@@ -134,29 +135,52 @@ class ImitationAgent:
         ------
         InputError: as of ``register``.
         """
-        world = self.world(xray, base)
-        return walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, self.config.rollout)
+        world, used = self.world(xray, base), self._as_used(domain_of(self.agent.about))
+        return walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, used.rollout)
 
     def world(self, xray: XRay, base: Rigid) -> World:
         """The X-ray, reduced to about the pixels that the agent knows, and the mesh."""
-        mesh = coarsened(self.mesh, self.config.cell_mm)
+        domain = domain_of(self.agent.about)
+        mesh = coarsened(self.mesh, self._as_used(domain).cell_mm)
         centre = middle(mesh)
         _check_before(xray, base, centre)
-        image, vectors = reduced(xray)
+        image, vectors = reduced(xray, domain.pixel_mm)
         exposures = Exposures(
             image[None], vectors[None], base.matrix[None], torch.zeros(1, dtype=torch.int64), (mesh,), centre[None]
         )
         return World(exposures, self.agent.world)
 
-    def _confidence(self, end: Tensor, spread: float, shown: float, found: Rollout) -> Confidence:
+    def _as_used(self, domain: Domain) -> Domain:
+        """How the agent was measured, with what the caller wants otherwise."""
+        c = self.config
+        return replace(
+            domain,
+            rollout=domain.rollout if c.rollout is None else c.rollout,
+            starts=domain.starts if c.starts is None else c.starts,
+            cell_mm=domain.cell_mm if c.cell_mm is None else c.cell_mm,
+        )
+
+    def _settings(self, domain: Domain) -> dict[str, Any]:
+        used = self._as_used(domain)
+        return {**asdict(self.config), "rollout": asdict(used.rollout), "starts": used.starts, "cell_mm": used.cell_mm}
+
+    def _confidence(self, end: Tensor, seen: tuple[float, float], found: Rollout, outside: tuple[str, ...]) -> Confidence:
+        """``seen``: the ends' spread, mm, and the share of the field that is shown; ``outside``: what the view is not."""
+        (spread, shown), domain = seen, domain_of(self.agent.about)
         arrived = float(found.arrived.double().mean())
-        far = bool((end[:2].abs() > _FAR[0]).any() or end[2].abs() > _FAR[1])
-        agreement = self.agent.agreement
-        known = agreement is not None and self.config.starts >= 3
+        far = bool((end[:2].abs() > domain.far[0]).any() or end[2].abs() > domain.far[1])
+        agreement, used = self.agent.agreement, self._as_used(domain)
+        other = [name for name in ("rollout", "starts", "cell_mm") if getattr(used, name) != getattr(domain, name)]
+        known = agreement is not None and not other
         probability = agreement.probability(spread) * arrived if agreement is not None and known else 0.0
         reasons = []
-        if not known:
-            reasons.append("nobody has measured how far this agent is to be trusted" if agreement is None else "too few starts")
+        if agreement is None:
+            reasons.append("nobody has measured how far this agent is to be trusted")
+        elif other:
+            reasons.append(f"how far it is to be trusted was measured with another {', '.join(other)}")
+        if outside:
+            reasons += outside
+            probability = 0.0
         if far:
             reasons.append(
                 f"it went {float(end[:2].norm()):.0f} mm and {float(end[2]):.0f} degrees, farther than it was trained for"
@@ -167,10 +191,8 @@ class ImitationAgent:
             probability *= shown
         if arrived < 1:
             reasons.append(f"{100 * (1 - arrived):.0f} % of its walks did not converge")
-        if probability < self.config.trust and known:
-            told = (
-                f"{self.config.starts} walks that end {spread:.1f} mm apart make it right with a probability of {probability:.2f}"
-            )
+        if probability < self.config.trust and known and not outside and not far:
+            told = f"{used.starts} walks that end {spread:.1f} mm apart make it right with a probability of {probability:.2f}"
             reasons.append(told)
         x, y, turn = end.tolist()
         evidence = {"spread_mm": spread, "arrived": arrived, "shown": shown, "x_mm": x, "y_mm": y, "turn_degrees": turn}
@@ -193,7 +215,7 @@ class ImitationAgent:
 
     def _trajectory(self, world: World, found: Rollout) -> tuple[Step, ...]:
         """The walk from the given start; the cost of a step is the reward that was expected of it, less than nothing."""
-        steps = self.config.rollout.steps
+        steps = self._as_used(domain_of(self.agent.about)).rollout.steps
         count = int(found.count[0])
         path = found.paths[0, : count + 1]
         poses = world.poses(torch.zeros(len(path), dtype=torch.int64), path)
@@ -205,8 +227,10 @@ class ImitationAgent:
         return tuple(out)
 
 
-def reduced(xray: XRay) -> tuple[Float[Tensor, "h w"], Float[Tensor, "4 3"]]:
+def reduced(xray: XRay, pixel_mm: float = 300.0 / 256) -> tuple[Float[Tensor, "h w"], Float[Tensor, "4 3"]]:
     """An X-ray by means over square blocks of pixels, as near as they come to the pixels of training, and its view's vectors.
+
+    ``pixel_mm``: of these, in the plane of the isocentre.
 
     A block of which less than half is valid is NaN.
     """
@@ -214,7 +238,7 @@ def reduced(xray: XRay) -> tuple[Float[Tensor, "h w"], Float[Tensor, "4 3"]]:
     vectors = view.vectors.detach()
     depth = float(-vectors[0] @ view.normal.detach())
     pitch = min(view.pixel_spacing) * depth / float(view.sid)
-    factor = max(1, min(round(_PIXEL_MM / pitch), *(n // 8 for n in view.shape))) if pitch > 0 else 1
+    factor = max(1, min(round(pixel_mm / pitch), *(n // 8 for n in view.shape))) if pitch > 0 else 1
     h, w = (n // factor for n in view.shape)
     valid = xray.mask[: h * factor, : w * factor].to(torch.float32)
     known = torch.where(xray.mask, xray.image, 0)[: h * factor, : w * factor]

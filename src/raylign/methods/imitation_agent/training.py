@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,8 +80,10 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         shares = (self.momentum, self.smoothing)
-        if self.rate <= 0 or not all(0 <= x < 1 for x in shares) or not 0 < self.decay <= 1 or self.decay_every < 1:
+        if not 0 < self.rate < math.inf or not all(0 <= x < 1 for x in shares) or not 0 < self.decay <= 1 or self.decay_every < 1:
             raise InputError("a rate, momentum, smoothing or decay is out of range", field="optimiser")
+        if self.warm_up < 0:
+            raise InputError(f"{self.warm_up} is negative", field="optimiser.warm_up", remedy="give 0 for none, or more")
 
     def at(self, iteration: int) -> float:
         """The rate of an iteration."""
@@ -228,17 +231,17 @@ class AgentTraining:
 
 
 def _figures(starts: Float[Tensor, "B 3"], ends: Float[Tensor, "B 3"]) -> dict[str, float]:
-    """TRE and angles before and after, mm and degrees."""
+    """TRE and angles before and after, mm and degrees; standard deviations are of these cases, so that of one is 0."""
     before, after, angle = cross_error(starts), cross_error(ends), ends[:, 2].abs()
     return {
         "cases": float(len(ends)),
         "start_mean": float(before.mean()),
         "tre_mean": float(after.mean()),
-        "tre_sd": float(after.std()),
+        "tre_sd": float(after.std(correction=0)),
         "tre_median": float(after.median()),
         "tre_p90": float(after.quantile(0.9)),
         "tre_max": float(after.max()),
         "angle_mean": float(angle.mean()),
-        "angle_sd": float(angle.std()),
+        "angle_sd": float(angle.std(correction=0)),
         "worse": float((after > before).double().mean()),
     }
