@@ -19,6 +19,7 @@ from raylign.methods.imitation_agent.baselines import (
     refined,
     scorer,
     searched,
+    seen,
 )
 from raylign.methods.imitation_agent.comparison import METHODS, CompareConfig, case_path, compare, read_record
 from raylign.methods.imitation_agent.mdp import cross_error
@@ -102,6 +103,21 @@ def test_a_score_is_the_similarity_of_what_is_seen() -> None:
         assert float(value) != pytest.approx(float(similarity(name)(moving[:, 0], fixed[:, 0], None)), abs=1e-4)
     (away,) = scorer(world, 0, ("gc",))(torch.tensor([[-90.0, 0, 0]], dtype=torch.float64))
     assert float(away) == -torch.inf
+
+
+def test_coarse_images_are_means_of_the_pixels_they_stand_for() -> None:
+    exposures = scene()
+    flat = exposures.images.clone()
+    flat[0] = (torch.arange(256)[:, None] + torch.arange(240)) % 2  # a chessboard, of which a mean is a half
+    board = World(replace(exposures, images=flat))
+    here = (torch.zeros(1, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.float64))
+    assert float(board.observe(*here)[0].abs().amax()) > 0.9
+    coarse = seen(board, 48)
+    assert float((coarse.exposures.images[0] - 0.5).abs().max()) < 1e-6
+    # and they lie where those do: the model stands on its own shadow
+    fixed, moving, _ = seen(World(exposures), 48).observe(*here)
+    assert float(similarity("ncc")(moving[:, 0], fixed[:, 0], None)) > 0.999
+    assert seen(World(exposures), 128).exposures is exposures  # nothing to be averaged
 
 
 def test_starts_are_those_published_and_do_not_depend_on_how_many_there_are() -> None:

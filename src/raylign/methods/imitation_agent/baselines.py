@@ -7,6 +7,7 @@ that gets stuck on its way could not show; so the whole box of starts is looked 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.methods.imitation_agent.mdp import ACTIONS, distance
-from raylign.methods.imitation_agent.world import World
+from raylign.methods.imitation_agent.world import Exposures, World
 from raylign.similarity import similarity
 
 Score = Callable[[Tensor], Tensor]
@@ -90,8 +91,27 @@ class Found:
 
 
 def seen(world: World, pixels: int) -> World:
-    """The same exposures, shown with another number of pixels."""
-    return World(world.exposures, replace(world.config, pixels=pixels))
+    """The same exposures, shown with another number of pixels.
+
+    Where these are larger than the exposures' own by a whole factor, means over so many stand in for those: a metric of gradients
+    that sees every second pixel sees mostly noise.
+    """
+    exposures = world.exposures
+    source, origin, column, _ = exposures.vectors[0]
+    normal = world.frames[0, 2]
+    pitch = float(column.norm() * (-source @ normal) / ((origin - source) @ normal))  # in the plane of the isocentre
+    factor = max(1, math.floor(world.config.moving_mm / pixels / pitch))
+    return World(_blocks(exposures, factor), replace(world.config, pixels=pixels))
+
+
+def _blocks(exposures: Exposures, factor: int) -> Exposures:
+    """Exposures by means over square blocks of pixels; a block of which a pixel says nothing says nothing."""
+    if factor == 1:
+        return exposures
+    images = torch.nn.functional.avg_pool2d(exposures.images.to(torch.float32)[:, None], factor)[:, 0]
+    source, origin, column, row = exposures.vectors.unbind(1)
+    first = origin + (factor - 1) / 2 * (column + row)
+    return replace(exposures, images=images, vectors=torch.stack([source, first, factor * column, factor * row], 1))
 
 
 def scorer(world: World, exposure: int, names: tuple[str, ...], shown: float = 0.3) -> Callable[[Tensor], list[Tensor]]:
