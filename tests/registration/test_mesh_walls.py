@@ -12,6 +12,7 @@ import trimesh
 
 import raylign
 from raylign import View
+from raylign.cli.solve import Solved, _with_geometry
 from raylign.data import Mesh, Volume, XRay
 from raylign.data.solids import Solidity, solid_volume
 from raylign.errors import InputError
@@ -149,6 +150,26 @@ def test_what_was_registered_is_followed(monkeypatch: pytest.MonkeyPatch) -> Non
     tracker = Tracker(solid(1.0), xray.view, start=placed(), solid=Solid())
     assert tracker.step(xray, 0.0).state == State.TRACKING
     assert torch.equal(tracker.model.data, as_registered(solid(1.0), sure).data)
+
+
+def test_the_geometry_is_refined_with_what_was_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    xray = thick(10.0)
+    problem = Problem(solid(1.0), (xray,), placed())
+    result = Meshes(DirectConfig(search=replace(NEAR, hypotheses=1))).register(problem)
+    result = replace(result, settings={**result.settings, "wall": 1.35})
+
+    class Heard(Exception):
+        pass
+
+    def refined(problem: Problem, *_: object) -> None:
+        assert torch.equal(problem.model.data, as_registered(solid(1.0), result).data)
+        assert problem.model is not solid(1.0)
+        raise Heard
+
+    monkeypatch.setattr("raylign.registration.geometry.refine_geometry", refined)
+    bounds = {"sid_mm": 5.0, "principal_mm": 0.0, "angle_degrees": 0.0}
+    with pytest.raises(Heard):
+        _with_geometry(Solved(problem, result), bounds, lambda stage, share: None)
 
 
 @pytest.mark.parametrize("times", [1.0, 1.35])
