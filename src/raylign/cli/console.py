@@ -135,3 +135,19 @@ def progress(quiet: bool = False) -> Iterator[Tell]:
             bar.update(task, description=stage, completed=share)
 
         yield tell
+
+
+@contextmanager
+def told() -> Iterator[Tell]:
+    """Progress of long work: a bar on a terminal; where there is none, a line whenever another hundredth is done."""
+    with progress() as bar:
+        shown = -1
+
+        def tell(stage: str, share: float) -> None:
+            nonlocal shown
+            bar(stage, share)
+            if not sys.stderr.isatty() and int(100 * share) > shown:
+                shown = int(100 * share)
+                print(f"{shown:3d} % {stage}", file=sys.stderr, flush=True)
+
+        yield tell

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from raylign.cli.console import DONE, WRONG_INPUT, command, complain, load, progress
+from raylign.cli.console import DONE, WRONG_INPUT, command, complain, load, told
 from raylign.errors import InputError
 
 PAPERS = ("toth2018",)
@@ -55,7 +53,7 @@ def reproduce(flags: ReproduceFlags) -> int:
     settings = settled(flags.cases, flags.seed, flags.grid, agent)
     began = time.monotonic()
     try:
-        with _told() as tell:
+        with told() as tell:
             done = run(agent, settings, flags.out, flags.pool or flags.out / "pool", tell)
     except KeyboardInterrupt:
         complain(f"interrupted; what is finished stays in {flags.out}, and the same command goes on from there")
@@ -67,21 +65,3 @@ def reproduce(flags: ReproduceFlags) -> int:
     for name in ("report.html", "table.csv", "table.json"):
         print(flags.out / name)
     return DONE
-
-
-@contextmanager
-def _told() -> Iterator[Callable[[str, float], None]]:
-    """Progress: a bar on a terminal; where there is none, a line whenever another hundredth is done."""
-    import sys
-
-    with progress() as bar:
-        shown = -1
-
-        def tell(stage: str, share: float) -> None:
-            nonlocal shown
-            bar(stage, share)
-            if not sys.stderr.isatty() and int(100 * share) > shown:
-                shown = int(100 * share)
-                print(f"{shown:3d} % {stage}", file=sys.stderr, flush=True)
-
-        yield tell

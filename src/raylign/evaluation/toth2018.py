@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jaxtyping import Float
 from raylign._version import __version__
 from raylign.errors import InputError
 from raylign.evaluation import statistics as st
+from raylign.evaluation.execution import one_torch_thread
 from raylign.evaluation.table import ALWAYS_MM, DRAWS, as_csv, success_name
 from raylign.io.atomic import write_text
 from raylign.methods.imitation_agent.agent import Agent
@@ -198,7 +198,7 @@ def reproduce(agent: Agent, settings: tuple[CompareConfig, RobustConfig], out: P
     config, walks = settings
     run = _begun(agent, settings, out)
     patients, clinical = Pool(pool, config.pool), Pool(out / "clinical", walks.pool)
-    with _one_thread():
+    with one_torch_thread():
         patients.make(("test",), 1, lambda said, share: tell(said, 0.15 * share))
         cases = compare(agent, patients, out / "cases", config, lambda said, share: tell(said, 0.15 + 0.65 * share))
         if walks.exposures:
@@ -211,22 +211,12 @@ def reproduce(agent: Agent, settings: tuple[CompareConfig, RobustConfig], out: P
     return done
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, so that the last digits do not depend on the number of processors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _begun(agent: Agent, settings: tuple[CompareConfig, RobustConfig], out: Path) -> dict[str, Any]:
     """What ``run.json`` says; written where there is none, held against the settings where there is."""
     said = {
         "schema": _SCHEMA,
         "paper": "toth2018",
+        "methods": list(METHODS),
         "weights": digest(agent),
         "compare": settings[0].said(),
         "robust": json.loads(json.dumps(settings[1].said())),
