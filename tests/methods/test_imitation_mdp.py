@@ -176,7 +176,7 @@ def test_x_rays_are_reduced_by_whole_blocks() -> None:
     mask = torch.ones(98, 101, dtype=torch.bool)
     mask[0, 0] = False
     mask[9:12, 9:12] = False
-    small, vectors = reduced(XRay(image, view, mask))
+    small, vectors = reduced(XRay(image, view, mask), 300.0 / 256)
     assert small.shape == (32, 33)  # three pixels of 0.39 mm at the isocentre for one of 1.17
     assert float(small[2, 5]) == pytest.approx(7 + 10 * 16)
     assert float(small[0, 0]) == pytest.approx((9 * 11 - 0) / 8)

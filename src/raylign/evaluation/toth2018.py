@@ -26,6 +26,7 @@ from raylign.io.atomic import write_text
 from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.baselines import BASELINES
 from raylign.methods.imitation_agent.comparison import AGENT, METHODS, START, CompareConfig, compare
+from raylign.methods.imitation_agent.domain import domain_of
 from raylign.methods.imitation_agent.mdp import cross_error
 from raylign.methods.imitation_agent.pool import Pool
 from raylign.methods.imitation_agent.robustness import RobustConfig, robust
@@ -273,8 +274,9 @@ def settled(cases: int, seed: int, grid: int | None, agent: Agent) -> tuple[Comp
     ------
     InputError: an agent that was trained on a test patient; numbers out of range.
     """
-    config = CompareConfig(cases=cases, seed=seed)
-    walks = RobustConfig(seed=seed)
+    measured = domain_of(agent.about)  # as it walks where it is used
+    config = CompareConfig(cases=cases, seed=seed, rollout=measured.rollout, walks=measured.starts)
+    walks = RobustConfig(seed=seed, rollout=measured.rollout)
     walks = replace(walks, exposures=min(walks.exposures, config.patients) if grid is None else grid)
     first, last = config.data.test
     known = agent.about.get("settings", {}).get("data", {})

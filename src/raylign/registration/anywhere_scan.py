@@ -31,13 +31,13 @@ from raylign.errors import InputError
 from raylign.geometry import Rigid, View
 from raylign.projection import cpu
 from raylign.registration.locate import CoarseField, coarse_field, into_template, to_one_strength
+from raylign.registration.match_kernels import FAST
 from raylign.registration.matching import MatchConfig, clear_unanswered, render
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel, box_corners, content, model_pyramid
 from raylign.registration.settings import DirectConfig, LocateConfig
 
 _PSI = 1.533751168755204288118041  # Alexa's constant: psi^4 = psi + 4
-_FAST = {"contract", "nsz", "arcp", "reassoc"}
 _STEP = 1.5  # voxels between samples on a ray
 _SLACK = 1.5  # times as far from what is known a refinement may end
 _BEYOND = 1.2  # of the widest field: how far from the crossing of the beams places are looked at
@@ -171,7 +171,7 @@ def crossing(views: Sequence[View]) -> Float[NDArray[np.float64], " 3"]:
     return np.asarray(np.linalg.solve(a, b))
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _sum_of_squares(scores, at, total):  # type: ignore[no-untyped-def]
     """Adds to ``total`` [N] the squares of an exposure's scores [h * w] at places; -1 for good where one is not positive."""
     for i in range(len(total)):

@@ -32,7 +32,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from raylign.geometry import View
-from raylign.registration.matching import FAST
+from raylign.registration.match_kernels import FAST
 from raylign.registration.pyramid import Array64, ImageLevel
 from raylign.registration.search import camera_axes
 

@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from raylign.data import XRay
 from raylign.projection import cpu
+from raylign.registration.match_kernels import FAST
 from raylign.registration.matching import box_sum, clear_unanswered
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import (
@@ -44,7 +45,6 @@ from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import LocateConfig
 from raylign.registration.whole import whole
 
-_FAST = {"contract", "nsz", "arcp", "reassoc"}
 _STEP = 1.5  # voxels between samples on a ray
 
 
@@ -57,7 +57,7 @@ class Place:
     reading: int
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def to_one_strength(gradient, has, radius, floor, energy):  # type: ignore[no-untyped-def]
     """Brings gradients [2, H, W] to one strength, in place; ``energy`` of zero: their own mean is the measure."""
     h, w = has.shape
@@ -86,7 +86,7 @@ def to_one_strength(gradient, has, radius, floor, energy):  # type: ignore[no-un
                 gradient[1, r, c] *= share
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def into_template(integrals, lengths, valid, radius, floor, top, left, out):  # type: ignore[no-untyped-def]
     """Normalised gradients of a rendering and their squares into ``out`` [3, ., .] from row ``top``, column ``left``."""
     h, w = integrals.shape
@@ -109,7 +109,7 @@ def into_template(integrals, lengths, valid, radius, floor, top, left, out):  # 
             out[2, top + r, left + c] = x * x + y * y
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _peak(products, energies, rows, columns, energy):  # type: ignore[no-untyped-def]
     """Highest score among the first ``rows`` x ``columns`` shifts, and where."""
     most = np.float32(0.0)

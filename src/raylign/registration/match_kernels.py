@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_FAST = {"contract", "nsz", "arcp", "reassoc"}
+FAST = {"contract", "nsz", "arcp", "reassoc"}
 _ROWS = 8  # rows whose ratios of variances are multiplied before one logarithm is taken: a ratio is above 1e-8 or so
 
 
@@ -45,7 +45,7 @@ def box_sum(image, radius, scratch, out):  # type: ignore[no-untyped-def]
             out[y, x] = row[x]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def window_sums(valid, fixed, radius, has, count, energy):  # type: ignore[no-untyped-def]
     """Pixels with a gradient, how many are in each window, the fixed gradient's mean square there; returns how many in all."""
     h, w = valid.shape
@@ -69,7 +69,7 @@ def window_sums(valid, fixed, radius, has, count, energy):  # type: ignore[no-un
     return pixels
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def carried(integrals, lengths, derivatives, twist, out):  # type: ignore[no-untyped-def]
     """Integrals [H, W] of rays of such ``lengths``, moved on by a ``twist`` [K] along line integrals' derivatives [K, H, W]."""
     number, h, w = derivatives.shape
@@ -85,7 +85,7 @@ def carried(integrals, lengths, derivatives, twist, out):  # type: ignore[no-unt
             here[c] = integrals[r, c] + here[c] / lengths[r, c]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def residuals(image, fixed, has, count, pixels, radius, gradient, factor, moving, variance):  # type: ignore[no-untyped-def]
     """Gradient [2, H, W] of a rendering, factor, ``<gM, gM> + delta n`` and residual variance E of every window; returns delta.
 
@@ -143,7 +143,7 @@ def residuals(image, fixed, has, count, pixels, radius, gradient, factor, moving
     return delta
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def judged(has, count, energy, moving, variance, delta, sigma2):  # type: ignore[no-untyped-def]
     """Sums over pixels: cost, explained energy, fixed energy (of both: where the model has something to say), residual E."""
     h, w = has.shape
@@ -176,7 +176,7 @@ def judged(has, count, energy, moving, variance, delta, sigma2):  # type: ignore
     return cost, seen - left, seen, noise
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def derivatives(images, fixed, gradient, has, count, factor, moving, variance, sigma2, radius, block, hessian, scores):  # type: ignore[no-untyped-def]
     """The normal equations: ``images`` [K, H, W] are the line integral's derivatives by K parameters.
 

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from raylign.projection import cpu
 from raylign.registration import match_kernels
 from raylign.registration.cut_rays import clear_unanswered as clear_unanswered
+from raylign.registration.match_kernels import FAST
 from raylign.registration.match_kernels import box_sum as box_sum
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
 Mask = NDArray[np.bool_]
-FAST = {"contract", "nsz", "arcp", "reassoc"}
 
 
 @dataclass(frozen=True)

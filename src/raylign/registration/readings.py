@@ -226,7 +226,8 @@ def in_depth(reading: Reading, count: int, bounds: Bounds, config: DirectConfig,
             return min(costs, key=lambda s: (costs[s], abs(s)))
 
         middle = ask(range(-_HALF, _HALF + 1, 2))
-        chosen = deeper(matrix, ratio ** (ask((middle - 1, middle + 1)) / _HALF))
+        beside = (step for step in (middle - 1, middle + 1) if abs(step) <= _HALF)
+        chosen = deeper(matrix, ratio ** (ask(beside) / _HALF))
         return evaluate(scale, chosen, config.match).cost, chosen
 
     found = sorted(cpu.pool(cpu.threads()).map(best, reading.matrices), key=lambda f: f[0])

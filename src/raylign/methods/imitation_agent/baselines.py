@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.methods.imitation_agent.mdp import ACTIONS, distance
-from raylign.methods.imitation_agent.world import Exposures, World
+from raylign.methods.imitation_agent.world import Exposures, World, merged
 from raylign.similarity import similarity
 
 Score = Callable[[Tensor], Tensor]
@@ -109,9 +109,7 @@ def _blocks(exposures: Exposures, factor: int) -> Exposures:
     if factor == 1:
         return exposures
     images = torch.nn.functional.avg_pool2d(exposures.images.to(torch.float32)[:, None], factor)[:, 0]
-    source, origin, column, row = exposures.vectors.unbind(1)
-    first = origin + (factor - 1) / 2 * (column + row)
-    return replace(exposures, images=images, vectors=torch.stack([source, first, factor * column, factor * row], 1))
+    return replace(exposures, images=images, vectors=merged(exposures.vectors, factor))
 
 
 def scorer(world: World, exposure: int, names: tuple[str, ...], shown: float = 0.3) -> Callable[[Tensor], list[Tensor]]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from raylign.methods.imitation_agent.domain import Domain, domain_of
 from raylign.methods.imitation_agent.models import coarsened, middle
 from raylign.methods.imitation_agent.rollout import Rollout, RolloutConfig, walk
 from raylign.methods.imitation_agent.trust import about, agreed
-from raylign.methods.imitation_agent.world import Exposures, World
+from raylign.methods.imitation_agent.world import Exposures, World, merged
 from raylign.registration.problem import Problem
 from raylign.registration.result import Confidence, Result, Step
 from raylign.registration.settings import TRUST
@@ -97,20 +98,20 @@ class ImitationAgent:
         ------
         InputError: several X-rays; a model that is not between source and detector, or wholly outside the image.
         """
-        begun, domain = time.perf_counter(), domain_of(self.agent.about)
+        begun, used = time.perf_counter(), self._used
         if len(problem.xrays) > 1:
             raise InputError(
                 f"{len(problem.xrays)} X-rays for an agent that looks at one", field="xrays",
                 remedy="give one, or use another method",
             )  # fmt: skip
         world = self.world(problem.xrays[0], problem.start)
-        starts = about(torch.zeros(3, dtype=torch.float64), self._as_used(domain).starts)
-        found = walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, self._as_used(domain).rollout)
+        starts = about(torch.zeros(3, dtype=torch.float64), used.starts)
+        found = walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, used.rollout)
         end, spread = agreed(found.ends)
         zero = torch.zeros(1, dtype=torch.int64)
         _, shown = self.agent.rewards(world, zero, end[None])
         pose = world.poses(zero, end[None])[0]
-        outside = domain.outside(pose[:3, :3], world.frames[0])
+        outside = self._measured.outside(pose[:3, :3], world.frames[0])
         confidence = self._confidence(end, (float(spread), float(shown[0])), found, outside)
         centre = pose[:3, :3] @ world.centres[0] + pose[:3, 3]
         return Result(
@@ -124,7 +125,7 @@ class ImitationAgent:
             timings={"agent": time.perf_counter() - begun},
             method=METHOD,
             versions=versions(),
-            settings={**self._settings(domain), "weights": _named(self.agent.about)},
+            settings={**self._settings(), "weights": _named(self.agent.about)},
             renders=int(found.count.sum()) + 1,
         )
 
@@ -135,41 +136,41 @@ class ImitationAgent:
         ------
         InputError: as of ``register``.
         """
-        world, used = self.world(xray, base), self._as_used(domain_of(self.agent.about))
-        return walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, used.rollout)
+        world = self.world(xray, base)
+        return walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, self._used.rollout)
 
     def world(self, xray: XRay, base: Rigid) -> World:
         """The X-ray, reduced to about the pixels that the agent knows, and the mesh."""
-        domain = domain_of(self.agent.about)
-        mesh = coarsened(self.mesh, self._as_used(domain).cell_mm)
+        mesh = coarsened(self.mesh, self._used.cell_mm)
         centre = middle(mesh)
         _check_before(xray, base, centre)
-        image, vectors = reduced(xray, domain.pixel_mm)
+        image, vectors = reduced(xray, self._measured.pixel_mm)
         exposures = Exposures(
             image[None], vectors[None], base.matrix[None], torch.zeros(1, dtype=torch.int64), (mesh,), centre[None]
         )
         return World(exposures, self.agent.world)
 
-    def _as_used(self, domain: Domain) -> Domain:
-        """How the agent was measured, with what the caller wants otherwise."""
-        c = self.config
-        return replace(
-            domain,
-            rollout=domain.rollout if c.rollout is None else c.rollout,
-            starts=domain.starts if c.starts is None else c.starts,
-            cell_mm=domain.cell_mm if c.cell_mm is None else c.cell_mm,
-        )
+    @cached_property
+    def _measured(self) -> Domain:
+        """What the agent's confidence holds for."""
+        return domain_of(self.agent.about)
 
-    def _settings(self, domain: Domain) -> dict[str, Any]:
-        used = self._as_used(domain)
+    @cached_property
+    def _used(self) -> Domain:
+        """The same with what the caller wants otherwise."""
+        wanted = {name: getattr(self.config, name) for name in ("rollout", "starts", "cell_mm")}
+        return replace(self._measured, **{name: value for name, value in wanted.items() if value is not None})
+
+    def _settings(self) -> dict[str, Any]:
+        used = self._used
         return {**asdict(self.config), "rollout": asdict(used.rollout), "starts": used.starts, "cell_mm": used.cell_mm}
 
     def _confidence(self, end: Tensor, seen: tuple[float, float], found: Rollout, outside: tuple[str, ...]) -> Confidence:
         """``seen``: the ends' spread, mm, and the share of the field that is shown; ``outside``: what the view is not."""
-        (spread, shown), domain = seen, domain_of(self.agent.about)
+        (spread, shown), domain = seen, self._measured
         arrived = float(found.arrived.double().mean())
         far = bool((end[:2].abs() > domain.far[0]).any() or end[2].abs() > domain.far[1])
-        agreement, used = self.agent.agreement, self._as_used(domain)
+        agreement, used = self.agent.agreement, self._used
         other = [name for name in ("rollout", "starts", "cell_mm") if getattr(used, name) != getattr(domain, name)]
         known = agreement is not None and not other
         probability = agreement.probability(spread) * arrived if agreement is not None and known else 0.0
@@ -215,7 +216,7 @@ class ImitationAgent:
 
     def _trajectory(self, world: World, found: Rollout) -> tuple[Step, ...]:
         """The walk from the given start; the cost of a step is the reward that was expected of it, less than nothing."""
-        steps = self._as_used(domain_of(self.agent.about)).rollout.steps
+        steps = self._used.rollout.steps
         count = int(found.count[0])
         path = found.paths[0, : count + 1]
         poses = world.poses(torch.zeros(len(path), dtype=torch.int64), path)
@@ -227,7 +228,7 @@ class ImitationAgent:
         return tuple(out)
 
 
-def reduced(xray: XRay, pixel_mm: float = 300.0 / 256) -> tuple[Float[Tensor, "h w"], Float[Tensor, "4 3"]]:
+def reduced(xray: XRay, pixel_mm: float) -> tuple[Float[Tensor, "h w"], Float[Tensor, "4 3"]]:
     """An X-ray by means over square blocks of pixels, as near as they come to the pixels of training, and its view's vectors.
 
     ``pixel_mm``: of these, in the plane of the isocentre.
@@ -244,8 +245,7 @@ def reduced(xray: XRay, pixel_mm: float = 300.0 / 256) -> tuple[Float[Tensor, "h
     known = torch.where(xray.mask, xray.image, 0)[: h * factor, : w * factor]
     sums, counts = (t.unflatten(0, (h, factor)).unflatten(2, (w, factor)).sum((1, 3)) for t in (known, valid))
     image = torch.where(counts >= factor**2 / 2, sums / counts.clamp_min(1), torch.nan)
-    source, origin, column, row = vectors
-    return image, torch.stack([source, origin + (factor - 1) / 2 * (column + row), factor * column, factor * row])
+    return image, merged(vectors, factor)
 
 
 def _check_before(xray: XRay, base: Rigid, centre: Tensor) -> None:

@@ -186,6 +186,12 @@ def _normalised(seen: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     return centred / (spread + 1e-3)[:, None, None], valid.float().mean((1, 2)).cpu()
 
 
+def merged(vectors: Float[Tensor, "*b 4 3"], factor: int) -> Float[Tensor, "*b 4 3"]:
+    """Vectors of views whose pixels are square blocks of so many, from the first one on."""
+    source, origin, column, row = vectors.unbind(-2)
+    return torch.stack([source, origin + (factor - 1) / 2 * (column + row), factor * column, factor * row], -2)
+
+
 def gathered(parts: Sequence[Exposures]) -> Exposures:
     """Several sets of exposures of one shape as one."""
     first, models = [], 0
