@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from raylign.errors import InputError
 from raylign.methods.imitation_agent.agent import read_agent
 from raylign.methods.imitation_agent.mdp import rewards
+from raylign.methods.imitation_agent.policy import PolicyConfig
 from raylign.methods.imitation_agent.pool import Pool
 from raylign.methods.imitation_agent.training import AgentTraining
 from raylign.methods.weights import read_weights, write_weights
 from raylign.training.curves import draw_curves, read_log
 from raylign.training.loop import CHECKPOINT, LOG, LoopConfig, train
-from raylign.training.recipes import merged, read_training
-from raylign.training.run import RunConfig, run
+from raylign.training.recipes import Weights, merged, read_training
+from raylign.training.run import RunConfig, join, run
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "toth2018.yaml"
 
@@ -151,6 +153,15 @@ def test_the_recipe_is_as_published() -> None:
     assert small.fingerprint() == read_training(RECIPE, "small").fingerprint()
     assert small.fingerprint() != read_training(RECIPE, "small", seed=1).fingerprint()
     assert small.settings.data.fingerprint() == data.fingerprint()  # they may share a pool
+    # options that came later leave it what it was: trainings that were begun before go on
+    assert small.fingerprint() == "ca94d5d55597eb650d0d1c48d985080c4eeddff6d4d4edc8a8b5dcfb0e355ffb"
+
+
+def test_presets_that_go_on_from_small_differ_in_their_states_alone() -> None:
+    small, own, control = (read_training(RECIPE, name).settings for name in ("small", "small-policy", "small-further"))
+    assert own.policy is not None and own.begin == "small"
+    assert replace(own, policy=None) == control
+    assert (own.network, own.world, own.states, own.data) == (small.network, small.world, small.states, small.data)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +256,131 @@ def test_from_a_recipe_to_weights_with_a_break(smoke: tuple[Any, Path], tmp_path
     assert "primary" in card and "starts within 35 mm and 15 degrees" in card and "no instruments" in card
     with pytest.raises(InputError, match="other settings"):
         run(replace(chosen, seed=4), RunConfig(tmp_path / "whole", pool))
+
+
+class Memory(Line):
+    """A line whose minibatches depend on what its network was like before."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__(dies_at)
+        self.kept: list[tuple[int, float]] = []
+
+    def gather(self, done: int) -> None:
+        if done % 20 == 0 and all(after < done for after, _ in self.kept):
+            self.kept.append((done, float(self.network[0].weight.detach().sum())))
+
+    def gathered(self) -> dict[str, Tensor]:
+        return {"kept": torch.tensor(self.kept, dtype=torch.float64)}
+
+    def regain(self, gathered: Mapping[str, Tensor]) -> None:
+        self.kept = [(int(after), weight) for after, weight in gathered["kept"].tolist()]
+
+    def batch(self, iteration: int) -> tuple[Tensor, Tensor]:
+        x, y = super().batch(iteration)
+        return x, y + 0.1 * sum(weight for after, weight in self.kept if after < iteration)
+
+
+def test_what_was_gathered_outlives_a_kill(tmp_path: Path) -> None:
+    """Killed before a collection is used, between collections, and stopped at one."""
+    whole = Memory()
+    train(whole, LoopConfig(tmp_path / "whole", "f", 30))
+    assert [after for after, _ in whole.kept] == list(range(0, 230, 20))
+    for death in (21, 47, 130):
+        with pytest.raises(KeyboardInterrupt):
+            train(Memory(death), LoopConfig(tmp_path / "killed", "f", 30))
+    train(Memory(), LoopConfig(tmp_path / "killed", "f", 30, until=200))
+    again = Memory()
+    train(again, LoopConfig(tmp_path / "killed", "f", 30))
+    assert again.kept == whole.kept
+    assert all(torch.equal(a, b) for a, b in zip(whole.network.parameters(), again.network.parameters(), strict=True))
+    plain = Line()
+    train(plain, LoopConfig(tmp_path / "plain", "f", 30))
+    assert not torch.equal(plain.network[0].weight, whole.network[0].weight)
+    tensors, about = read_weights(tmp_path / "whole" / CHECKPOINT)
+    write_weights(tmp_path / "whole" / CHECKPOINT, {n: t for n, t in tensors.items() if n != "gathered.kept"}, about)
+    with pytest.raises(InputError, match="is damaged"):
+        train(Memory(), LoopConfig(tmp_path / "whole", "f", 30))
+
+
+@pytest.fixture(scope="module")
+def trained(smoke: tuple[Any, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The agent of a short training."""
+    chosen, pool = smoke
+    folder = tmp_path_factory.mktemp("trained")
+    run(chosen, RunConfig(folder, pool))
+    return folder / "agent.safetensors"
+
+
+def test_a_training_on_its_own_states_ends_the_same_after_breaks(smoke: tuple[Any, Path], trained: Path, tmp_path: Path) -> None:
+    chosen, pool = smoke
+    settings = replace(chosen.settings, policy=PolicyConfig(every=3, exposures=2, share=0.5), iterations=7)
+    own = replace(chosen, settings=settings, begin=Weights.of(trained))
+    run(own, RunConfig(tmp_path / "whole", pool, save_every=2))
+    for until in (1, 3, 5):
+        run(own, RunConfig(tmp_path / "broken", pool, save_every=2, until=until))
+    run(own, RunConfig(tmp_path / "broken", pool, save_every=2))
+    whole, broken = (read_weights(tmp_path / name / CHECKPOINT)[0] for name in ("whole", "broken"))
+    assert whole.keys() == broken.keys() and all(torch.equal(whole[name], broken[name]) for name in whole)
+    assert sorted(set(whole["gathered.after"].tolist())) == [0, 3, 6]
+    without = run(replace(own, settings=replace(settings, policy=None)), RunConfig(tmp_path / "without", pool))
+    assert without.finished and "gathered.after" not in read_weights(tmp_path / "without" / CHECKPOINT)[0]
+    assert "50 % of them from its own walks; begun from weights" in (tmp_path / "whole" / "card.md").read_text()
+
+
+def test_minibatches_hold_states_of_the_agents_own_walks(smoke: tuple[Any, Path], trained: Path) -> None:
+    chosen, pool = smoke
+    task = AgentTraining(replace(chosen.settings, policy=PolicyConfig(every=3, exposures=2, share=0.5)), 0, pool)
+    task.begin(trained)
+    agent = read_agent(trained)
+    assert all(torch.equal(t, task.network.state_dict()[name]) for name, t in agent.network.state_dict().items())
+    task.gather(0)
+    assert float(task.visited.errors[0].abs().max()) > 1  # where walks began
+    first, later = task.batch(0), task.batch(1)
+    seen = {tuple(row) for row in rewards(task.visited.errors).float().tolist()}
+    assert [tuple(row) in seen for row in later[2].tolist()] == [True] * 3 + [False] * 3
+    assert not any(tuple(row) in seen for row in first[2].tolist())
+    before = len(task.visited)
+    task.gather(0)  # a second time, after a break
+    task.gather(1)
+    assert len(task.visited) == before
+
+
+def test_what_a_training_begins_from_must_fit(smoke: tuple[Any, Path], trained: Path, tmp_path: Path) -> None:
+    chosen, pool = smoke
+    config = RunConfig(tmp_path / "out", pool)
+    with pytest.raises(InputError, match="begins from the weights of preset small"):
+        run(replace(chosen, settings=replace(chosen.settings, begin="small")), config)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_training(RECIPE, "small-policy", begin=tmp_path / "none.safetensors")
+    wide = replace(chosen.settings, network=replace(chosen.settings.network, channels=(4, 4, 8, 16)))
+    with pytest.raises(InputError, match="its network is another"):
+        run(replace(chosen, settings=wide, begin=Weights.of(trained)), config)
+    agent = read_agent(trained)
+    data = {**agent.about["settings"]["data"], "train": [702, 702]}
+    replace(agent, about={"settings": {"data": data}}).save(tmp_path / "knows.safetensors")
+    with pytest.raises(InputError, match="has seen patients 702 to 702"):
+        run(replace(chosen, begin=Weights.of(tmp_path / "knows.safetensors")), config)
+    replace(agent, about={}).save(tmp_path / "silent.safetensors")
+    with pytest.raises(InputError, match="does not say whom it was trained on"):
+        run(replace(chosen, begin=Weights.of(tmp_path / "silent.safetensors")), config)
+    assert replace(chosen, begin=Weights.of(trained)).fingerprint() != chosen.fingerprint()
+
+
+def test_agents_are_joined_and_measured(smoke: tuple[Any, Path], trained: Path, tmp_path: Path) -> None:
+    chosen, pool = smoke
+    run(replace(chosen, seed=1), RunConfig(tmp_path / "other", pool))
+    files = (trained, tmp_path / "other" / "agent.safetensors")
+    both = replace(chosen, members=tuple(map(Weights.of, files)))
+    done = join(both, RunConfig(tmp_path / "both", pool))
+    agent = read_agent(tmp_path / "both" / "agent.safetensors")
+    assert len(agent.members) == 2 and agent.agreement is not None and agent.agreement.cases == 2
+    for member, file in zip(agent.members, files, strict=True):
+        mine = read_agent(file).network.state_dict()
+        assert all(torch.equal(t, mine[name]) for name, t in member.network.state_dict().items())
+    assert agent.about["members"] == [one.sha256 for one in both.members] and agent.about["figures"] == done.figures
+    assert "2 agents whose walks vote" in (tmp_path / "both" / "card.md").read_text()
+    with pytest.raises(InputError, match="is there twice"):
+        join(replace(chosen, members=(both.members[0],) * 2), RunConfig(tmp_path / "twice", pool))
+    with pytest.raises(InputError, match="several agents"):
+        again = Weights.of(tmp_path / "both" / "agent.safetensors")
+        join(replace(chosen, members=(again, both.members[0])), RunConfig(tmp_path / "nested", pool))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +35,14 @@ class TrainFlags:
     device: Annotated[str, typer.Option(help="Where the network learns: cpu, cuda, cuda:N.", metavar="NAME")] = "cpu"
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's.", metavar="N")] = None
     save_every: Annotated[int, typer.Option(help="Iterations between checkpoints.", metavar="N")] = 250
+    begin: Annotated[
+        Path | None,
+        typer.Option("--from", help="Agent whose weights the training begins from; random ones by default.", metavar="FILE"),
+    ] = None
+    join: Annotated[
+        list[Path] | None,
+        typer.Option(help="Train nothing: make one agent of these, whose members vote. Give two or more.", metavar="FILE"),
+    ] = None
     until: Annotated[int | None, typer.Option(help="Stop for now before this iteration.", metavar="N")] = None
 
 
@@ -48,17 +56,23 @@ def train(flags: TrainFlags) -> int:
         if value is not None and value < 1:
             raise InputError(f"{value} is too few", field=name, remedy="give 1 or more")
     load("raylign.training.run", "raylign.simulation", "pydantic")
-    from raylign.training.recipes import read_training
-    from raylign.training.run import CARD, CURVES, WEIGHTS, RunConfig, run
+    from raylign.training.recipes import Weights, read_training
+    from raylign.training.run import CARD, CURVES, WEIGHTS, RunConfig, join, run
 
     _check_device(flags.device)
-    chosen = read_training(flags.recipe, flags.preset, flags.seed)
+    chosen = read_training(flags.recipe, flags.preset, flags.seed, flags.begin)
+    if flags.join:
+        if len(flags.join) < 2 or flags.begin is not None or flags.until is not None:
+            raise InputError(
+                "joins two agents or more, and trains nothing", field="--join", remedy="give it twice, without --from or --until"
+            )
+        chosen = replace(chosen, members=tuple(Weights.of(file) for file in flags.join))
     workers = flags.workers if flags.workers is not None else _processors()
     config = RunConfig(flags.out, flags.pool, workers, flags.device, flags.save_every, flags.until)
     began = time.monotonic()
     try:
         with told() as tell:
-            done = run(chosen, config, tell)
+            done = join(chosen, config, tell) if flags.join else run(chosen, config, tell)
     except KeyboardInterrupt:
         complain(f"interrupted; what is finished stays in {flags.out}, and the same command goes on from there")
         return WRONG_INPUT
@@ -67,12 +81,13 @@ def train(flags: TrainFlags) -> int:
         print(f"{done.iteration} iterations are done, {minutes:.0f} min; the same command without --until goes on in {flags.out}")
         return DONE
     test = done.figures["test"]
-    print(f"{chosen.name}, preset {chosen.preset}: {done.iteration} iterations, {minutes:.0f} min")
+    what = f"{len(flags.join)} agents joined" if flags.join else f"{done.iteration} iterations"
+    print(f"{chosen.name}, preset {chosen.preset}: {what}, {minutes:.0f} min")
     print(
         f"{test['cases']:.0f} registrations of test patients: TRE from {test['start_mean']:.2f} to {test['tre_mean']:.2f} mm in"
         f" the mean, median {test['tre_median']:.2f}, 90 % within {test['tre_p90']:.2f}; angle {test['angle_mean']:.2f} degrees"
     )
-    print(f"{flags.out / WEIGHTS}, {CARD}, {CURVES}")
+    print(f"{flags.out / WEIGHTS}, {CARD}" + ("" if flags.join else f", {CURVES}"))
     return DONE
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raylign.errors import InputError
 from raylign.methods.weights import read_weights, write_weights
 
-_NETWORK, _OPTIMISER = "network.", "optimiser."
+_NETWORK, _OPTIMISER, _GATHERED = "network.", "optimiser.", "gathered."
 
 
-def save_checkpoint(path: str | Path, network: nn.Module, optimiser: torch.optim.Optimizer, about: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: str | Path,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    about: dict[str, Any],
+    gathered: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write network and optimiser, whole or not at all; ``about`` says at which iteration, and of what.
 
-    Data need no state: minibatch n follows from the seed and n.
+    Data need no further state: minibatch n follows from the seed, n and what was ``gathered``, if anything.
 
     Raises
     ------
@@ -28,11 +35,14 @@ def save_checkpoint(path: str | Path, network: nn.Module, optimiser: torch.optim
         for name, value in values.items():
             if value is not None:
                 tensors[f"{_OPTIMISER}{number}.{name}"] = torch.as_tensor(value)
+    tensors |= {_GATHERED + name: value for name, value in (gathered or {}).items()}
     write_weights(path, tensors, about)
 
 
-def load_checkpoint(path: str | Path, network: nn.Module, optimiser: torch.optim.Optimizer, fingerprint: str) -> dict[str, Any]:
-    """Bring network and optimiser to where a checkpoint has them; what it says about itself.
+def load_checkpoint(
+    path: str | Path, network: nn.Module, optimiser: torch.optim.Optimizer, fingerprint: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Bring network and optimiser to where a checkpoint has them; what it says about itself, and what was gathered.
 
     Raises
     ------
@@ -54,4 +64,4 @@ def load_checkpoint(path: str | Path, network: nn.Module, optimiser: torch.optim
         raise InputError(
             f"is damaged ({str(error).splitlines()[0]})", file=path, remedy="delete it: the training begins anew"
         ) from None
-    return about
+    return about, {name.removeprefix(_GATHERED): t for name, t in tensors.items() if name.startswith(_GATHERED)}

@@ -1,7 +1,7 @@
 """A training loop that can be killed at any moment and goes on with the same result.
 
-Plain PyTorch: one process, one device. A minibatch is a function of its number, so that nothing about the data has to be kept;
-the next one is made by a thread while the network learns from this one.
+Plain PyTorch: one process, one device. A minibatch is a function of its number, and of what the task gathered before, if it does
+such a thing: nothing else about the data has to be kept. The next one is made by a thread while the network learns from this one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,27 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Gathering(Protocol):
+    """A task whose minibatches depend on what its network has done so far, too.
+
+    Minibatch n may depend on what was gathered after fewer than n iterations, and on nothing later: it is made while minibatch
+    n - 1 is learned from.
+    """
+
+    def gather(self, done: int) -> None:
+        """Called after ``done`` iterations; again after a break, and then without effect."""
+        ...
+
+    def gathered(self) -> dict[str, Tensor]:
+        """All of it, for a checkpoint."""
+        ...
+
+    def regain(self, gathered: Mapping[str, Tensor]) -> None:
+        """Go on with it; KeyError or ValueError where it is something else."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoopConfig:
     """How a training is run; none of it changes its result.
@@ -96,7 +117,8 @@ def train(task: Task, config: LoopConfig, tell: Tell | None = None) -> int:
     first, spent, losses = 0, 0.0, _Mean()
     checkpoint = config.folder / CHECKPOINT
     if checkpoint.exists():
-        about = load_checkpoint(checkpoint, task.network, task.optimiser, config.fingerprint)
+        about, gathered = load_checkpoint(checkpoint, task.network, task.optimiser, config.fingerprint)
+        _regain(task, gathered, checkpoint)
         first, spent = int(about["iteration"]), float(about["cpu_seconds"])
         sum_, count = about["losses"]
         losses = _Mean(float(sum_), int(count), first)
@@ -105,6 +127,8 @@ def train(task: Task, config: LoopConfig, tell: Tell | None = None) -> int:
     begun = time.process_time()
     device = next(task.network.parameters()).device
     total = torch.zeros((), device=device)
+    if first < end:
+        _gather(task, first)
     for iteration, batch in _ahead(task, first, end):
         task.network.train()
         for group in task.optimiser.param_groups:
@@ -131,6 +155,8 @@ def train(task: Task, config: LoopConfig, tell: Tell | None = None) -> int:
         if done % _SHOWN == 0 or validates:
             figures = task.validate() if validates else {}
             log.add(done, losses.take(), task.rate(iteration), spent + time.process_time() - begun, figures)
+        if done < task.iterations:
+            _gather(task, done)
         if saves:
             about = {
                 "fingerprint": config.fingerprint,
@@ -138,8 +164,23 @@ def train(task: Task, config: LoopConfig, tell: Tell | None = None) -> int:
                 "cpu_seconds": spent + time.process_time() - begun,
                 "losses": [losses.sum, losses.count],
             }
-            save_checkpoint(checkpoint, task.network, task.optimiser, about)
+            kept = task.gathered() if isinstance(task, Gathering) else None
+            save_checkpoint(checkpoint, task.network, task.optimiser, about, kept)
     return max(first, end)
+
+
+def _gather(task: Task, done: int) -> None:
+    if isinstance(task, Gathering):
+        task.gather(done)
+
+
+def _regain(task: Task, gathered: dict[str, Tensor], checkpoint: Path) -> None:
+    if not isinstance(task, Gathering):
+        return
+    try:
+        task.regain(gathered)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"is damaged ({error})", file=checkpoint, remedy="delete it: the training begins anew") from None
 
 
 def _ahead(task: Task, first: int, end: int) -> Iterator[tuple[int, Any]]:

@@ -51,6 +51,34 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A file of weights that something is made from.
+
+    Parameters
+    ----------
+    file: where it lies; that does not enter what is made.
+    sha256: of its content.
+    """
+
+    file: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, file: str | Path) -> Weights:
+        """A file as it is now.
+
+        Raises
+        ------
+        InputError: there is none.
+        """
+        path = Path(file)
+        try:
+            return cls(path, hashlib.sha256(path.read_bytes()).hexdigest())
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", file=path, remedy="name an agent.safetensors") from None
+
+
+@dataclass(frozen=True)
 class Chosen:
     """A recipe in one of its presets.
 
@@ -59,6 +87,8 @@ class Chosen:
     name, method, preset, seed: see ``TrainingRecipe``.
     settings: the method's own record of settings.
     make: its training, of settings, seed, the folder of its data and a device.
+    begin: weights that the training begins from; None for random ones.
+    members: weights that are joined into an ensemble, in place of any training.
     """
 
     name: str
@@ -67,10 +97,17 @@ class Chosen:
     seed: int
     settings: Any
     make: Callable[..., Any]
+    begin: Weights | None = None
+    members: tuple[Weights, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Names and numbers, for JSON."""
-        return {"name": self.name, "method": self.method, "preset": self.preset, "seed": self.seed, **_plain(self.settings)}
+        said = {"name": self.name, "method": self.method, "preset": self.preset, "seed": self.seed, **_plain(self.settings)}
+        if self.begin is not None:
+            said["begin"] = self.begin.sha256
+        if self.members:
+            said["members"] = [one.sha256 for one in self.members]
+        return said
 
     def fingerprint(self) -> str:
         """What two trainings share if, and only if, they are the same."""
@@ -78,11 +115,13 @@ class Chosen:
 
 
 def _plain(settings: Any) -> dict[str, Any]:
-    return {"settings": json.loads(json.dumps(asdict(settings)))}
+    """What is None at the top is left out: an option that came later and is not used changes nothing about a training."""
+    said = json.loads(json.dumps(asdict(settings)))
+    return {"settings": {name: value for name, value in said.items() if value is not None}}
 
 
-def read_training(path: str | Path, preset: str, seed: int | None = None) -> Chosen:
-    """Read and check a recipe for training; ``seed`` takes the place of its own.
+def read_training(path: str | Path, preset: str, seed: int | None = None, begin: str | Path | None = None) -> Chosen:
+    """Read and check a recipe for training; ``seed`` takes the place of its own, ``begin`` names weights to begin from.
 
     Raises
     ------
@@ -102,7 +141,8 @@ def read_training(path: str | Path, preset: str, seed: int | None = None) -> Cho
     seed = recipe.seed if seed is None else seed
     if seed < 0:
         raise InputError(f"{seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
-    return Chosen(recipe.name, recipe.method, preset, seed, config, getattr(room, training))
+    weights = None if begin is None else Weights.of(begin)
+    return Chosen(recipe.name, recipe.method, preset, seed, config, getattr(room, training), weights)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

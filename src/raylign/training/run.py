@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from raylign.errors import InputError
 from raylign.io.atomic import write_text
@@ -63,11 +64,20 @@ def run(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
 
     Raises
     ------
-    InputError: folders of other trainings or of other data, files that cannot be written, a loss that is not finite.
+    InputError: folders of other trainings or of other data, files that cannot be written, a loss that is not finite, weights to
+        begin from that do not fit or are missing.
     """
     say = tell or (lambda stage, share: None)
     folder = config.folder
+    wanted = getattr(chosen.settings, "begin", None)
+    if chosen.begin is None and wanted is not None:
+        raise InputError(
+            f"preset {chosen.preset} begins from the weights of preset {wanted}", field="--from",
+            remedy="name the agent.safetensors of such a training",
+        )  # fmt: skip
     task = chosen.make(chosen.settings, chosen.seed, config.pool or folder / "pool", config.device)
+    if chosen.begin is not None:
+        task.begin(chosen.begin.file)
     _settled(folder, chosen)
     task.prepare(config.workers, lambda stage, share: say(stage, 0.3 * share))
     loop = LoopConfig(folder, chosen.fingerprint(), config.save_every, config.until)
@@ -81,7 +91,32 @@ def run(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
     drawn.refresh()
     if reached < task.iterations:
         return Done(reached, False, {})
-    agent, figures = task.finish(lambda stage, share: say(stage, 0.9 + 0.1 * share))
+    made = task.finish(lambda stage, share: say(stage, 0.9 + 0.1 * share))
+    return _written(chosen, folder, task, made, reached)
+
+
+def join(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
+    """Join agents (``chosen.members``) into one whose members vote, measure it, write weights and card.
+
+    Measured as the recipe's preset says, on its validation and test patients, of whom no member may know any.
+
+    Raises
+    ------
+    InputError: agents that do not fit, folders of something else, files that cannot be written.
+    """
+    say = tell or (lambda stage, share: None)
+    folder = config.folder
+    task = chosen.make(chosen.settings, chosen.seed, config.pool or folder / "pool", config.device)
+    agent = task.joined([one.file for one in chosen.members])
+    _settled(folder, chosen)
+    task.prepare(config.workers, lambda stage, share: say(stage, 0.3 * share), ("validation", "test"))
+    made = task.measured(agent, lambda stage, share: say(stage, 0.3 + 0.7 * share))
+    return _written(chosen, folder, task, made, 0)
+
+
+def _written(chosen: Chosen, folder: Path, task: Any, made: tuple[Any, dict[str, Any]], reached: int) -> Done:
+    """Weights and card of an agent with its figures."""
+    agent, figures = made
     about = {**chosen.to_dict(), "iterations": reached, "figures": figures, "versions": versions()}
     replace(agent, about=about).save(folder / WEIGHTS)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

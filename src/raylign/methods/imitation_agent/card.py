@@ -27,8 +27,7 @@ def card(about: Mapping[str, Any], digest: str) -> str:
         "",
         'Agent of Toth et al., "3D/2D model-to-image registration by imitation learning for cardiac procedures" (IJCARS 2018).',
         "",
-        f"- Recipe: `recipes/{about['name']}.yaml`, preset `{about['preset']}`, seed {about['seed']},"
-        f" {about['iterations']} iterations of {about['settings']['batch']} states",
+        f"- Recipe: `recipes/{about['name']}.yaml`, preset `{about['preset']}`, seed {about['seed']}, {_made(about)}",
         f"- Patients (made): seeds {_range(data['train'])} for training, {_range(data['validation'])} for validation,"
         f" {_range(data['test'])} for the test; nobody is in two parts",
         f"- Exposures: {data['train_exposures']} of each training patient, distribution `{data['targets']}`,"
@@ -47,6 +46,17 @@ def card(about: Mapping[str, Any], digest: str) -> str:
         shown = [format(int(v) if form == "d" else v, form) for v in (figures[part][name] for part in ("validation", "test"))]
         lines.append(f"| {label} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", "## Limits", "", *(f"- {limit}" for limit in _limits(about["settings"])), ""])
+
+
+def _made(about: Mapping[str, Any]) -> str:
+    """What it was made from and how."""
+    members, settings = about.get("members", ()), about["settings"]
+    if members:
+        return f"{len(members)} agents whose walks vote (SHA-256 {', '.join(f'`{one[:12]}`' for one in members)})"
+    said = f"{about['iterations']} iterations of {settings['batch']} states"
+    if "policy" in settings:
+        said += f", {100 * settings['policy']['share']:.0f} % of them from its own walks"
+    return said + (f"; begun from weights of SHA-256 `{about['begin'][:12]}`" if "begin" in about else "")
 
 
 def _range(seeds: Any) -> str:

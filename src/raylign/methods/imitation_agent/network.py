@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,3 +93,29 @@ def make_network(config: NetworkConfig, pixels: int, seed: int) -> AgentNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AgentNetwork(config, pixels)
+
+
+class Ensemble(nn.Module):
+    """Several networks that see the same.
+
+    Each walks by itself where ends are to be voted on; as one network they say the mean of their rewards.
+
+    Parameters
+    ----------
+    members: of one size of image; their layers may differ.
+
+    Raises
+    ------
+    InputError: fewer than two, or images of different sizes.
+    """
+
+    def __init__(self, members: Sequence[AgentNetwork]) -> None:
+        super().__init__()
+        if len(members) < 2 or len({m.pixels for m in members}) > 1:
+            raise InputError(f"{len(members)} networks that are to vote", field="members", remedy="give two or more of one size")
+        self.members = nn.ModuleList(members)
+        self.pixels = members[0].pixels
+
+    def forward(self, fixed: Float[Tensor, "B 1 n n"], moving: Float[Tensor, "B 1 n n"]) -> Float[Tensor, "B 6"]:
+        """Mean rewards, in the order of ``mdp.ACTIONS``."""
+        return torch.stack([member(fixed, moving) for member in self.members]).mean(0)

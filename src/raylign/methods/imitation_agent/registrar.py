@@ -21,7 +21,7 @@ from raylign.methods.imitation_agent.agent import METHOD, Agent, read_agent
 from raylign.methods.imitation_agent.domain import Domain, domain_of
 from raylign.methods.imitation_agent.models import coarsened, middle
 from raylign.methods.imitation_agent.rollout import Rollout, RolloutConfig, walk
-from raylign.methods.imitation_agent.trust import about, agreed
+from raylign.methods.imitation_agent.trust import agreed, voted
 from raylign.methods.imitation_agent.world import Exposures, World, merged
 from raylign.registration.problem import Problem
 from raylign.registration.result import Confidence, Result, Step
@@ -94,6 +94,8 @@ class ImitationAgent:
     def register(self, problem: Problem) -> Result:
         """The pose, in the plane of the start, at which the agent's walks from several starts end; their median.
 
+        Of an agent of several members, each walks from all starts.
+
         Raises
         ------
         InputError: several X-rays; a model that is not between source and detector, or wholly outside the image.
@@ -105,10 +107,10 @@ class ImitationAgent:
                 remedy="give one, or use another method",
             )  # fmt: skip
         world = self.world(problem.xrays[0], problem.start)
-        starts = about(torch.zeros(3, dtype=torch.float64), used.starts)
-        found = walk(self.agent, world, torch.zeros(len(starts), dtype=torch.int64), starts, used.rollout)
-        end, spread = agreed(found.ends)
         zero = torch.zeros(1, dtype=torch.int64)
+        here = torch.zeros(1, 3, dtype=torch.float64)
+        ends, found = voted(self.agent, world, zero, here, (used.starts, used.rollout))
+        end, spread = agreed(ends[0])
         _, shown = self.agent.rewards(world, zero, end[None])
         pose = world.poses(zero, end[None])[0]
         outside = self._measured.outside(pose[:3, :3], world.frames[0])
@@ -193,7 +195,9 @@ class ImitationAgent:
         if arrived < 1:
             reasons.append(f"{100 * (1 - arrived):.0f} % of its walks did not converge")
         if probability < self.config.trust and known and not outside and not far:
-            told = f"{used.starts} walks that end {spread:.1f} mm apart make it right with a probability of {probability:.2f}"
+            told = (
+                f"{len(found.arrived)} walks that end {spread:.1f} mm apart make it right with a probability of {probability:.2f}"
+            )
             reasons.append(told)
         x, y, turn = end.tolist()
         evidence = {"spread_mm": spread, "arrived": arrived, "shown": shown, "x_mm": x, "y_mm": y, "turn_degrees": turn}

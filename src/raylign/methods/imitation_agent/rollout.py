@@ -6,6 +6,7 @@ of convergence: nothing but the same states can follow. The step is then halved,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,6 +138,36 @@ def walk(
         torch.stack(gains, 1) if gains else torch.zeros(0, 0),
         torch.tensor([one.count for one in walks]),
         torch.tensor([one.arrived for one in walks]),
+    )
+
+
+def walks(
+    judges: Sequence[Judge],
+    world: World,
+    which: Int64[Tensor, " B"],
+    starts: Float[Tensor, "B 3"],
+    config: RolloutConfig | None = None,
+) -> Rollout:
+    """Walks of each judge from all starts: those of the first, then those of the second, [K B] in all."""
+    return joined([walk(judge, world, which, starts, config) for judge in judges])
+
+
+def joined(several: Sequence[Rollout]) -> Rollout:
+    """Several sets of walks as one, the shorter ones staying where they ended."""
+    if len(several) == 1:
+        return several[0]
+    most = max(one.rewards.shape[1] for one in several)
+    paths, rewards = [], []
+    for one in several:
+        more = most - one.rewards.shape[1]
+        paths.append(torch.cat([one.paths, one.ends[:, None].expand(-1, more, -1)], 1))
+        rewards.append(torch.nn.functional.pad(one.rewards, (0, more), value=torch.nan))
+    return Rollout(
+        torch.cat([one.ends for one in several]),
+        torch.cat(paths),
+        torch.cat(rewards),
+        torch.cat([one.count for one in several]),
+        torch.cat([one.arrived for one in several]),
     )
 
 

@@ -1,9 +1,9 @@
-"""How the agent is trained: supervised by the rewards of random states (Toth et al. 2018, "Training setup")."""
+"""How the agent is trained: supervised by the rewards of random states (Toth et al. 2018, "Training setup"), or its own too."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.methods.imitation_agent.agent import METHOD, Agent, Agreement
+from raylign.methods.imitation_agent.agent import METHOD, Agent, Agreement, read_agent, together
 from raylign.methods.imitation_agent.card import card
 from raylign.methods.imitation_agent.mdp import cross_error, rewards
 from raylign.methods.imitation_agent.network import AgentNetwork, NetworkConfig, make_network
+from raylign.methods.imitation_agent.policy import PolicyConfig, Visited, visited
 from raylign.methods.imitation_agent.pool import Pool, PoolConfig
 from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
 from raylign.methods.imitation_agent.trust import fitted, spreads
@@ -25,7 +26,7 @@ from raylign.simulation.seeds import generator
 
 Tell = Callable[[str, float], None]
 
-_STATES, _VALIDATION, _TEST, _AGREE, _WEIGHTS = range(3, 8)  # places in the tree of seeds
+_STATES, _VALIDATION, _TEST, _AGREE, _WEIGHTS, _WALKS = range(3, 9)  # places in the tree of seeds
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class TrainingConfig:
     validation_cases, validate_every: registrations by which progress is measured, and how often.
     agreement_starts: by how many starts the ends' agreement is judged.
     test_starts: of each test exposure, in the figures of the model card.
+    policy: states of the agent's own walks that it learns from too; None for random ones alone, as in the paper.
+    begin: preset whose weights it begins from, which are to be given then; None for random ones.
     """
 
     data: PoolConfig = field(default_factory=PoolConfig)
@@ -118,6 +121,8 @@ class TrainingConfig:
     validate_every: int = 1000
     agreement_starts: int = 5
     test_starts: int = 10
+    policy: PolicyConfig | None = None
+    begin: str | None = None
 
     def __post_init__(self) -> None:
         counts = (self.iterations, self.validation_cases, self.validate_every, self.test_starts)
@@ -128,7 +133,7 @@ class TrainingConfig:
 class AgentTraining:
     """The agent's training as ``training.loop`` runs it.
 
-    Minibatch n is a function of the seed and n alone, whoever makes it and when.
+    Minibatch n is a function of the seed, n and the states that were collected before, whoever makes it and when.
 
     Parameters
     ----------
@@ -146,6 +151,7 @@ class AgentTraining:
         self.network: AgentNetwork = make_network(config.network, config.world.pixels, self._seed()).to(self.device)
         o = config.optimiser
         self.optimiser = torch.optim.RMSprop(self.network.parameters(), lr=o.rate, alpha=o.smoothing, momentum=o.momentum)
+        self.visited = Visited.none()
         self._worlds: dict[str, World] = {}
 
     @property
@@ -156,9 +162,58 @@ class AgentTraining:
     def validate_every(self) -> int:
         return self.config.validate_every
 
-    def prepare(self, workers: int, tell: Tell | None = None) -> None:
+    def prepare(self, workers: int, tell: Tell | None = None, parts: tuple[str, ...] = ("train", "validation", "test")) -> None:
         """Make the exposures that are missing; see ``Pool.make``."""
-        self.pool.make(("train", "validation", "test"), workers, tell)
+        self.pool.make(parts, workers, tell)
+
+    def begin(self, path: str | Path) -> None:
+        """Take the weights of an agent to begin from.
+
+        Raises
+        ------
+        InputError: no agent of the same network and fields, or one that has seen patients on whom this one is measured.
+        """
+        agent = self.known(path)
+        if agent.network.config != self.config.network:
+            raise InputError("its network is another than the recipe's", file=path, remedy="name an agent of the same recipe")
+        self.network.load_state_dict(agent.network.state_dict())
+
+    def joined(self, files: Sequence[Path]) -> Agent:
+        """Agents of files as one whose members vote.
+
+        Raises
+        ------
+        InputError: as of ``known``; fewer than two, or the same weights twice.
+        """
+        agents = [self.known(file) for file in files]
+        for n, file in enumerate(files):
+            mine = agents[n].network.state_dict()
+            if any(all(torch.equal(t, mine[name]) for name, t in one.network.state_dict().items()) for one in agents[:n]):
+                raise InputError("is there twice", file=file, remedy="join agents of different seeds")
+        return together(agents)
+
+    def known(self, path: str | Path) -> Agent:
+        """An agent of one network that sees what the recipe says and was not trained on those whom it is measured on here.
+
+        Raises
+        ------
+        InputError: another one.
+        """
+        agent = read_agent(path, self.device)
+        if len(agent.members) > 1 or agent.world != self.config.world:
+            raise InputError(
+                "is several agents, or sees other fields than the recipe's", file=path, remedy="name one agent of the same recipe"
+            )
+        data = self.config.data
+        for part in ("train", "validation"):
+            low, high = trained_on(agent, part, path)
+            held = (data.test,) if part == "validation" else (data.validation, data.test)
+            if any(low <= last and first <= high for first, last in held):
+                raise InputError(
+                    f"has seen patients {low} to {high}, some of whom it would be measured on", file=path,
+                    remedy="name an agent that knows none of them",
+                )  # fmt: skip
+        return agent
 
     def rate(self, iteration: int) -> float:
         return self.config.optimiser.at(iteration)
@@ -168,6 +223,9 @@ class AgentTraining:
         world, stream = self.world("train"), generator(self.seed, _STATES, iteration)
         which = torch.randint(len(world.exposures), (self.config.batch,), generator=stream)
         errors = self.config.states.draw(self.config.batch, stream)
+        if self.config.policy is not None:
+            own, come = self.visited.draw(iteration, round(self.config.policy.share * self.config.batch), stream)
+            which[: len(own)], errors[: len(own)] = own, come
         fixed, moving, _ = world.observe(which, errors)
         return fixed, moving, rewards(errors, self.config.states.step).to(self.device, torch.float32)
 
@@ -175,6 +233,24 @@ class AgentTraining:
         """Mean squared error of the six rewards."""
         fixed, moving, wanted = batch
         return torch.nn.functional.mse_loss(self.network(fixed, moving), wanted)
+
+    def gather(self, done: int) -> None:
+        """After so many iterations: collect states of the agent as it is, where it is time to."""
+        policy = self.config.policy
+        if policy is None or not policy.due(done) or self.visited.before(done + 1) > self.visited.before(done):
+            return
+        world, stream = self.world("train"), generator(self.seed, _WALKS, done)
+        which = torch.randint(len(world.exposures), (policy.exposures,), generator=stream)
+        starts = self._starts(len(which), stream)
+        self.visited = self.visited.plus(done, *visited(self.agent(), world, which, starts, self.config.rollout))
+
+    def gathered(self) -> dict[str, Tensor]:
+        """What was collected: beside the weights, all that further minibatches depend on."""
+        return self.visited.tensors() if self.config.policy is not None else {}
+
+    def regain(self, gathered: Mapping[str, Tensor]) -> None:
+        """Go on with what ``gathered`` gave; KeyError or ValueError where it is something else."""
+        self.visited = Visited.of(gathered) if self.config.policy is not None else Visited.none()
 
     def world(self, part: str) -> World:
         """The exposures of a part, read when first asked for."""
@@ -200,24 +276,31 @@ class AgentTraining:
 
     def finish(self, tell: Tell | None = None) -> tuple[Agent, dict[str, Any]]:
         """The trained agent, and what is to be said of it: how sure its agreement makes it, and its figures on test patients."""
+        return self.measured(self.agent(), tell)
+
+    def measured(self, agent: Agent, tell: Tell | None = None) -> tuple[Agent, dict[str, Any]]:
+        """An agent, how sure its agreement makes it, by validation patients, and its figures on these and on test patients."""
         if tell is not None:
             tell("how sure agreement makes it", 0.0)
         world, stream = self.world("validation"), generator(self.seed, _AGREE)
         many = len(world.exposures)
         which, starts = torch.arange(many), self._starts(many, stream)
-        ends, spread = spreads(self.agent(), world, which, starts, (self.config.agreement_starts, self.config.rollout))
+        ends, spread = spreads(agent, world, which, starts, (self.config.agreement_starts, self.config.rollout))
         agreement = fitted(cross_error(ends), spread)
         if tell is not None:
             tell("registering test patients", 0.3)
-        figures = {"validation": _figures(starts, ends), "test": self.test()}
-        return self.agent(agreement, {"figures": figures}), figures
+        figures = {"validation": _figures(starts, ends), "test": self.test(agent)}
+        return replace(agent, agreement=agreement, about={"figures": figures}), figures
 
-    def test(self) -> dict[str, float]:
-        """Figures over test patients, ``test_starts`` starts of each exposure (the paper: 100 patients, 10 starts)."""
+    def test(self, agent: Agent) -> dict[str, float]:
+        """Figures over test patients, ``test_starts`` starts of each exposure (the paper: 100 patients, 10 starts).
+
+        One walk from each start; of an agent of several members one walk of each, and the median of their ends.
+        """
         world, each = self.world("test"), self.config.test_starts
         which = torch.arange(len(world.exposures)).repeat_interleave(each)
         starts = self._starts(len(which), generator(self.seed, _TEST))
-        return _figures(starts, walk(self.agent(), world, which, starts, self.config.rollout).ends)
+        return _figures(starts, spreads(agent, world, which, starts, (1, self.config.rollout))[0])
 
     def _starts(self, count: int, stream: torch.Generator) -> Tensor:
         return replace(self.config.states, near=0.0).draw(count, stream)
@@ -228,6 +311,22 @@ class AgentTraining:
     def card(self, about: dict[str, Any], digest: str) -> str:
         """The model card."""
         return card(about, digest)
+
+
+def trained_on(agent: Agent, part: str, file: str | Path | None = None) -> tuple[int, int]:
+    """First and last seed of the patients of a part of an agent's training.
+
+    Raises
+    ------
+    InputError: its file does not say.
+    """
+    try:
+        low, high = (int(seed) for seed in agent.about["settings"]["data"][part])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            "does not say whom it was trained on", field=f"data.{part}", file=file, remedy="name one that raylign train wrote"
+        ) from None
+    return low, high
 
 
 def _figures(starts: Float[Tensor, "B 3"], ends: Float[Tensor, "B 3"]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from raylign.methods.imitation_agent.agent import Agreement
-from raylign.methods.imitation_agent.rollout import Judge, RolloutConfig, walk
+from raylign.methods.imitation_agent.rollout import Judge, Rollout, RolloutConfig, walks
 from raylign.methods.imitation_agent.world import World
 
 _MM, _DEGREES = 10.0, 6.0  # how far the further starts lie from the given one
@@ -32,6 +33,29 @@ def agreed(ends: Float[Tensor, "*B K 3"]) -> tuple[Float[Tensor, "*B 3"], Float[
     return middle, (ends - middle[..., None, :]).square().sum(-1).mean(-1).sqrt()
 
 
+def members(judge: Judge) -> Sequence[Judge]:
+    """Those of an agent of several networks; anybody else alone."""
+    several: Sequence[Judge] = getattr(judge, "members", (judge,))
+    return several
+
+
+def voted(
+    judge: Judge,
+    world: World,
+    which: Int64[Tensor, " B"],
+    starts: Float[Tensor, "B 3"],
+    how: tuple[int, RolloutConfig],
+) -> tuple[Float[Tensor, "B K 3"], Rollout]:
+    """Ends from each start and others about it, of each member: K of them. ``how``: number of starts, how the agent walks.
+
+    Also the walks themselves, those of a member together; within them those of a start.
+    """
+    count, config = how
+    several, many = members(judge), about(starts, count)
+    found = walks(several, world, which.repeat_interleave(count), many.flatten(0, 1), config)
+    return found.ends.reshape(len(several), len(which), count, 3).transpose(0, 1).flatten(1, 2), found
+
+
 def spreads(
     judge: Judge,
     world: World,
@@ -39,11 +63,8 @@ def spreads(
     starts: Float[Tensor, "B 3"],
     how: tuple[int, RolloutConfig],
 ) -> tuple[Float[Tensor, "B 3"], Float[Tensor, " B"]]:
-    """Register each start and others about it: agreed ends and their spread. ``how``: number of starts, how the agent walks."""
-    count, config = how
-    many = about(starts, count)
-    found = walk(judge, world, which.repeat_interleave(count), many.flatten(0, 1), config)
-    return agreed(found.ends.unflatten(0, (-1, count)))
+    """Register each start and others about it: agreed ends and their spread; ``how`` as of ``voted``."""
+    return agreed(voted(judge, world, which, starts, how)[0])
 
 
 def fitted(errors: Float[Tensor, " B"], spread: Float[Tensor, " B"]) -> Agreement:
