@@ -76,7 +76,8 @@ def _table(done: Reproduced) -> Markup:
     )
     methods = (
         "GO to GI+: the model's thickness in 120 mm about it against the X-ray there; the whole box of starts (35 mm and 15"
-        " degrees about each) on a grid, then climbing from the three best places. The box holds the truth. agent: one walk."
+        " degrees about each) on a grid, then climbing from the three best places. The box holds the truth. silhouette: the"
+        " direct method on the solid of the model alone, from that grid's places, in plane. agent: one walk."
         f" agent-starts: the median of {done.compare.walks} walks, as raylign register does. agent+refinement: climbing from that"
         f" median by {done.compare.refinement}."
     )

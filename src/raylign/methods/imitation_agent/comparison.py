@@ -1,4 +1,4 @@
-"""Table 1 of Toth et al. (2018): the agent, six gradient metrics and ours on the same exposures and from the same starts.
+"""Table 1 of Toth et al. (2018): the agent, six gradient metrics, our silhouettes; the same exposures, the same starts.
 
 Case n shows test patient n modulo 100, so that few cases are of many patients; every hundred cases the starts are new. A case
 is a function of the seed and its number alone and leaves a record of its own: what was broken off goes on where it was.
@@ -23,6 +23,7 @@ from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.baselines import BASELINES, SearchConfig, refined, searched
 from raylign.methods.imitation_agent.pool import Pool, PoolConfig, as_exposures, read_patient
 from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
+from raylign.methods.imitation_agent.silhouette import SilhouetteConfig, silhouetted
 from raylign.methods.imitation_agent.training import StatesConfig
 from raylign.methods.imitation_agent.trust import about, agreed
 from raylign.methods.imitation_agent.world import World
@@ -30,8 +31,8 @@ from raylign.simulation.seeds import generator
 
 Tell = Callable[[str, float], None]
 
-START, AGENT, AGREED, REFINED = "start", "agent", "agent-starts", "agent+refinement"
-METHODS = (START, *BASELINES, AGENT, AGREED, REFINED)
+START, SILHOUETTE, AGENT, AGREED, REFINED = "start", "silhouette", "agent", "agent-starts", "agent+refinement"
+METHODS = (START, *BASELINES, SILHOUETTE, AGENT, AGREED, REFINED)
 """Rows of the table, in its order."""
 
 _STARTS = 20  # place in the tree of seeds; a training uses 3 to 7
@@ -49,7 +50,8 @@ class CompareConfig:
     starts: largest shifts and turns of the starts.
     rollout: how the agent walks.
     walks: starts about the given one whose ends' median is the row "agent-starts", as in ``raylign register``.
-    search: of the metrics.
+    search: of the metrics, and the box and grid of the silhouette.
+    silhouette: the direct method on the model alone, in plane.
     refinement: the similarity that is climbed from that median, the row "agent+refinement".
 
     Raises
@@ -64,6 +66,7 @@ class CompareConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     walks: int = 5
     search: SearchConfig = field(default_factory=SearchConfig)
+    silhouette: SilhouetteConfig = field(default_factory=SilhouetteConfig)
     refinement: str = "gc"
 
     def __post_init__(self) -> None:
@@ -124,6 +127,8 @@ def compared(world: World, agent: Agent, start: Float[Tensor, "3"], config: Comp
     out: dict[str, dict[str, Any]] = {START: {"end": start.tolist(), "seconds": 0.0, "looks": 0}}
     for name, found in zip(BASELINES, searched(world, 0, start, tuple(BASELINES.values()), config.search), strict=True):
         out[name] = {"end": found.end.tolist(), "seconds": found.seconds, "looks": found.looks}
+    outline = silhouetted(world, 0, start, config.search, config.silhouette)
+    out[SILHOUETTE] = {"end": outline.end.tolist(), "seconds": outline.seconds, "looks": outline.looks}
     zero = torch.zeros(config.walks, dtype=torch.int64)
     begun = time.process_time()
     one = walk(agent, world, zero[:1], start[None], config.rollout)
