@@ -145,11 +145,19 @@ def test_records_are_gone_on_with_and_come_out_the_same(tmp_path: Path) -> None:
         path = torch.tensor(record["methods"]["agent"]["path"])
         torch.testing.assert_close(path[0], torch.tensor(record["methods"]["start"]["end"]))
         assert path[-1].abs().max() <= 1  # an oracle comes to rest within a step
-    case_path(tmp_path / "cases", 1).unlink()
-    kept = case_path(tmp_path / "cases", 0).stat().st_mtime_ns
+    agents, metrics = tmp_path / "cases" / "agent", tmp_path / "cases" / "metrics"
+    case_path(agents, 1).unlink()
+    kept = case_path(agents, 0).stat().st_mtime_ns
     again = compare(oracle, pool, tmp_path / "cases", config)  # type: ignore[arg-type]
-    assert case_path(tmp_path / "cases", 0).stat().st_mtime_ns == kept
+    assert case_path(agents, 0).stat().st_mtime_ns == kept
     assert [r["methods"][m]["end"] for r in again for m in METHODS] == [r["methods"][m]["end"] for r in first for m in METHODS]
+    # of fewer cases by metrics the others stay as they are
+    for case in (1, 2):
+        case_path(metrics, case).unlink()
+    few = compare(oracle, pool, tmp_path / "cases", replace(config, metrics=1))  # type: ignore[arg-type]
+    assert few[0] == again[0]
+    assert [tuple(r["methods"]) for r in few[1:]] == [("start", "agent", "agent-starts", "agent+refinement")] * 2
+    assert not case_path(metrics, 1).exists()
 
 
 def test_a_damaged_record_says_what_to_do(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ class ReproduceFlags:
 
     paper: Annotated[str, typer.Argument(help=f"Whose evaluation: {', '.join(PAPERS)}.", show_default=False)]
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run, new or to be gone on with.", show_default=False)]
-    cases: Annotated[int, typer.Option(help="Registrations of each method; the paper has 1000.", metavar="N")] = 1000
+    cases: Annotated[int, typer.Option(help="Registrations by the agent; the paper has 1000.", metavar="N")] = 1000
+    metrics: Annotated[
+        int | None,
+        typer.Option(
+            help="So many of them by the metrics and silhouettes too, which cost ten times as much; by default all.", metavar="N"
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(help="Of exposures and starts.", metavar="N")] = 0
     weights: Annotated[
         Path | None, typer.Option(help="Of the agent; those that come with raylign by default.", metavar="FILE")
@@ -50,7 +56,7 @@ def reproduce(flags: ReproduceFlags) -> int:
     from raylign.methods.imitation_agent.registrar import shipped
 
     agent = shipped(flags.weights)
-    settings = settled(flags.cases, flags.seed, flags.grid, agent)
+    settings = settled(flags.cases, flags.seed, flags.grid, agent, flags.metrics)
     began = time.monotonic()
     try:
         with told() as tell:
@@ -61,7 +67,7 @@ def reproduce(flags: ReproduceFlags) -> int:
     print(f"{flags.paper}: {len(done.cases)} cases, {(time.monotonic() - began) / 60:.0f} min; TRE in mm")
     for r in rows(done.cases):
         shown = f"mean {r['mean']:6.2f}  median {r['median']:6.2f}  90 % {r['p90']:6.2f}  angle {r['angle_mean']:5.2f}"
-        print(f"{r['method']:17s} {shown}")
+        print(f"{r['method']:17s} n {r['n']:4d}  {shown}")
     for name in ("report.html", "table.csv", "table.json"):
         print(flags.out / name)
     return DONE

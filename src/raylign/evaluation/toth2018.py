@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +100,25 @@ def angles(records: Sequence[Record], method: str) -> Float[np.ndarray, " n"]:
     return _ends(records, method)[:, 2].abs().numpy()
 
 
+def having(records: Sequence[Record], method: str) -> list[Record]:
+    """The records of cases that a method registered."""
+    return [r for r in records if method in r["methods"]]
+
+
 def _ends(records: Sequence[Record], method: str) -> torch.Tensor:
-    return torch.tensor([r["methods"][method]["end"] for r in records], dtype=torch.float64)
+    return torch.tensor([r["methods"][method]["end"] for r in records], dtype=torch.float64).reshape(-1, 3)
 
 
 def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row a method, in the order of Table 1. Errors in mm and degrees, shares 0 to 1, intervals of 95 % over patients."""
-    drawn = st.resamples([r["subject"] for r in records], DRAWS, seed=0)
-    begun = errors(records, START)
+    """One row a method, in the order of Table 1. Errors in mm and degrees, shares 0 to 1, intervals of 95 % over patients.
+
+    Metrics may have registered fewer cases than the agent: ``n`` says how many.
+    """
     out = []
     for method in METHODS:
-        found, turned = errors(records, method), angles(records, method)
+        mine = having(records, method)
+        drawn = st.resamples([r["subject"] for r in mine], DRAWS, seed=0)
+        found, turned, begun = errors(mine, method), angles(mine, method), errors(mine, START)
         one: dict[str, Any] = {"method": method, "n": len(found), "subjects": drawn.subjects}
         one |= {"mean": st.mean(found), "sd": st.deviation(found), "median": st.percentile(found, 50)}
         one |= {f"p{q}": st.percentile(found, q) for q in PERCENTILES}
@@ -128,9 +136,10 @@ def times(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Seconds of one processor and looks at states, by method: median and 95th percentile. Depends on the machine."""
     out = []
     for method in METHODS:
-        spent, looks = (np.array([r["methods"][method][k] for r in records], np.float64) for k in ("seconds", "looks"))
+        mine = having(records, method)
+        spent, looks = (np.array([r["methods"][method][k] for r in mine], np.float64) for k in ("seconds", "looks"))
         seconds = {f"seconds_{name}": st.percentile(spent, q) for name, q in (("median", 50), ("p95", 95))}
-        out.append({"method": method, "n": len(records), **seconds, "looks_median": st.percentile(looks, 50)})
+        out.append({"method": method, "n": len(mine), **seconds, "looks_median": st.percentile(looks, 50)})
     return out
 
 
@@ -173,10 +182,11 @@ def failure(records: Sequence[Record]) -> Failure | None:
     found = []
     for plain in BASELINES:
         if f"{plain}+" in BASELINES:
-            a, b = errors(records, plain), errors(records, f"{plain}+")
+            mine = having(records, plain)
+            a, b = errors(mine, plain), errors(mine, f"{plain}+")
             found += [
                 Failure(r, plain, f"{plain}+", float(x), float(y))
-                for r, x, y in zip(records, a, b, strict=True)
+                for r, x, y in zip(mine, a, b, strict=True)
                 if y < WITHIN_MM <= x
             ]
     return max(found, key=lambda f: f.tre_mm, default=None)
@@ -220,6 +230,7 @@ def _begun(agent: Agent, settings: tuple[CompareConfig, RobustConfig], out: Path
         "methods": list(METHODS),
         "weights": digest(agent),
         "compare": settings[0].said(),
+        "world": asdict(agent.world),
         "robust": json.loads(json.dumps(settings[1].said())),
     }
     path = out / _RUN
@@ -267,7 +278,9 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: (round(v, 6) if np.isfinite(v) else None) if isinstance(v, float) else v for k, v in row.items()}
 
 
-def settled(cases: int, seed: int, grid: int | None, agent: Agent) -> tuple[CompareConfig, RobustConfig]:
+def settled(
+    cases: int, seed: int, grid: int | None, agent: Agent, metrics: int | None = None
+) -> tuple[CompareConfig, RobustConfig]:
     """Settings of a run: as many exposures for the robustness study as there are patients, 12 at most, where none are asked for.
 
     Raises
@@ -275,7 +288,7 @@ def settled(cases: int, seed: int, grid: int | None, agent: Agent) -> tuple[Comp
     InputError: an agent that was trained on a test patient; numbers out of range.
     """
     measured = domain_of(agent.about)  # as it walks where it is used
-    config = CompareConfig(cases=cases, seed=seed, rollout=measured.rollout, walks=measured.starts)
+    config = CompareConfig(cases=cases, metrics=metrics, seed=seed, rollout=measured.rollout, walks=measured.starts)
     walks = RobustConfig(seed=seed, rollout=measured.rollout)
     walks = replace(walks, exposures=min(walks.exposures, config.patients) if grid is None else grid)
     first, last = config.data.test

@@ -51,13 +51,14 @@ def _headline(done: Reproduced) -> Markup:
 
 
 def _table(done: Reproduced) -> Markup:
-    head = ("", "Mean", "SD", "50 %", "60 %", "70 %", "80 %", "90 %", "100 %", "5 % / 95 %", "under 2 mm, %", "under 10 mm, %",
+    head = ("", "Cases", "Mean", "SD", "50 %", "60 %", "70 %", "80 %", "90 %", "100 %", "5 % / 95 %", "under 2 mm, %", "under 10 mm, %",
             "Angle", "Worse, %")  # fmt: skip
     body = []
     for r in rows(done.cases):
         body.append(
             (
                 r["method"],
+                str(r["n"]),
                 between(r, "mean"),
                 number(r["sd"]),
                 between(r, "median"),

@@ -1,7 +1,8 @@
 """Table 1 of Toth et al. (2018): the agent, six gradient metrics, our silhouettes; the same exposures, the same starts.
 
 Case n shows test patient n modulo 100, so that few cases are of many patients; every hundred cases the starts are new. A case
-is a function of the seed and its number alone and leaves a record of its own: what was broken off goes on where it was.
+is a function of the seed and its number alone and leaves records of its own, one of what agents reach and one of what no agent
+has a say in: what was broken off goes on where it was.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from raylign.simulation.seeds import generator
 Tell = Callable[[str, float], None]
 
 START, SILHOUETTE, AGENT, AGREED, REFINED = "start", "silhouette", "agent", "agent-starts", "agent+refinement"
-METHODS = (START, *BASELINES, SILHOUETTE, AGENT, AGREED, REFINED)
+METRICS = (*BASELINES, SILHOUETTE)
+"""Methods in which no agent has a say. They cost ten times as much as one."""
+METHODS = (START, *METRICS, AGENT, AGREED, REFINED)
 """Rows of the table, in its order."""
 
 _STARTS = 20  # place in the tree of seeds; a training uses 3 to 7
@@ -44,7 +47,8 @@ class CompareConfig:
 
     Parameters
     ----------
-    cases: registrations of each method (the paper: 1,000).
+    cases: registrations of the agent (the paper: 1,000).
+    metrics: so many of them, the first, are registered by ``METRICS`` too; all by default.
     seed: of exposures and starts. Patients' anatomies are those of ``data.test``, whatever the seed.
     data: test patients and their exposures; its seed is not looked at.
     starts: largest shifts and turns of the starts.
@@ -60,6 +64,7 @@ class CompareConfig:
     """
 
     cases: int = 1000
+    metrics: int | None = None
     seed: int = 0
     data: PoolConfig = field(default_factory=PoolConfig)
     starts: StatesConfig = field(default_factory=StatesConfig)
@@ -72,6 +77,8 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if self.cases < 1:
             raise InputError(f"{self.cases} cases", field="--cases", remedy="give 1 or more")
+        if self.metrics is not None and self.metrics < 1:
+            raise InputError(f"{self.metrics} cases", field="--metrics", remedy="give 1 or more")
         if self.seed < 0:
             raise InputError(f"{self.seed} is negative", field="--seed", remedy="give 0, 1, 2, ...")
         if self.walks < 2:
@@ -101,7 +108,7 @@ class CompareConfig:
     def said(self) -> dict[str, Any]:
         """What decides the content of a case's record, for JSON."""
         said = asdict(self)
-        del said["cases"]
+        del said["cases"], said["metrics"]
         plain: dict[str, Any] = json.loads(json.dumps(said))
         return plain
 
@@ -117,18 +124,24 @@ def patient_world(pool: Pool, seed: int, agent: Agent) -> World:
     return World(exposures, agent.world)
 
 
-def compared(world: World, agent: Agent, start: Float[Tensor, "3"], config: CompareConfig) -> dict[str, dict[str, Any]]:
-    """Every method from one start on the first exposure of a world.
+def by_metrics(world: World, start: Float[Tensor, "3"], config: CompareConfig) -> dict[str, dict[str, Any]]:
+    """Every one of ``METRICS`` from one start on the first exposure of a world.
 
     Returns
     -------
-    By method: ``end`` (mm, mm, degrees from the truth), ``seconds`` of one processor, ``looks`` at states; the agent's ``path``.
+    By method: ``end`` (mm, mm, degrees from the truth), ``seconds`` of one processor, ``looks`` at states.
     """
+    ends = searched(world, 0, start, tuple(BASELINES.values()), config.search)
+    ends = [*ends, silhouetted(world, 0, start, config.search, config.silhouette)]
+    return {
+        name: {"end": found.end.tolist(), "seconds": found.seconds, "looks": found.looks}
+        for name, found in zip(METRICS, ends, strict=True)
+    }
+
+
+def by_agent(world: World, agent: Agent, start: Float[Tensor, "3"], config: CompareConfig) -> dict[str, dict[str, Any]]:
+    """The start and what an agent makes of it on the first exposure of a world; as ``by_metrics``, with the agent's ``path``."""
     out: dict[str, dict[str, Any]] = {START: {"end": start.tolist(), "seconds": 0.0, "looks": 0}}
-    for name, found in zip(BASELINES, searched(world, 0, start, tuple(BASELINES.values()), config.search), strict=True):
-        out[name] = {"end": found.end.tolist(), "seconds": found.seconds, "looks": found.looks}
-    outline = silhouetted(world, 0, start, config.search, config.silhouette)
-    out[SILHOUETTE] = {"end": outline.end.tolist(), "seconds": outline.seconds, "looks": outline.looks}
     zero = torch.zeros(config.walks, dtype=torch.int64)
     begun = time.process_time()
     one = walk(agent, world, zero[:1], start[None], config.rollout)
@@ -165,12 +178,18 @@ def compare(agent: Agent, pool: Pool, folder: Path, config: CompareConfig, tell:
     """
     out = []
     for case in range(config.cases):
-        path = case_path(folder, case)
-        if not path.exists():
-            seed, repeat = config.of(case)
-            methods = compared(patient_world(pool, seed, agent), agent, config.start(case), config)
-            write_record(path, {"case": case, "subject": seed, "repeat": repeat, "methods": methods})
-        out.append(read_record(path))
+        seed, repeat = config.of(case)
+        own = {"case": case, "subject": seed, "repeat": repeat}
+        start = config.start(case)
+        methods: dict[str, Any] = {}
+        for part in ("metrics", "agent") if config.metrics is None or case < config.metrics else ("agent",):
+            path = case_path(folder / part, case)
+            if not path.exists():
+                world = patient_world(pool, seed, agent)
+                made = by_metrics(world, start, config) if part == "metrics" else by_agent(world, agent, start, config)
+                write_record(path, {**own, "methods": made})
+            methods |= read_record(path)["methods"]
+        out.append({**own, "methods": {name: methods[name] for name in METHODS if name in methods}})
         if tell is not None:
             tell(f"case {case + 1} of {config.cases}", (case + 1) / config.cases)
     return out
