@@ -75,7 +75,7 @@ def area(signal: Tensor, bad: Tensor) -> float:
     return float(((a > b).double() + 0.5 * (a == b).double()).mean()) if bad.any() and not bad.all() else math.nan
 
 
-def measured(agents: list[Agent], task: AgentTraining, many: int) -> tuple[list[str], dict[str, Seen]]:
+def measured(agents: list[Agent], task: AgentTraining, many: int, of: list[str]) -> tuple[list[str], dict[str, Seen]]:
     """Kinds of all cases, and what each agent and all together made of them."""
     world = task.world("validation")
     wrong = World(swapped(world.exposures), task.config.world)
@@ -84,7 +84,7 @@ def measured(agents: list[Agent], task: AgentTraining, many: int) -> tuple[list[
     how = (task.config.agreement_starts, task.config.rollout)
     kinds, names = [], [f"agent {n + 1}" for n in range(len(agents))]
     found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in (*names, "all")}
-    for kind in KINDS:
+    for kind in of:
         place, begun = wrong if kind == "wrong" else world, starts(kind, many, task)
         apart = [ends(agent, place, which, begun, how) for agent in agents]
         groups = dict(zip(names, ([one] for one in apart), strict=True)) | {"all": apart}
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--weights", type=Path, action="append", required=True)
     parser.add_argument("--exposures", type=int, default=64)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--json", type=Path)
     said = parser.parse_args()
     torch.set_num_threads(1)
@@ -111,22 +112,28 @@ def main() -> None:
     agents = [read_agent(file) for file in said.weights]
     if len(agents) > 1:
         together(agents)  # refuses those that see different fields
-    kinds, seen = measured(agents, task, said.exposures)
+    kinds, seen = measured(agents, task, said.exposures, said.kinds)
     if len(agents) == 1:
         del seen["all"]
-    of = {kind: torch.tensor([k == kind for k in kinds]) for kind in KINDS}
-    print("TRE, mm: mean / median / largest, and how many are over 5 mm\n\n| | " + " | ".join(KINDS) + " |\n|---|---|---|---|")
+    of = {kind: torch.tensor([k == kind for k in kinds]) for kind in said.kinds}
+    print(
+        "TRE, mm: mean / median / largest, and how many are over 5 mm\n\n| | "
+        + " | ".join(of)
+        + " |\n|---"
+        + "|---" * len(of)
+        + "|"
+    )
     for name, one in seen.items():
         shown = [one.error[rows] for rows in of.values()]
         cells = [f"{e.mean():.2f} / {e.median():.2f} / {e.max():.1f}; {int((e > 5).sum())} of {len(e)}" for e in shown]
         print(f"| {name} | {' | '.join(cells)} |")
     print("\n| area under the ROC | over 5 mm, box and far | over 5 mm, all | over 5 mm, or the wrong model |\n|---|---|---|---|")
-    right = ~of["wrong"]
+    strange = torch.tensor([k == "wrong" for k in kinds])
     for name, one in seen.items():
         bad = one.error > 5
         both = one.spread.add(0.1).log() + 2 * one.worth
         for signal, value in (("spread", one.spread), ("worth", one.worth), ("log spread + 2 worth", both)):
-            areas = (area(value[right], bad[right]), area(value, bad), area(value, bad | of["wrong"]))
+            areas = (area(value[~strange], bad[~strange]), area(value, bad), area(value, bad | strange))
             print(f"| {name}, {signal} | {' | '.join(f'{a:.3f}' for a in areas)} |")
     if said.json:
         plain = {name: {k: getattr(one, k).tolist() for k in ("error", "spread", "worth")} for name, one in seen.items()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from raylign.errors import InputError
-from raylign.methods.imitation_agent.agent import read_agent
+from raylign.methods.imitation_agent.agent import Agreement, read_agent
 from raylign.methods.imitation_agent.mdp import rewards
 from raylign.methods.imitation_agent.policy import PolicyConfig
 from raylign.methods.imitation_agent.pool import Pool
+from raylign.methods.imitation_agent.rollout import RolloutConfig
 from raylign.methods.imitation_agent.training import AgentTraining
+from raylign.methods.imitation_agent.world import Exposures, World
 from raylign.methods.weights import read_weights, write_weights
 from raylign.training.curves import draw_curves, read_log
 from raylign.training.loop import CHECKPOINT, LOG, LoopConfig, train
@@ -161,6 +164,7 @@ def test_presets_that_go_on_from_small_differ_in_their_states_alone() -> None:
     small, own, control = (read_training(RECIPE, name).settings for name in ("small", "small-policy", "small-further"))
     assert own.policy is not None and own.begin == "small"
     assert replace(own, policy=None) == control
+    assert own.far is not None and small.far is None
     assert (own.network, own.world, own.states, own.data) == (small.network, small.world, small.states, small.data)
 
 
@@ -379,8 +383,61 @@ def test_agents_are_joined_and_measured(smoke: tuple[Any, Path], trained: Path, 
         assert all(torch.equal(t, mine[name]) for name, t in member.network.state_dict().items())
     assert agent.about["members"] == [one.sha256 for one in both.members] and agent.about["figures"] == done.figures
     assert "2 agents whose walks vote" in (tmp_path / "both" / "card.md").read_text()
+    # of one, the same anew: here with failures among what its confidence is fitted on
+    anew = replace(both, settings=replace(chosen.settings, far=(45.0, 90.0)), members=both.members[:1])
+    assert join(anew, RunConfig(tmp_path / "anew", pool)).figures == read_agent(trained).about["figures"]
+    again, before = read_agent(tmp_path / "anew" / "agent.safetensors"), read_agent(trained)
+    assert all(torch.equal(t, before.network.state_dict()[name]) for name, t in again.network.state_dict().items())
+    assert again.agreement is not None and 2 <= again.agreement.cases <= 4
+    assert "measured anew" in (tmp_path / "anew" / "card.md").read_text() and again.about["iterations"] == 8
     with pytest.raises(InputError, match="is there twice"):
         join(replace(chosen, members=(both.members[0],) * 2), RunConfig(tmp_path / "twice", pool))
     with pytest.raises(InputError, match="several agents"):
         again = Weights.of(tmp_path / "both" / "agent.safetensors")
         join(replace(chosen, members=(again, both.members[0])), RunConfig(tmp_path / "nested", pool))
+
+
+@dataclass(frozen=True)
+class Shortsighted:
+    """Knows the truth from within 62 mm; from farther away each of its walks goes to a place of its own."""
+
+    agreement: Any = None
+    about: Any = field(default_factory=dict)
+
+    def rewards(self, world: World, which: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        lost = 12 * (states[:, :2] / 12).round()  # the nearest of many false goals
+        goal = torch.where((states[:, :2].norm(dim=1) > 62)[:, None], lost, 0.0)
+        return rewards(states - torch.cat([goal, torch.zeros(len(goal), 1)], 1)), torch.ones(len(states))
+
+
+def test_confidence_is_fitted_on_failures_where_the_recipe_asks_for_them(smoke: tuple[Any, Path]) -> None:
+    chosen, pool = smoke
+    data = replace(chosen.settings.data, validation=(0, 1), train=(702, 702), validation_exposures=2)  # patients that are there
+    settings = replace(chosen.settings, data=data, rollout=RolloutConfig((4.0, 1.0)))
+    judge: Any = Shortsighted()
+
+    def fitted(far: tuple[float, float] | None) -> Agreement:
+        task = AgentTraining(replace(settings, far=far), 0, pool)
+        # the four exposures, many times over: an oracle does not look at them
+        one = task.world("validation")
+        many = replace(one.exposures, images=one.exposures.images.repeat(30, 1, 1))
+        task._worlds["validation"] = replace_exposures(one, many)
+        found, figures = task.measured(judge)
+        assert figures["validation"]["tre_max"] < 5  # figures are those of the box
+        assert found.agreement is not None
+        return found.agreement
+
+    without, with_failures = fitted(None), fitted((75.0, 90.0))
+    assert without.cases == 120 < with_failures.cases <= 240
+    assert without.probability(8.0) > 0.5 > with_failures.probability(8.0)  # who saw no failure takes all for right
+    assert with_failures.probability(0.5) > 0.9
+    for wrong in ((10.0, 90.0), (90.0, 45.0), (45.0, float("inf"))):
+        with pytest.raises(InputError, match="two distances from 35 mm on"):
+            replace(settings, far=wrong)
+
+
+def replace_exposures(world: World, exposures: Exposures) -> World:
+    """A world that only says how many exposures it has."""
+    out = copy(world)
+    out.exposures = exposures
+    return out

@@ -41,7 +41,7 @@ class TrainFlags:
     ] = None
     join: Annotated[
         list[Path] | None,
-        typer.Option(help="Train nothing: make one agent of these, whose members vote. Give two or more.", metavar="FILE"),
+        typer.Option(help="Train nothing: make one agent of these, whose members vote; of one, measure it anew.", metavar="FILE"),
     ] = None
     until: Annotated[int | None, typer.Option(help="Stop for now before this iteration.", metavar="N")] = None
 
@@ -62,10 +62,8 @@ def train(flags: TrainFlags) -> int:
     _check_device(flags.device)
     chosen = read_training(flags.recipe, flags.preset, flags.seed, flags.begin)
     if flags.join:
-        if len(flags.join) < 2 or flags.begin is not None or flags.until is not None:
-            raise InputError(
-                "joins two agents or more, and trains nothing", field="--join", remedy="give it twice, without --from or --until"
-            )
+        if flags.begin is not None or flags.until is not None:
+            raise InputError("trains nothing", field="--join", remedy="leave out --from and --until")
         chosen = replace(chosen, members=tuple(Weights.of(file) for file in flags.join))
     workers = flags.workers if flags.workers is not None else _processors()
     config = RunConfig(flags.out, flags.pool, workers, flags.device, flags.save_every, flags.until)
@@ -81,7 +79,7 @@ def train(flags: TrainFlags) -> int:
         print(f"{done.iteration} iterations are done, {minutes:.0f} min; the same command without --until goes on in {flags.out}")
         return DONE
     test = done.figures["test"]
-    what = f"{len(flags.join)} agents joined" if flags.join else f"{done.iteration} iterations"
+    what = f"agents joined: {len(flags.join)}" if flags.join else f"{done.iteration} iterations"
     print(f"{chosen.name}, preset {chosen.preset}: {what}, {minutes:.0f} min")
     print(
         f"{test['cases']:.0f} registrations of test patients: TRE from {test['start_mean']:.2f} to {test['tre_mean']:.2f} mm in"

@@ -96,7 +96,7 @@ def run(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
 
 
 def join(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
-    """Join agents (``chosen.members``) into one whose members vote, measure it, write weights and card.
+    """Join agents (``chosen.members``) into one whose members vote, or take the one; measure it, write weights and card.
 
     Measured as the recipe's preset says, on its validation and test patients, of whom no member may know any.
 
@@ -111,7 +111,7 @@ def join(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
     _settled(folder, chosen)
     task.prepare(config.workers, lambda stage, share: say(stage, 0.3 * share), ("validation", "test"))
     made = task.measured(agent, lambda stage, share: say(stage, 0.3 + 0.7 * share))
-    return _written(chosen, folder, task, made, 0)
+    return _written(chosen, folder, task, made, int(agent.about["iterations"]))
 
 
 def _written(chosen: Chosen, folder: Path, task: Any, made: tuple[Any, dict[str, Any]], reached: int) -> Done:

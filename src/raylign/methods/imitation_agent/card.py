@@ -51,8 +51,11 @@ def card(about: Mapping[str, Any], digest: str) -> str:
 def _made(about: Mapping[str, Any]) -> str:
     """What it was made from and how."""
     members, settings = about.get("members", ()), about["settings"]
+    named = ", ".join(f"`{one[:12]}`" for one in members)
+    if len(members) == 1:
+        return f"measured anew: the weights of the file of SHA-256 {named}, {about['iterations']} iterations"
     if members:
-        return f"{len(members)} agents whose walks vote (SHA-256 {', '.join(f'`{one[:12]}`' for one in members)})"
+        return f"{len(members)} agents whose walks vote (files of SHA-256 {named}), {about['iterations']} iterations together"
     said = f"{about['iterations']} iterations of {settings['batch']} states"
     if "policy" in settings:
         said += f", {100 * settings['policy']['share']:.0f} % of them from its own walks"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from raylign.errors import InputError
@@ -40,8 +40,12 @@ class Domain:
     starts: int = 5
     cell_mm: float = 4.0
     pixel_mm: float = _FIELD_MM / 256
-    far: tuple[float, float] = (35.0 + _BEYOND[0], 15.0 + _BEYOND[1])
+    far: tuple[float, float] = (35.0 + _BEYOND[0], 15.0 + _BEYOND[1])  # ``reach`` of the published ranges
     beam: tuple[float, float, float] | None = _FRONTAL
+
+    def beyond(self, moved: Float[Tensor, "*B 3"]) -> Bool[Tensor, "*B"]:
+        """Whether ends lie farther from their starts (mm, mm, degrees) than it has been."""
+        return (moved[..., :2].abs() > self.far[0]).any(-1) | (moved[..., 2].abs() > self.far[1])
 
     def outside(self, rotation: Float[Tensor, "3 3"], frame: Float[Tensor, "3 3"]) -> tuple[str, ...]:
         """Why a view is none of those that the agent was trained on; empty where it is one.
@@ -87,7 +91,12 @@ def domain_of(about: Mapping[str, Any], file: str | Path | None = None) -> Domai
     if starts < 1 or pixels < 1 or not all(math.isfinite(x) for x in (cell, mm, degrees)):
         raise InputError("its settings are damaged (a number out of range)", field="settings", file=file)
     beam = _FRONTAL if data.get("targets", "toth2018") in _FRONTAL_TARGETS else None
-    return Domain(rollout, starts, cell, _FIELD_MM / pixels, (mm + _BEYOND[0], degrees + _BEYOND[1]), beam)
+    return Domain(rollout, starts, cell, _FIELD_MM / pixels, reach(mm, degrees), beam)
+
+
+def reach(mm: float, degrees: float) -> tuple[float, float]:
+    """mm and degrees from a start beyond which an agent has not been that was trained so far from the truth."""
+    return mm + _BEYOND[0], degrees + _BEYOND[1]
 
 
 def _part(values: Mapping[str, Any], name: str, file: str | Path | None) -> Mapping[str, Any]:

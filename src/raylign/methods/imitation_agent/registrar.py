@@ -171,7 +171,7 @@ class ImitationAgent:
         """``seen``: the ends' spread, mm, and the share of the field that is shown; ``outside``: what the view is not."""
         (spread, shown), domain = seen, self._measured
         arrived = float(found.arrived.double().mean())
-        far = bool((end[:2].abs() > domain.far[0]).any() or end[2].abs() > domain.far[1])
+        far = bool(domain.beyond(end))
         agreement, used = self.agent.agreement, self._used
         other = [name for name in ("rollout", "starts", "cell_mm") if getattr(used, name) != getattr(domain, name)]
         known = agreement is not None and not other

@@ -15,6 +15,7 @@ from torch import Tensor
 from raylign.errors import InputError
 from raylign.methods.imitation_agent.agent import METHOD, Agent, Agreement, read_agent, together
 from raylign.methods.imitation_agent.card import card
+from raylign.methods.imitation_agent.domain import Domain, reach
 from raylign.methods.imitation_agent.mdp import cross_error, rewards
 from raylign.methods.imitation_agent.network import AgentNetwork, NetworkConfig, make_network
 from raylign.methods.imitation_agent.policy import PolicyConfig, Visited, visited
@@ -107,6 +108,8 @@ class TrainingConfig:
     test_starts: of each test exposure, in the figures of the model card.
     policy: states of the agent's own walks that it learns from too; None for random ones alone, as in the paper.
     begin: preset whose weights it begins from, which are to be given then; None for random ones.
+    far: mm from the truth, from and to, of further starts on validation exposures, from which the confidence is fitted too: an
+        agent that never fails from where it was trained would otherwise not show what failing looks like. None for none.
     """
 
     data: PoolConfig = field(default_factory=PoolConfig)
@@ -123,8 +126,13 @@ class TrainingConfig:
     test_starts: int = 10
     policy: PolicyConfig | None = None
     begin: str | None = None
+    far: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.far is not None and not self.states.mm <= self.far[0] <= self.far[1] < math.inf:
+            raise InputError(
+                f"{self.far[0]:g} to {self.far[1]:g} mm", field="far", remedy=f"two distances from {self.states.mm:g} mm on"
+            )
         counts = (self.iterations, self.validation_cases, self.validate_every, self.test_starts)
         if self.batch < 2 or min(counts) < 1 or self.agreement_starts < 3:
             raise InputError("numbers of states, iterations, cases and starts are too small", field="settings")
@@ -179,18 +187,19 @@ class AgentTraining:
         self.network.load_state_dict(agent.network.state_dict())
 
     def joined(self, files: Sequence[Path]) -> Agent:
-        """Agents of files as one whose members vote.
+        """Agents of files as one whose members vote; one alone stays what it is.
 
         Raises
         ------
-        InputError: as of ``known``; fewer than two, or the same weights twice.
+        InputError: as of ``known``; the same weights twice.
         """
         agents = [self.known(file) for file in files]
         for n, file in enumerate(files):
             mine = agents[n].network.state_dict()
             if any(all(torch.equal(t, mine[name]) for name, t in one.network.state_dict().items()) for one in agents[:n]):
                 raise InputError("is there twice", file=file, remedy="join agents of different seeds")
-        return together(agents)
+        made = together(agents) if len(agents) > 1 else agents[0]
+        return replace(made, about={"iterations": sum(int(one.about.get("iterations", 0)) for one in agents)})
 
     def known(self, path: str | Path) -> Agent:
         """An agent of one network that sees what the recipe says and was not trained on those whom it is measured on here.
@@ -283,10 +292,16 @@ class AgentTraining:
         if tell is not None:
             tell("how sure agreement makes it", 0.0)
         world, stream = self.world("validation"), generator(self.seed, _AGREE)
-        many = len(world.exposures)
-        which, starts = torch.arange(many), self._starts(many, stream)
-        ends, spread = spreads(agent, world, which, starts, (self.config.agreement_starts, self.config.rollout))
-        agreement = fitted(cross_error(ends), spread)
+        which, how = torch.arange(len(world.exposures)), (self.config.agreement_starts, self.config.rollout)
+        starts = self._starts(len(which), stream)
+        ends, spread = spreads(agent, world, which, starts, how)
+        errors = cross_error(ends)
+        if self.config.far is not None:
+            begun = self._far(len(which), self.config.far, stream)
+            more, wide = spreads(agent, world, which, begun, how)
+            judged = ~Domain(far=reach(self.config.states.mm, self.config.states.degrees)).beyond(more - begun)
+            errors, spread = torch.cat([errors, cross_error(more)[judged]]), torch.cat([spread, wide[judged]])
+        agreement = fitted(errors, spread)
         if tell is not None:
             tell("registering test patients", 0.3)
         figures = {"validation": _figures(starts, ends), "test": self.test(agent)}
@@ -304,6 +319,12 @@ class AgentTraining:
 
     def _starts(self, count: int, stream: torch.Generator) -> Tensor:
         return replace(self.config.states, near=0.0).draw(count, stream)
+
+    def _far(self, count: int, mm: tuple[float, float], stream: torch.Generator) -> Tensor:
+        """Starts in all directions, so many mm away."""
+        u = torch.rand(count, 2, generator=stream, dtype=torch.float64)
+        away, angle = mm[0] + (mm[1] - mm[0]) * u[:, 0], 2 * math.pi * u[:, 1]
+        return torch.stack([away * angle.cos(), away * angle.sin(), self._starts(count, stream)[:, 2]], 1)
 
     def _seed(self) -> int:
         return int(torch.randint(2**62, (), generator=generator(self.seed, _WEIGHTS)))
