@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raylign.cli.console import DONE, WRONG_INPUT, command, complain, load, told
 from raylign.errors import InputError
+
+if TYPE_CHECKING:
+    from raylign.evaluation.toth2018_scans import ScansConfig
 
 PAPERS = ("toth2018",)
 
@@ -39,6 +42,10 @@ class ReproduceFlags:
     pool: Annotated[
         Path | None, typer.Option(help="Folder of the exposures, made where missing; OUT/pool by default.", metavar="DIR")
     ] = None
+    data: Annotated[Path | None, typer.Option(help="Folder of real CTs, on which the same is measured.", metavar="DIR")] = None
+    scans: Annotated[
+        Path | None, typer.Option(help="List of the CTs in --data, with their ventricles; two by default.", metavar="FILE")
+    ] = None
 
 
 @command(ReproduceFlags)
@@ -56,11 +63,12 @@ def reproduce(flags: ReproduceFlags) -> int:
     from raylign.methods.imitation_agent.registrar import shipped
 
     agent = shipped(flags.weights)
+    scans = _scans(flags)
     settings = settled(flags.cases, flags.seed, flags.grid, agent, flags.metrics)
     began = time.monotonic()
     try:
         with told() as tell:
-            done = run(agent, settings, flags.out, flags.pool or flags.out / "pool", tell)
+            done = run(agent, settings, flags.out, flags.pool or flags.out / "pool", tell, scans)
     except KeyboardInterrupt:
         complain(f"interrupted; what is finished stays in {flags.out}, and the same command goes on from there")
         return WRONG_INPUT
@@ -68,6 +76,21 @@ def reproduce(flags: ReproduceFlags) -> int:
     for r in rows(done.cases):
         shown = f"mean {r['mean']:6.2f}  median {r['median']:6.2f}  90 % {r['p90']:6.2f}  angle {r['angle_mean']:5.2f}"
         print(f"{r['method']:17s} n {r['n']:4d}  {shown}")
-    for name in ("report.html", "table.csv", "table.json"):
+    for one in done.scans:
+        means = ", ".join(f"{r['method']} {r['mean']:.2f}" for r in rows(one.cases))
+        print(f"{one.scan.name}: {len(one.cases)} cases, mean TRE: {means}")
+    for name in ("report.html", "table.csv", "table.json", *(["scans.csv"] if done.scans else [])):
         print(flags.out / name)
     return DONE
+
+
+def _scans(flags: ReproduceFlags) -> ScansConfig | None:
+    """The real CTs that are asked for."""
+    from raylign.evaluation.toth2018_scans import LISTED, ScansConfig
+    from raylign.methods.imitation_agent.scans import read_scans
+
+    if flags.data is None:
+        if flags.scans is not None:
+            raise InputError("names CTs in no folder", field="--scans", remedy="name their folder with --data")
+        return None
+    return ScansConfig(read_scans(flags.scans or LISTED, flags.data))

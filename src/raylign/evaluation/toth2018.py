@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from raylign.methods.imitation_agent.domain import domain_of
 from raylign.methods.imitation_agent.mdp import cross_error
 from raylign.methods.imitation_agent.pool import Pool
 from raylign.methods.imitation_agent.robustness import RobustConfig, robust
+
+if TYPE_CHECKING:
+    from raylign.evaluation.toth2018_scans import OnScan, ScansConfig
 
 Tell = Callable[[str, float], None]
 Record = Mapping[str, Any]
@@ -79,6 +82,7 @@ class Reproduced:
     ----------
     cases, grids: as ``compare`` and ``robust`` return them.
     compare, robust: the settings. pool, clinical: the exposures of each. run: what ``run.json`` says.
+    scans: the same on real CTs, where some were named.
     """
 
     cases: Sequence[Record]
@@ -88,6 +92,7 @@ class Reproduced:
     pool: Pool
     clinical: Pool
     run: Mapping[str, Any]
+    scans: Sequence[OnScan] = ()
 
 
 def errors(records: Sequence[Record], method: str) -> Float[np.ndarray, " n"]:
@@ -192,19 +197,28 @@ def failure(records: Sequence[Record]) -> Failure | None:
     return max(found, key=lambda f: f.tre_mm, default=None)
 
 
-def reproduce(agent: Agent, settings: tuple[CompareConfig, RobustConfig], out: Path, pool: Path, tell: Tell) -> Reproduced:
+def reproduce(
+    agent: Agent,
+    settings: tuple[CompareConfig, RobustConfig],
+    out: Path,
+    pool: Path,
+    tell: Tell,
+    scans: ScansConfig | None = None,
+) -> Reproduced:
     """Make what is missing of exposures and records, and write table.csv, table.json, times.csv and report.html.
 
     Parameters
     ----------
     agent: trained on nobody whom ``settings`` name as test patients.
     out: the run's folder, new or to be gone on with. pool: folder of the exposures.
+    scans: real CTs on which the same is measured; ``scans.csv`` is written too.
 
     Raises
     ------
     InputError: a folder of other settings, of another agent or of other exposures, a damaged file, one that cannot be written.
     """
     from raylign.evaluation.toth2018_page import report_html
+    from raylign.evaluation.toth2018_scans import on_scans
 
     config, walks = settings
     run = _begun(agent, settings, out)
@@ -214,9 +228,10 @@ def reproduce(agent: Agent, settings: tuple[CompareConfig, RobustConfig], out: P
         cases = compare(agent, patients, out / "cases", config, lambda said, share: tell(said, 0.15 + 0.65 * share))
         if walks.exposures:
             clinical.make(("test",), 1, lambda said, share: tell(said, 0.8 + 0.03 * share))
-        grids = robust(agent, clinical, out / "cases", walks, lambda said, share: tell(said, 0.83 + 0.15 * share))
+        grids = robust(agent, clinical, out / "cases", walks, lambda said, share: tell(said, 0.83 + 0.05 * share))
+        found = on_scans(agent, scans, settings, out, lambda said, share: tell(said, 0.88 + 0.1 * share)) if scans else ()
     tell("writing the report", 0.98)
-    done = Reproduced(cases, grids, config, walks, patients, clinical, run)
+    done = Reproduced(cases, grids, config, walks, patients, clinical, run, found)
     _write(done, out)
     write_text(out / "report.html", report_html(done))
     return done
@@ -271,6 +286,17 @@ def _write(done: Reproduced, out: Path) -> None:
         "rows": [_plain(r) for r in table],
         "robustness": None if (found := robustness(done.grids)) is None else _plain(found),
     }
+    if done.scans:
+        said["scans"] = [
+            {
+                "scan": one.scan.name,
+                "source": one.scan.source,
+                "shown": [round(share, 4) for share in one.shown],
+                "rows": [_plain(r) for r in rows(one.cases)],
+                "robustness": None if (found := robustness(one.grids)) is None else _plain(found),
+            }
+            for one in done.scans
+        ]
     write_text(out / "table.json", json.dumps(said, indent=1, allow_nan=False) + "\n")
 
 

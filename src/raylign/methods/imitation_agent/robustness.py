@@ -20,6 +20,7 @@ from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.comparison import Tell, patient_world, read_record, write_record
 from raylign.methods.imitation_agent.pool import Pool, PoolConfig
 from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
+from raylign.methods.imitation_agent.world import World
 from raylign.simulation.seeds import generator
 
 _GRID = 21  # place in the tree of seeds, beside that of ``comparison``
@@ -120,14 +121,18 @@ def robust(agent: Agent, pool: Pool, folder: Path, config: RobustConfig, tell: T
     for number in range(config.exposures):
         path, seed = grid_path(folder, number), config.data.test[0] + number
         if not path.exists():
-            world = patient_world(pool, seed, agent)
-            grid, circle = config.grid(seed), config.circle(seed)
-            both = torch.cat([grid, circle])
-            found = walk(agent, world, torch.zeros(len(both), dtype=torch.int64), both, config.rollout)
-            ways = [found.paths[n, : int(found.count[n]) + 1, :2].tolist() for n in range(len(grid), len(both))]
-            ends, arrived = found.ends[: len(grid)].tolist(), found.arrived[: len(grid)].tolist()
-            write_record(path, {"subject": seed, "starts": grid.tolist(), "ends": ends, "arrived": arrived, "ways": ways})
+            write_record(path, walked(agent, patient_world(pool, seed, agent), config, seed))
         out.append(read_record(path))
         if tell is not None:
             tell(f"{len(config.grid(seed))} starts, exposure {number + 1} of {config.exposures}", (number + 1) / config.exposures)
     return out
+
+
+def walked(agent: Agent, world: World, config: RobustConfig, seed: int) -> dict[str, Any]:
+    """The record of one exposure, the first of a world; ``seed`` of its starts, which is its patient's."""
+    grid, circle = config.grid(seed), config.circle(seed)
+    both = torch.cat([grid, circle])
+    found = walk(agent, world, torch.zeros(len(both), dtype=torch.int64), both, config.rollout)
+    ways = [found.paths[n, : int(found.count[n]) + 1, :2].tolist() for n in range(len(grid), len(both))]
+    ends, arrived = found.ends[: len(grid)].tolist(), found.arrived[: len(grid)].tolist()
+    return {"subject": seed, "starts": grid.tolist(), "ends": ends, "arrived": arrived, "ways": ways}
