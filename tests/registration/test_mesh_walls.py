@@ -18,8 +18,9 @@ from raylign.data.solids import Solidity, solid_volume
 from raylign.errors import InputError
 from raylign.geometry import Rigid, se3
 from raylign.registration import DirectConfig, Problem, SearchConfig
-from raylign.registration.mesh_walls import fitted_wall, tube_of
-from raylign.registration.meshes import Meshes, as_registered, turned_anywhere
+from raylign.registration.levels import build_scales
+from raylign.registration.mesh_walls import tube_of, wall_at
+from raylign.registration.meshes import Meshes, as_registered, turned_anywhere, walled
 from raylign.registration.objects_problem import ObjectsConfig
 from raylign.registration.objects_search import in_box
 from raylign.registration.result import Result
@@ -80,6 +81,13 @@ def test_what_has_no_canal_or_was_no_surface_is_no_tube() -> None:
     assert tube_of(replace(solid(1.0), data=-solid(1.0).data)) is None
 
 
+def test_what_was_found_of_a_solid_is_forgotten_when_its_voxels_change() -> None:
+    made = replace(solid(1.0), data=solid(1.0).data.clone())
+    assert tube_of(made) is not None
+    made.data.fill_(0.01)
+    assert tube_of(made) is None
+
+
 def thick(primary: float, *, shown: bool = True) -> XRay:
     """An exposure of the bone with a wall 1.35 times as thick as is guessed, its middle at the isocentre; or of nothing."""
     view = View.from_carm(primary=primary, secondary=5, sid=1050, sod=720, pixel_spacing=1.6, shape=(140, 140))
@@ -134,7 +142,9 @@ def test_a_first_exposure_that_shows_nothing_leaves_it_to_the_next() -> None:
     problem = Problem(solid(1.0), (thick(10.0, shown=False), thick(100.0)), off())
     turned, alone = Meshes()._alone(problem, DirectConfig(search=NEAR), 0)
     assert [x.name for x in turned] == ["at 100", "at 10"]
-    assert float((alone.transform.apply(bone().vertices) - placed().apply(bone().vertices)).norm(dim=1).mean()) < 15
+    found = Rigid(torch.from_numpy(alone.best.matrix))
+    assert float((found.apply(bone().vertices) - placed().apply(bone().vertices)).norm(dim=1).mean()) < 15
+    assert alone.level == 0 and len(alone.scales) == 2  # several poses were followed from the first of two levels
     result = Meshes(DirectConfig(search=NEAR)).register(problem)
     assert result.confidence.evidence["explained"] > 0
     with pytest.raises(InputError, match="shows nothing"):
@@ -183,11 +193,13 @@ def test_an_exposure_tells_the_wall(times: float) -> None:
     image = raylign.project(solid(times), view, pose[None])[0, 0]
     xray = XRay(image + 2, view, torch.ones(view.shape, dtype=torch.bool))
     off = se3.exp(torch.tensor([0.002, -0.003, 0.004, 0.2, -0.1, 0.4], dtype=torch.float64)) @ pose
-    config = DirectConfig(search=SearchConfig(degrees=10, mm=10))
-    asked = Problem(solid(1.0), (xray,), Rigid(off))
-    model, found = fitted_wall(asked, off.numpy(), config)
+    config = DirectConfig(search=SearchConfig(degrees=6, mm=8))
+    scale = build_scales(Problem(solid(1.0), (xray,), Rigid(off)), config, most=2)[-1]
+    tube = tube_of(solid(1.0))
+    assert tube is not None
+    found = wall_at(scale, tube, off.numpy(), config)
     assert found == times
-    assert (model is asked.model) == (times == 1)
+    assert walled(solid(1.0), found) is solid(1.0) or times != 1
 
 
 def test_the_box_grows_with_what_a_turn_moves_the_middle_of_a_model_by() -> None:

@@ -18,8 +18,8 @@ from raylign.data.watertight import watertight
 from raylign.errors import InputError
 from raylign.evaluation.metrics import mpd
 from raylign.geometry import Rigid, se3
-from raylign.registration import SearchConfig
-from raylign.registration.meshes import part_search
+from raylign.registration import DirectConfig, SearchConfig
+from raylign.registration.meshes import finer, part_config, part_search
 from raylign.simulation import ExposureConfig, PelvisConfig, Subject, expose, pelvis
 
 
@@ -61,6 +61,10 @@ def test_the_search_for_a_part_keeps_the_box() -> None:
     part = part_search(box)
     assert (part.degrees, part.mm, part.depth) == (12, 18, 25)
     assert part.refined >= 48 and part.pixels > box.pixels
+    config = part_config(DirectConfig(search=box))
+    assert finer(config, 400.0).coarsest == 2 * config.coarsest and finer(config, 400.0).search.kept > config.search.kept
+    assert finer(config, 200.0).coarsest == 50  # the third level of a model 200 pixels wide, and no finer one
+    assert finer(config, 100.0).coarsest == config.coarsest
 
 
 def test_contours_need_a_mesh() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from raylign.data import Volume
@@ -22,6 +23,7 @@ from raylign.registration.objects_joint import (
     joint_residuals,
     settled,
     shown,
+    weighed,
 )
 from raylign.registration.objects_levels import answered_by_all, corners_of, framing, object_scales, stumps
 from raylign.registration.search import moved
@@ -207,6 +209,53 @@ def test_the_gradient_of_the_cost_adds_both_bodies() -> None:
         slope = (ends[0] - ends[1]) / (2 * h)
         size = np.sqrt(normal.hessian[k, k] * usable * 0.02)  # slopes that matter
         assert abs(-2 * normal.gradient[k] - slope) < 0.2 * abs(slope) + 0.1 * size, k
+
+
+def _blotched(length: float, size: float, seed: int) -> torch.Tensor:
+    """[160, 160] of that standard deviation, alike over that many pixels."""
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(160, 160)), length) if length else None
+    plain = np.random.default_rng(seed).normal(size=(160, 160)) if noise is None else noise
+    return torch.from_numpy((plain * size / plain.std()).astype(np.float32))
+
+
+def _with(changes: tuple[torch.Tensor, torch.Tensor]):  # type: ignore[no-untyped-def]
+    given = jointed.problem(10.0, 100.0, starts=jointed.truth())
+    matrices = [b.start.matrix.numpy() for b in given.bodies]
+    xrays = [replace(x, image=x.image + change) for x, change in zip(given.xrays, changes, strict=True)]
+    moving = [(b.model, m) for b, m in zip(given.bodies, matrices, strict=True)]
+    corners = np.concatenate([corners_of(*m) for m in moving])
+    frame = replace(framing(xrays, corners, (corners, 8.0), (96, 18)), count=1)
+    config = ObjectsConfig().direct
+    return object_scales(moving, [], xrays, frame, config)[0], matrices, config.match
+
+
+def test_an_exposure_whose_residuals_err_in_one_sense_counts_less() -> None:
+    """Of one with noise and one with structure that no model holds, whichever of them is the first."""
+    noise, structure = (_blotched(length, 0.25, 3) for length in (0.0, 4.0))
+    for first in (True, False):
+        scale, matrices, match = _with((noise, structure) if first else (structure, noise))
+        weights = weighed(scale, matrices, match).weights
+        assert weights is not None
+        noisy, structured = weights if first else weights[::-1]
+        assert noisy > 1.5 * structured
+    one = replace(scale, images=scale.images[:1])
+    assert weighed(one, matrices, match).weights is None
+
+
+def test_weights_multiply_what_an_exposure_adds() -> None:
+    scale, matrices, match = _scale(10.0, 100.0)
+    masks = answered_by_all(scale, matrices, match.window)
+    seen = shown(scale, matrices, match)
+    plain = compared(scale, seen, masks, np.zeros(2), match, full=True)
+    same = compared(replace(scale, weights=np.ones(2)), seen, masks, np.zeros(2), match, full=True)
+    other = compared(replace(scale, weights=np.array([3.0, 0.0])), seen, masks, np.zeros(2), match, full=True)
+    assert same.cost == pytest.approx(plain.cost) and np.allclose(same.hessian, plain.hessian)
+    assert other.cost == pytest.approx(3 * plain.costs[0])
+    alone = replace(scale, images=scale.images[:1])
+    parts = [Rendering(r.matrix, r.integrals[:1], r.slopes[:1]) for r in seen.renderings]
+    single = compared(alone, replace(seen, renderings=parts), masks[:1], np.zeros(1), match, full=True)
+    assert np.allclose(other.hessian, 3 * single.hessian) and np.allclose(other.gradient, 3 * single.gradient)
+    assert np.allclose(other.shares, plain.shares) and other.pixels == plain.pixels
 
 
 def test_images_and_joints_weigh_as_normal_distributions_do() -> None:

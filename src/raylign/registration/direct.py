@@ -7,24 +7,28 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
 
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.registration.agreement import agreement
-from raylign.registration.confidence import IN_PLACE, gather, judge, rivalry
+from raylign.registration.confidence import IN_PLACE, Evidence, gather, judge, rivalry
+from raylign.registration.levels import Scale
 from raylign.registration.locate import Place, locate
 from raylign.registration.outline import widened
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import box_corners, content, cut_faces
 from raylign.registration.readings import Reading, alike, decided, exchanged, in_depth, levels_as, plainly, shaken, without_rim
-from raylign.registration.result import Result, Step
+from raylign.registration.refinement import Candidate
+from raylign.registration.result import Confidence, Result, Step
 from raylign.registration.search import INSIDE, Bounds, camera_axes
 from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.standpoint import rescaled, standpoint, typical
 from raylign.registration.versions import versions
 
 Progress = Callable[[str, float], None]
+Judge = Callable[[Evidence, float], Confidence]
 
 _NEAR = 60.0  # mm
 _APART = 6.0  # mm; what breathes or bends puts single views a few millimetres elsewhere, and the common pose is still right
@@ -84,6 +88,52 @@ def worth(result: Result) -> tuple[bool, bool, float]:
     return result.confidence.trusted, inside and result.confidence.trusted, result.confidence.probability
 
 
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Where a search ended.
+
+    Parameters
+    ----------
+    best: the pose, as it was refined at ``level`` of ``scales``: all levels of the reading that was decided on, finest first.
+    bounds: the box that was searched. rival: see ``confidence.Evidence``.
+    steps, renders, timings: as of a ``Result``.
+    """
+
+    best: Candidate
+    scales: list[Scale]
+    level: int
+    bounds: Bounds
+    rival: float
+    steps: tuple[Step, ...]
+    renders: int
+    timings: dict[str, float]
+
+
+def concluded(problem: Problem, found: Descent, config: DirectConfig, judge: Judge = judge) -> Result:
+    """What a search says, mostly one down to the finest level: its pose, covariance and the confidence in it."""
+    best, scales, bounds = found.best, found.scales[found.level :], found.bounds
+    # as they were read in the end
+    faces = cut_faces(problem.model) if any(f.size for f in scales[0].model.faces) else ((False, False),) * 3
+    held = bounds.hold(best.matrix, INSIDE)
+    gathered = gather(best, scales, bounds.axes, found.rival, held, config)
+    evidence, covariance = widened(problem.model, scales[0], best, bounds.axes, gathered)
+    return Result(
+        transform=Rigid(torch.from_numpy(best.matrix)),
+        start=problem.start,
+        covariance=torch.from_numpy(covariance),
+        centre=torch.from_numpy(best.normal.centre),
+        score=best.normal.explained,
+        confidence=judge(evidence, config.trust),
+        trajectory=found.steps,
+        timings=found.timings,
+        method="direct",
+        seed=config.seed,
+        versions=versions(),
+        settings={**asdict(config), "cut_faces": faces},
+        renders=found.renders,
+    )
+
+
 @dataclass(frozen=True)
 class Direct:
     """The direct method as a Registrar.
@@ -131,10 +181,17 @@ class Direct:
 
         ``first``: number of the exposure in which places are sought (of three, 3 is the first again).
         """
+        return concluded(problem, self.descend(problem, first), self.config)
+
+    def descend(self, problem: Problem, first: int = 0, last: int = 0) -> Descent:
+        """One search down to level ``last`` (0: the finest), and on as long as more than one pose is followed; not judged.
+
+        ``first``: as in ``search_once``.
+        """
         config, search = self.config, self.config.search
         clock = [time.perf_counter()]
         bounds = bounds_of(problem, self.config.search)
-        axes, start = bounds.axes, bounds.start
+        start = bounds.start
         both = problem.model.truncated is None and any(any(sides) for sides in cut_faces(problem.model))
         places, renders = self._places(problem, bounds, first, both=both)
         self._tell("search", 0.2)
@@ -164,6 +221,8 @@ class Direct:
                 count += max(1, count // 2)
             if alone:
                 count = 1
+            if level < last and count == 1:
+                break
             if level == 0 and len(readings) == 1:
                 readings = [without_rim(readings[0], at.scales)]
             readings = [r.refined(level, count, bounds, config) for r in readings]
@@ -171,7 +230,7 @@ class Direct:
             # no pose stands out, as the right one does; of a wide search, over what lies beyond its own valley
             apart = 5.0 if near else max(5.0, 2 * at.scales[level].model.spacing)
             lost = min(rivalry(r.candidates, apart) for r in readings) > (_STANDS_OUT if done == 0 or not near else _NEARLY)
-            if lost and search.hypotheses > 1 and (done == 1 or (done == 0 and not near)):
+            if lost and search.hypotheses > 1 and (done == (search.beside if near else 1) or (done == 0 and not near)):
                 readings = [shaken(r, level, search.finalists, bounds, config) for r in readings]
                 renders += sum(r.renders for r in readings)
             if len(readings) > 1 and done > 0:
@@ -193,32 +252,17 @@ class Direct:
                     while level > 1 and at.scales[level - 1].model.spacing > 0.75 * spacing:
                         level -= 1
             level, done = level - 1, done + 1
-        readings = decided(readings, 0, config)
-        best = readings[0].candidates[0]
-        # as they were read in the end
-        faces = cut_faces(problem.model) if any(f.size for f in readings[0].scales[0].model.faces) else ((False, False),) * 3
+        readings = decided(readings, level + 1, config)
         clock.append(time.perf_counter())
-        held = bounds.hold(best.matrix, INSIDE)
-        gathered = gather(best, readings[0].scales, axes, rival, held, config)
-        evidence, covariance = widened(problem.model, readings[0].scales[0], best, axes, gathered)
-        return Result(
-            transform=Rigid(torch.from_numpy(best.matrix)),
-            start=problem.start,
-            covariance=torch.from_numpy(covariance),
-            centre=torch.from_numpy(best.normal.centre),
-            score=best.normal.explained,
-            confidence=judge(evidence, config.trust),
-            trajectory=history,
-            timings={
-                "search": clock[1] - clock[0],
-                "pyramids": clock[2] - clock[1],
-                "refinement": clock[3] - clock[2],
-            },
-            method="direct",
-            seed=config.seed,
-            versions=versions(),
-            settings={**asdict(config), "cut_faces": faces},
+        return Descent(
+            best=readings[0].candidates[0],
+            scales=readings[0].scales,
+            level=level + 1,
+            bounds=bounds,
+            rival=rival,
+            steps=history,
             renders=renders,
+            timings=dict(zip(("search", "pyramids", "refinement"), np.diff(clock).tolist(), strict=True)),
         )
 
     def _places(self, problem: Problem, bounds: Bounds, first: int, *, both: bool) -> tuple[list[Place], int]:

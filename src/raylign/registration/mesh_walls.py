@@ -8,6 +8,7 @@ known roughly, the exposures can be asked: the same solid with a wall of other t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -15,9 +16,8 @@ from jaxtyping import Bool, Float32
 from numpy.typing import NDArray
 
 from raylign.data import Volume
-from raylign.geometry import Rigid
-from raylign.registration.levels import Scale, build_scales
-from raylign.registration.problem import Problem
+from raylign.data.distances import distance_to
+from raylign.registration.levels import Scale
 from raylign.registration.pyramid import Array64, content, model_pyramid
 from raylign.registration.refinement import refine
 from raylign.registration.search import Bounds, camera_axes
@@ -30,6 +30,11 @@ _THICKER = (1.35, 1.7)  # times the thickness that was guessed
 _THINNER = (0.75,)
 _BETTER = 1.02  # times the cost, at least: a guess is kept unless the exposures speak against it
 _NEAR = (6.0, 8.0, 25.0)  # degrees, mm, mm along the beam: what a wrong wall has moved a pose by
+
+
+_Parts = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+# by identity, with the version of the voxels
+_known: WeakKeyDictionary[Volume, tuple[int, _Parts | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +68,17 @@ class Tube:
 def tube_of(volume: Volume) -> Tube | None:
     """What a volume in 1/mm is as a tube; None where it holds no canal, or was not made of a surface.
 
-    Where a bone was cut (``Volume.truncated``) its canal is open and ends at the cut.
+    Where a bone was cut (``Volume.truncated``) its canal is open and ends at the cut. Kept while the volume lives.
     """
-    from scipy.ndimage import binary_erosion, binary_fill_holes, distance_transform_edt
+    known = _known.get(volume)
+    if known is None or known[0] != volume.data._version:
+        known = _known[volume] = (volume.data._version, _parts(volume))
+    return None if known[1] is None else Tube(volume, *known[1])
+
+
+def _parts(volume: Volume) -> _Parts | None:
+    """What ``Tube`` holds beside the volume."""
+    from scipy.ndimage import binary_erosion
 
     data = volume.data.numpy()
     most = float(data.max())
@@ -74,7 +87,11 @@ def tube_of(volume: Volume) -> Tube | None:
     ends = volume.truncated or ((False, False),) * 3
     wide = [(int(a), int(b)) for a, b in reversed(ends)]
     inner = tuple(slice(a, a + n) for (a, _), n in zip(wide, data.shape, strict=True))
-    solid = binary_fill_holes(np.pad(data > _HOLLOW * most, wide, constant_values=True))[inner]
+    if not _hollow(data > _HOLLOW * most, wide):
+        return None
+    solid = _filled(np.pad(data > _HOLLOW * most, wide, constant_values=True))[inner]
+    if (data[solid] < _HOLLOW * most).sum() < _SMALLEST * solid.sum() / 2:
+        return None
     rim = solid & ~binary_erosion(np.pad(solid, wide, mode="edge"))[inner]
     solid &= ~(rim & (data < most / 2))
     canal = solid & (data < most / 2)
@@ -87,26 +104,31 @@ def tube_of(volume: Volume) -> Tube | None:
     # at a cut the bone goes on
     grown = np.pad(np.pad(solid, [(10 * a, 10 * b) for a, b in wide], mode="edge"), 1)
     shown = tuple(slice(1 + 10 * a, 1 + 10 * a + n) for (a, _), n in zip(wide, data.shape, strict=True))
-    depth = distance_transform_edt(grown, sampling=pitch)[shown]
-    behind = distance_transform_edt(canal, sampling=pitch)
-    before = distance_transform_edt(~canal, sampling=pitch)
+    depth = distance_to(~grown, grown, pitch)[shown]
+    behind = distance_to(~canal, canal, pitch)
+    before = distance_to(canal, solid & ~canal, pitch)
     below = np.maximum(depth - voxel / 2, 0)
     wall = np.where(canal, below - (behind - voxel / 2), below + before - voxel / 2)
-    return Tube(volume, below.astype(np.float32), np.where(solid, wall, 0).astype(np.float32), canal)
+    return below.astype(np.float32), np.where(solid, wall, 0).astype(np.float32), canal
 
 
-def fitted_wall(problem: Problem, matrix: Array64, config: DirectConfig) -> tuple[Volume, float]:
-    """The problem's model with the wall that explains the exposures best near a pose [4, 4], and how many times as thick it is.
+def _hollow(held: Bool[NDArray[np.bool_], "D H W"], ends: list[tuple[int, int]]) -> bool:
+    """Whether something is enclosed at half the resolution: of most bones nothing is, and that is soon seen."""
+    even = np.pad(held, [(0, n % 2) for n in held.shape])
+    coarse = even[::2] | even[1::2]
+    coarse = coarse[:, ::2] | coarse[:, 1::2]
+    coarse = coarse[:, :, ::2] | coarse[:, :, 1::2]
+    closed = np.pad(coarse, ends, constant_values=True)
+    return bool((_filled(closed) & ~closed).any())
 
-    The model as it was and 1, where it has no canal or no other wall explains clearly more. At the second level, see ``wall_at``.
-    """
-    tube = tube_of(problem.model)
-    if tube is None:
-        return problem.model, 1.0
-    near = replace(config, search=replace(config.search, degrees=_NEAR[0], mm=_NEAR[1], depth=_NEAR[2]))
-    scale = build_scales(replace(problem, start=Rigid(torch.from_numpy(matrix))), near, most=2)[-1]
-    times = wall_at(scale, tube, matrix, near)
-    return (problem.model if times == 1 else tube.walled(times)), times
+
+def _filled(held: Bool[NDArray[np.bool_], "D H W"]) -> Bool[NDArray[np.bool_], "D H W"]:
+    """What is held, and what it encloses: all that cannot be reached from the grid's faces."""
+    from scipy.ndimage import label
+
+    parts, _ = label(np.pad(~held, 1, constant_values=True))
+    out: Bool[NDArray[np.bool_], "D H W"] = parts[1:-1, 1:-1, 1:-1] != parts[0, 0, 0]
+    return out
 
 
 def with_wall(scale: Scale, tube: Tube, times: float) -> Scale:
@@ -122,7 +144,8 @@ def wall_at(scale: Scale, tube: Tube, matrix: Array64, config: DirectConfig) -> 
     """How many times as thick as in a level's model the wall is, by the exposures of the level, near a pose [4, 4].
 
     Every thickness is refined by itself from there: the pose that suits a wrong wall does not suit the right one. Thicker ones
-    are tried first, then thinner ones, as long as they explain more; 1 unless another explains clearly more.
+    are tried first, then thinner ones, as long as they explain more; 1 unless another explains clearly more. The poses are not
+    kept: a level above the finest hardly sees the depth of a shaft, and each refinement lets it wander.
     """
     centre = matrix[:3, :3] @ scale.model.middle + matrix[:3, 3]
     bounds = Bounds(matrix, camera_axes(scale.images[0].view), centre, *_NEAR)

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
+import torch
+
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
+from raylign.geometry import Rigid
+from raylign.projection import cpu
 from raylign.registration import mesh_trust
-from raylign.registration.confidence import IN_PLACE, Evidence
-from raylign.registration.direct import Direct, agreed, bounds_of, expected, worth
-from raylign.registration.mesh_walls import fitted_wall, tube_of
+from raylign.registration.confidence import Evidence
+from raylign.registration.direct import Descent, Direct, agreed, bounds_of, concluded, expected, worth
+from raylign.registration.levels import Scale, build_scales, centre_under, evaluate
+from raylign.registration.mesh_walls import tube_of, wall_at, with_wall
 from raylign.registration.problem import Problem
+from raylign.registration.pyramid import Array64
+from raylign.registration.refinement import refine
 from raylign.registration.result import Result
-from raylign.registration.search import INSIDE
+from raylign.registration.search import Bounds, moved
 from raylign.registration.settings import DirectConfig, SearchConfig
+from raylign.registration.standpoint import pixels_at
 
 Progress = Callable[[str, float], None]
 
 _NEAR = 60.0  # mm
-_ALONG = SearchConfig(degrees=4.0, mm=4.0, depth=25.0, hypotheses=24, refined=12, kept=4, finalists=1, pixels=60)
+_ALONG = SearchConfig(degrees=4.0, mm=4.0, depth=25.0, hypotheses=1)
 """About a pose of one exposure, which hardly sees its depth."""
-_ANEW = SearchConfig(degrees=6.0, mm=8.0, depth=25.0, hypotheses=1)
-"""About a pose that was found with a wall of another thickness."""
+_HERE = SearchConfig(degrees=6.0, mm=25.0, hypotheses=1)
+"""About a pose that was found: with less beside the model what is judged would show it alone, and noise."""
+_CLOSE = SearchConfig(degrees=6.0, mm=8.0, hypotheses=1)
+"""About the same for its wall: that shows within the model alone."""
+_DEPTHS = tuple(range(-30, 31, 6))  # mm
+_DEEP = 2  # of these places are refined
 _ARM = 0.25  # of the longest side: how far from the model's middle the point may lie that a start turns about
 
 
@@ -32,10 +46,12 @@ def part_search(search: SearchConfig) -> SearchConfig:
     """The same box, looked through for one bone among others.
 
     What a coarse picture shows of a bone whose inside is not quite as the model has it looks like much else. So places are sought
-    in finer pictures, and many more are refined: at the level where that begins a refinement is cheap.
+    in finer pictures, and many more are refined: at the level where that begins a refinement is cheap, and so it is there that
+    poses beside the best are tried.
     """
     near = max(search.mm, search.along) <= _NEAR
-    return replace(search, pixels=60 if near else 40, refined=max(48, 2 * search.refined), kept=max(6, search.kept), finalists=1)
+    pixels, refined = 60 if near else 40, max(48, 2 * search.refined)
+    return replace(search, pixels=pixels, refined=refined, kept=max(6, search.kept), finalists=1, beside=0)
 
 
 def part_config(config: DirectConfig) -> DirectConfig:
@@ -43,14 +59,15 @@ def part_config(config: DirectConfig) -> DirectConfig:
     return replace(config, search=part_search(config.search), coarsest=max(36, config.coarsest))
 
 
-def finer(config: DirectConfig) -> DirectConfig:
-    """The same for a second look: no level as coarse, twice as many places, many of them followed to the second level.
+def finer(config: DirectConfig, short: float) -> DirectConfig:
+    """The same for a second look: no level as coarse, many more places followed to the second level.
 
     Of a faint bone the right place may be among the best that correlation finds, and lose at 40 and at 90 pixels to what bowel
-    or another bone does there; at 180 pixels it does not.
+    or another bone does there; at 180 pixels it does not. The look begins at the third level at the finest: from a finer one it
+    would cost many times the first look. ``short``: pixels of the model's shorter side at the finest level.
     """
-    search = replace(config.search.denser(2), kept=max(24, config.search.kept))
-    return replace(config, search=search, coarsest=2 * config.coarsest)
+    coarsest = max(config.coarsest, min(2 * config.coarsest, int(short / 4)))
+    return replace(config, search=replace(config.search, kept=max(16, config.search.kept)), coarsest=coarsest)
 
 
 def turned_anywhere(search: SearchConfig, model: Volume) -> SearchConfig:
@@ -83,23 +100,33 @@ class Meshes:
     def register(self, problem: Problem) -> Result:
         """The pose under which the solid explains the exposures.
 
-        A second look, from finer pictures with more candidates (``finer``) or about a result at the edge of the box, is taken
-        where the valley is not the right one with the probability of a result that is trusted. What one exposure leaves open of
-        the depth lowers the probability too, and no second look mends that.
+        Further looks are taken where the valley is not the right one with the probability of a result that is trusted: one about
+        a result at the edge of the box; else in the next exposure, where there are several; then from finer pictures with
+        more candidates (``finer``). What one exposure leaves open of the depth lowers the probability too, and no other look
+        mends that.
         """
         config = part_config(self.config)
         config = replace(config, search=turned_anywhere(config.search, problem.model))
         results = [self._search(problem, config, 0)]
-        evidence = results[0][0].confidence.evidence
-        inside, certain = bool(evidence["held"]), mesh_trust.valley(_evidence(results[0][0])) >= config.trust
-        if not (certain and inside) and config.search.hypotheses > 1:
-            again = config if certain else finer(config)
-            about = problem if inside else replace(problem, start=results[0][0].transform)
-            with contextlib.suppress(InputError):  # another exposure may show nothing to search in: the first result stands
-                results.append(self._search(about, again, 0 if certain else 1))
-        best, model = max(results, key=lambda r: worth(r[0]))
         several = len(problem.xrays) > 1
-        found = [r for r, _ in results]
+        # looks by their number: in the next exposure as in the first, then from finer pictures of the first
+        looks = ((1, False), (0, True)) if several else ((0, True),)
+        for first, closer in looks if config.search.hypotheses > 1 else ():
+            found = max(results, key=lambda r: worth(r[0]))[0]
+            inside, certain = bool(found.confidence.evidence["held"]), mesh_trust.valley(_evidence(found)) >= config.trust
+            if certain and inside:
+                break
+            asked = problem if inside else replace(problem, start=found.transform)
+            with contextlib.suppress(InputError):  # another exposure may show nothing to search in: the first result stands
+                again = config
+                if closer and not certain:
+                    one = replace(problem, xrays=problem.xrays[:1])
+                    again = finer(config, pixels_at(found.transform.matrix.numpy(), one, config)[1])
+                results.append(self._search(asked, again, 0 if certain else first))
+            if certain:
+                break
+        best, model = max(results, key=lambda r: worth(r[0]))
+        found_all = [r for r, _ in results]
         return replace(
             agreed(replace(problem, model=model), best, config)
             if several
@@ -107,8 +134,8 @@ class Meshes:
             start=problem.start,
             method="direct",
             settings={**best.settings, **asdict(self.config)},
-            timings={k: sum(r.timings[k] for r in found) for k in best.timings},
-            renders=sum(r.renders for r in found),
+            timings={k: sum(r.timings[k] for r in found_all) for k in best.timings},
+            renders=sum(r.renders for r in found_all),
         )
 
     def _search(self, problem: Problem, config: DirectConfig, first: int) -> tuple[Result, Volume]:
@@ -117,58 +144,93 @@ class Meshes:
         Of several exposures one is searched alone, and the others tell how deep the model lies. In a picture that shows a bone
         faintly a place tells itself only after it was refined, and places that were found in another exposure cannot be chosen
         by how they look there: of a sacrum four of four such searches in two views failed, while all four in one view succeeded.
-        """
-        if config.search.hypotheses == 1:
-            return judged(Direct(config, self.progress).search_once(problem, first), config.trust), problem.model
-        turned, alone = self._alone(problem, config, first)
-        single = replace(problem, xrays=turned[:1])
-        if len(turned) > 1 and first == 0 and mesh_trust.valley(_evidence(alone)) < config.trust:
-            # what is wrong in one exposure is not mended by the others: they are looked at near its pose alone
-            again = Direct(finer(config), self.progress).search_once(single)
-            alone = max((alone, again), key=lambda r: worth(judged(r, config.trust)))
-        model, times = problem.model, 1.0
-        if alone.confidence.evidence["drift"] >= IN_PLACE:
-            model, times = fitted_wall(single, alone.transform.matrix.numpy(), config)
-        if len(turned) == 1 and times == 1:
-            return judged(alone, config.trust), model
-        near = _ALONG if len(turned) > 1 else _ANEW
-        about = replace(problem, model=model, xrays=turned, start=alone.transform)
-        found = Direct(replace(config, search=near), self.progress).search_once(about)
-        evidence = {
-            **found.confidence.evidence,
-            "held": bounds_of(problem, config.search).hold(found.transform.matrix.numpy(), INSIDE),
-            # the second search looks about the first one's pose alone
-            "rival": max(found.confidence.evidence["rival"], alone.confidence.evidence["rival"]),
-        }
-        joined = replace(
-            found,
-            confidence=replace(found.confidence, evidence=evidence),
-            settings={**found.settings, "wall": times},
-            trajectory=(*alone.trajectory, *found.trajectory),
-            timings={k: found.timings[k] + alone.timings[k] for k in found.timings},
-            renders=found.renders + alone.renders,
-        )
-        return judged(joined, config.trust), model
 
-    def _alone(self, problem: Problem, config: DirectConfig, first: int) -> tuple[tuple[XRay, ...], Result]:
-        """A search in exposure ``first``, or in the next that shows something; the exposures in order from that one on."""
+        The finest level comes last and once: with all exposures and the wall that they tell.
+        """
+        direct = Direct(config, self.progress)
+        if config.search.hypotheses == 1:
+            return judged(direct.search_once(problem, first), config.trust), problem.model
+        turned, found = self._alone(problem, config, first)
+        begun = time.perf_counter()
+        asked = replace(problem, xrays=turned)
+        if len(turned) > 1:
+            found = together(asked, found, config)
+        found, times = finished(asked, found, config)
+        timings = {**found.timings, "refinement": found.timings["refinement"] + time.perf_counter() - begun}
+        found = replace(found, bounds=bounds_of(problem, config.search), timings=timings)
+        result = concluded(asked, found, config, mesh_trust.judge)
+        return replace(result, settings={**result.settings, "wall": times}), walled(problem.model, times)
+
+    def _alone(self, problem: Problem, config: DirectConfig, first: int) -> tuple[tuple[XRay, ...], Descent]:
+        """A search in exposure ``first``, or in the next that shows something, down to the level above the finest.
+
+        And the exposures in order from that one on.
+        """
         count = len(problem.xrays)
         wrong: InputError | None = None
         for number in range(first, first + count):
             turned = problem.xrays[number % count :] + problem.xrays[: number % count]
             try:
-                return turned, Direct(config, self.progress).search_once(replace(problem, xrays=turned[:1]))
+                return turned, Direct(config, self.progress).descend(replace(problem, xrays=turned[:1]), last=1)
             except InputError as error:
                 wrong = error
         assert wrong is not None  # a problem has exposures
         raise wrong
 
 
-def as_registered(model: Volume, result: Result) -> Volume:
-    """A solid with the wall that its registration ended with (``mesh_walls``); the model itself where that is as it was."""
-    times = float(result.settings.get("wall", 1.0))
+def together(problem: Problem, alone: Descent, config: DirectConfig) -> Descent:
+    """What was found in the first exposure alone, at the third level of all of them.
+
+    One exposure hardly sees the depth: the model is moved along its beam to where all explain it best, and is refined from the
+    best of these places.
+    """
+    start = alone.best.matrix
+    top = about(problem, start, replace(config, search=_ALONG), most=3)[-1]
+    bounds = Bounds(start, alone.bounds.axes, centre_under(top, start), _ALONG.degrees, _ALONG.mm, _ALONG.along)
+    pool = cpu.pool(cpu.threads())
+    beam = np.concatenate([np.zeros(3), bounds.axes[:, 2]])
+    places = [moved(start, mm * beam, bounds.centre) for mm in _DEPTHS]
+    costs = list(pool.map(lambda m: evaluate(top, m, config.match).cost, places))
+    seeds = [places[i] for i in np.argsort(costs, kind="stable")[:_DEEP]]
+    found = sorted(pool.map(lambda m: refine(top, m, bounds, config, threaded=False), seeds), key=lambda c: c.normal.cost)
+    renders = alone.renders + len(places) + sum(c.renders for c in found)
+    return replace(alone, best=found[0], bounds=bounds, steps=alone.steps + found[0].steps, renders=renders)
+
+
+def finished(problem: Problem, found: Descent, config: DirectConfig) -> tuple[Descent, float]:
+    """A pose that was found, at the two finest levels and with the wall that the exposures tell: how many times as thick.
+
+    Levels are made anew about the pose: the model may lie elsewhere in the images than at the start, and in more of them.
+    """
+    scales = about(problem, found.best.matrix, replace(config, search=_HERE), most=2)
+    tube, times, bounds = tube_of(problem.model), 1.0, found.bounds
+    best, renders, steps = found.best, found.renders, found.steps
+    if tube is not None:
+        close = about(problem, best.matrix, replace(config, search=_CLOSE), most=2)[-1]
+        times = wall_at(close, tube, best.matrix, config)
+        scales = [with_wall(scale, tube, times) for scale in scales]
+    # in one exposure the second level is done, and done twice it would let the depth wander farther
+    levels = scales[:1] if len(problem.xrays) == 1 and times == 1 else scales
+    for scale in reversed(levels):
+        best = refine(scale, best.matrix, bounds, config, threaded=True)
+        renders, steps = renders + best.renders, steps + best.steps
+    return replace(found, best=best, scales=scales, level=0, steps=steps, renders=renders), times
+
+
+def about(problem: Problem, matrix: Array64, config: DirectConfig, most: int) -> list[Scale]:
+    """The finest levels about a pose [4, 4]."""
+    return build_scales(replace(problem, start=Rigid(torch.from_numpy(matrix))), config, most)
+
+
+def walled(model: Volume, times: float) -> Volume:
+    """A solid with a wall that many times as thick; the model itself where it is no tube."""
     tube = tube_of(model) if times != 1 else None
     return model if tube is None else tube.walled(times)
+
+
+def as_registered(model: Volume, result: Result) -> Volume:
+    """A solid with the wall that its registration ended with (``mesh_walls``); the model itself where that is as it was."""
+    return walled(model, float(result.settings.get("wall", 1.0)))
 
 
 def _evidence(result: Result) -> Evidence:

@@ -164,7 +164,9 @@ class Objects:
         config, bodies = self.config, problem.bodies
         scales = joint_scales(problem, [f.matrix for f in found], config)
         solids = _solids(problem, config)
-        setting = Setting(Ties(linked(problem), solids), config, [f.matrix for f in found])
+        # a scan leaves noise in every exposure, surfaces what they do not hold
+        bare = not soft_tissue_known(problem)
+        setting = Setting(Ties(linked(problem), solids), config, [f.matrix for f in found], weighed=bare)
         done, renders = Together.at([f.matrix for f in found]), 0
         history = [list(f.steps) for f in found]
         for scale in reversed(scales):
@@ -178,7 +180,7 @@ class Objects:
         if config.joint:
             contact = setting.ties.contact(done.matrices, list(done.normal.centre), config)
             # where the insides of all are guesses, what hangs on a body says less of it than it does itself
-            held = [] if soft_tissue_known(problem) else [b for b, f in enumerate(found) if f.free]
+            held = [b for b, f in enumerate(found) if f.free] if bare else []
             likely, covariance = settled(done, images, setting.ties.joints, contact, held)
         timings = {"one by one": seconds, "together": time.perf_counter() - begun}
         results = {}

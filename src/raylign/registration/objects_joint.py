@@ -33,6 +33,8 @@ from raylign.registration.spread import covariance_of
 
 Matrices = list[Array64]
 
+_LEAST_TEMPER = 0.2  # of few patches it is not known better
+
 
 @dataclass(frozen=True, eq=False)
 class Linked:
@@ -149,7 +151,8 @@ def _reached(size: Array64, affine: Array64, matrix: Array64, image) -> Mask:  #
 def compared(scale: ObjectScale, seen: Shown, masks: Sequence[Mask], floor: Array64, match: MatchConfig, *, full: bool) -> Normal:
     """Cost, and with ``full`` the Gauss-Newton system of 6 n parameters, of all bodies against all exposures.
 
-    The line integrals of all bodies add up; their Jacobians stand side by side. ``Normal.centre`` is [n, 3].
+    The line integrals of all bodies add up; their Jacobians stand side by side. ``Normal.centre`` is [n, 3]. Exposures count by
+    the level's weights.
     """
     count = len(scale.models)
 
@@ -165,7 +168,37 @@ def compared(scale: ObjectScale, seen: Shown, masks: Sequence[Mask], floor: Arra
 
     views = range(len(scale.images))
     found = list(cpu.pool(cpu.threads()).map(one, views)) if len(scale.images) > 1 else [one(0)]
+    if scale.weights is not None:
+        found = [_counted(f, float(weight)) for f, weight in zip(found, scale.weights, strict=True)]
     return summed(found, scale.images, np.stack(centres_under(scale, seen.matrices)))
+
+
+def _counted(system: ExposureSystem, weight: float) -> ExposureSystem:
+    return replace(system, cost=weight * system.cost, hessian=weight * system.hessian, scores=weight * system.scores)
+
+
+def weighed(scale: ObjectScale, matrices: Sequence[Array64], match: MatchConfig) -> ObjectScale:
+    """A level whose exposures count by what they know of the poses [n, 4, 4], the more they speak from noise, not from the model.
+
+    The cost counts every pixel as a witness of its own. Where noise is what a model leaves, that is so, or better than so: it
+    differs from pixel to pixel. Where the model is at fault, its soft tissue missing and its inside a guess, all pixels along an
+    edge err in one sense. How far scatter and curvature of an exposure's own cost are apart tells (``_temper``, as in Huber's
+    covariance), and each is divided by it. The sum of the costs stays.
+    """
+    if len(scale.images) < 2:
+        return scale
+    seen, costs, tempers = shown(scale, matrices, match), [], []
+    for v, image in enumerate(scale.images):
+        one = replace(scale, images=[image], weights=None)
+        renderings = [Rendering(r.matrix, (r.integrals[v],), (r.slopes[v],)) for r in seen.renderings]
+        alone, masks = Shown(seen.matrices, renderings), answered_by_all(one, matrices, match.window)
+        floor = compared(one, alone, masks, np.zeros(1), match, full=False).noise
+        normal = compared(one, alone, masks, floor, match, full=True)
+        costs.append(abs(normal.cost) * max(1, image.usable))
+        tempers.append(max(_temper(normal, one, match), _LEAST_TEMPER))
+    weights = 1 / np.array(tempers)
+    total = float(weights @ np.array(costs))
+    return replace(scale, weights=weights * (sum(costs) / total if total > 0 else 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,11 +225,15 @@ class Together:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a joint refinement is told beside its level and its starts: ``about`` are the poses that it may not go far from."""
+    """What a joint refinement is told beside its level and its starts.
+
+    ``about`` are the poses that it may not go far from, ``weighed`` says whether exposures count by what they know (``weighed``).
+    """
 
     ties: Ties
     config: ObjectsConfig
     about: Matrices
+    weighed: bool = False
 
 
 def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Setting) -> Together:
@@ -209,6 +246,8 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
     """
     config, direct = setting.config, setting.config.direct
     match = replace(direct.match, step=direct.match.finest_step) if scale.index == 0 else direct.match
+    if setting.weighed:
+        scale = weighed(scale, starts, match)
     usable = max(1, sum(image.usable for image in scale.images))
     count = len(scale.models)
     size = np.tile([np.radians(LEASH_DEGREES)] * 3 + [LEASH_MM] * 3, count)

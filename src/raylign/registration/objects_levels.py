@@ -34,11 +34,15 @@ Posed = tuple[Volume, Array64]
 
 @dataclass(frozen=True, eq=False)
 class ObjectScale:
-    """One level: every body that moves, and the exposures, what does not move behind them."""
+    """One level: every body that moves, and the exposures, what does not move behind them.
+
+    ``weights`` [views]: what a pixel of each exposure counts; 1 where they are not given.
+    """
 
     index: int
     models: tuple[ModelLevel, ...]
     images: list[ImageLevel]
+    weights: Array64 | None = None
 
     def of(self, number: int, images: list[ImageLevel] | None = None) -> Scale:
         """One of the bodies before these exposures."""

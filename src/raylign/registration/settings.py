@@ -46,6 +46,7 @@ class SearchConfig:
         for the given start alone.
     refined, kept, finalists: how many of the best are refined at the coarsest, the second and the third level.
     pixels: as in ``LocateConfig``: a part among others, whose inside is not as the model has it, is told by finer structure.
+    beside: at which level, counted from the coarsest, poses beside the best are refined too if none stands out near the start.
     """
 
     degrees: float = 20.0
@@ -56,6 +57,7 @@ class SearchConfig:
     finalists: int = 2
     depth: float | None = None
     pixels: int = LocateConfig().pixels
+    beside: int = 1
 
     def __post_init__(self) -> None:
         for name in ("degrees", "mm", "depth"):
