@@ -1,7 +1,7 @@
 """Error of a registration against the Cramér-Rao bound of the exposure, as a function of dose.
 
 ``python benchmarks/dose.py --data FOLDER [--models pelvis,chest,thorax] [--photons 100,1500,20000] [--poses 2] [--seeds 4]
-[--polish] [--sources] [--plot FOLDER] [--json]``
+[--polish [--light] [--counts]] [--sources] [--plot FOLDER] [--json]``
 
 Each model is exposed by ``raylign.simulation`` at known poses, photons as stated at the median pixel behind the patient, several
 times with noise of its own. The millimetres of tissue on the rays are summed once a pose by the simulator's own integrator;
@@ -282,6 +282,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=384, help="pixels of a side of 307 mm")
     parser.add_argument("--polish", action="store_true", help="the last step too")
     parser.add_argument("--pixels", type=int, default=PolishConfig().pixels, help="of the last step")
+    parser.add_argument("--light", action="store_true", help="the last step: scatter from the exposure's own light")
+    parser.add_argument("--counts", action="store_true", help="the last step: and one more with the weights of counted photons")
     parser.add_argument("--sources", action="store_true", help="no noise: which part of the exposure moves the end, and how far")
     parser.add_argument("--plot", type=Path, help="a folder for pictures")
     parser.add_argument("--json", action="store_true")
@@ -298,7 +300,7 @@ def main() -> None:
                     f"  {r['exposure']:20s} {r['method']:20s} in plane {1e3 * r['in_plane']:6.1f}  depth {1e3 * r['depth']:6.1f}"
                 )
         return
-    last = PolishConfig(pixels=given.pixels) if given.polish else None
+    last = PolishConfig(pixels=given.pixels, light=given.light, counts=given.counts) if given.polish else None
     rows: list[dict[str, Any]] = []
     for name in given.models.split(","):
         volume = model(name, given.data)

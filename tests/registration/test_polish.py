@@ -129,6 +129,14 @@ def test_no_worse_where_model_and_exposure_differ(made) -> None:  # type: ignore
     assert float(mtre(last.transform, truth(), targets())) < float(mtre(direct.transform, truth(), targets())) + 0.1
 
 
+def test_counts_and_light_do_no_harm_behind_metal_and_body_beyond() -> None:
+    """The step by counted photons, with scatter from the exposure's own light: as near as the direct method ended."""
+    given = problem(wires())
+    direct = Direct(NEAR).search_once(given)
+    last = polish(given, direct, PolishConfig(light=True, counts=True))
+    assert across(last.transform) < across(direct.transform) + 0.02
+
+
 def test_a_pose_that_is_far_off_stays() -> None:
     given = problem(exposure())
     near = Direct(NEAR).search_once(given)

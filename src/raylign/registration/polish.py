@@ -14,8 +14,11 @@ and one number ``beta`` a view for the weight that bone has in this beam. The co
 ``log((E + s2) / (<F^2> / n + s2))``: the likelihood of Gaussian noise whose variance is unknown and differs from place to place,
 as that of counted photons does, and deaf where metal or moved tissue do not fit.
 
-A step is kept if this cost falls at the pose where it ends, on the same pixels, with the same floor and the same beam. Otherwise,
-and where the step would be larger than what a last step can be, the pose stays as it was.
+A step is kept if this cost falls at the pose where it ends, on the same pixels, with the same floor and the same beam.
+Otherwise, and where the step would be larger than what a last step can be, the pose stays as it was.
+
+Gains of windows, and weights taken from what is left in them, cost precision. Where beam and scatter explain the exposure, a
+step without either can follow (``polish_counts``, not by itself), if it agrees with where the windows ended.
 """
 
 from __future__ import annotations
@@ -29,49 +32,25 @@ import torch
 from numpy.typing import NDArray
 
 from raylign.geometry import Rigid
-from raylign.registration.levels import Scale, build_scales, centre_under
-from raylign.registration.matching import answered, jacobian_images, samples_on, voxel_rays
-from raylign.registration.polish_beam import Beam, developed, fit_beam, hinges
+from raylign.registration.levels import centre_under
+from raylign.registration.matching import answered
+from raylign.registration.polish_beam import Beam, developed, fit_beam
+from raylign.registration.polish_counts import Explained, counted
 from raylign.registration.polish_kernels import cost_of, equations, gains, subtract_means
-from raylign.registration.polish_rays import HINGES, two_materials
+from raylign.registration.polish_stage import PolishConfig, Stage, integrals_of, stage_of
 from raylign.registration.problem import Problem, Registrar
-from raylign.registration.pyramid import Array32, Array64, box_corners, content, footprint, model_pyramid
+from raylign.registration.pyramid import Array32, Array64
 from raylign.registration.result import Result, Step
 from raylign.registration.search import camera_axes, moved
-from raylign.registration.settings import DirectConfig, SearchConfig
 from raylign.registration.spread import UNMODELLED, looser
 
 _BLOCK = 16  # pixels: residuals farther apart than this are taken for independent
 _ROUNDS = 3  # of reweighting on one rendering
 _WEIGHTS = (-0.03, 0.1)  # 1/mm; all that cortical bone attenuates at 70 keV is 0.05
 _SINGULAR = 1e10  # condition of the scaled normal equations beyond which nothing is determined
-_FINE = 0.75  # voxels are at most about so large, in pixels at the model: averages of more show in the pose
-_VOXELS = 2e8  # a model of more stays as coarse as the direct method has it
+_EXPLAINED = 0.7  # of the pixels, at least, for counts to decide
+_AGREES = 16.8  # squared Mahalanobis distance of one in a hundred, of six numbers
 _ALONG = 10.0  # a step may be so much longer along the beam than across it: so much less is depth seen
-
-
-@dataclass(frozen=True)
-class PolishConfig:
-    """Settings of the last step.
-
-    Parameters
-    ----------
-    pixels: length in pixels of the longer side of what the model covers of the image, about.
-    window: radius in pixels of the window that shares one gain and one offset.
-    steps: Gauss-Newton steps at most.
-    sampling: distance of samples along a ray, in voxels of the level.
-    beam: whether voltage and scatter, or the weight of bone, are fitted to the exposure; models in HU alone.
-    floor: of the residual variance, as a share of its median over the image.
-    reach: how far the model's surface may move across the beam, in pixels of the level: a longer step is not a last one.
-    """
-
-    pixels: int = 512
-    window: int = 7
-    steps: int = 1
-    sampling: float = 0.5
-    beam: bool = True
-    floor: float = 0.03
-    reach: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +93,7 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
     faces = result.settings.get("cut_faces")
     # the reading of cut faces under which the result was found
     model = problem.model if faces is None else replace(problem.model, truncated=faces)
-    stage = _stage(replace(problem, model=model, start=result.transform), config)
+    stage = stage_of(replace(problem, model=model, start=result.transform), config)
     matrix = result.transform.matrix.numpy()
     masks = answered(stage.scale.model, stage.scale.images, matrix)
     axes = camera_axes(problem.xrays[0].view)
@@ -132,9 +111,19 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
             break
         matrix, shown, covariance = trial, seen, step.covariance
         steps.append(Step(0, iteration, after, torch.from_numpy(matrix.copy())))
+    taken = len(steps)
+    counts = None if covariance is None or not config.counts else _counted(stage, shown, covariance)
+    if counts is not None:
+        twist, covariance = counts
+        matrix = moved(matrix, twist, centre_under(stage.scale, matrix))
+        # on another scale, this step has no cost of its own to tell
+        steps.append(Step(0, taken + 1, steps[-1].cost, torch.from_numpy(matrix.copy())))
     timings = {**result.timings, "polish": time.perf_counter() - begun}
     kv = [None if image.beam is None else image.beam.kv for image in shown]
-    settings = {**result.settings, "polish": {**asdict(config), "steps_taken": len(steps), "kv": kv}}
+    settings = {
+        **result.settings,
+        "polish": {**asdict(config), "steps_taken": taken, "kv": kv, "counted": counts is not None},
+    }
     if covariance is None:
         return replace(result, timings=timings, settings=settings)
     return replace(
@@ -151,20 +140,6 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
 
 
 @dataclass(frozen=True, eq=False)
-class _Stage:
-    """What does not change between steps: the level and the fixed images.
-
-    ``pitch``: mm at the model that count as a pixel; ``bends``: how much of an attenuation is bone's, of models in HU.
-    """
-
-    scale: Scale
-    pitch: float
-    fixed: list[Array32]
-    bends: Array32 | None
-    config: PolishConfig
-
-
-@dataclass(frozen=True, eq=False)
 class _Shown:
     """One exposure's fixed image less its local mean, and the moving ones: [1 or 7, H, W] of the model and of bone.
 
@@ -175,6 +150,7 @@ class _Shown:
     model: Array32
     bone: Array32 | None
     valid: NDArray[np.bool_]
+    integrals: Array32
     beam: Beam | None = None
 
 
@@ -188,74 +164,32 @@ class _Step:
     floor: Array64
 
 
-def _stage(problem: Problem, config: PolishConfig) -> _Stage:
-    """One level, about as fine as ``config.pixels`` says, around where the model lies."""
-    # a level of its own: as the direct method makes its finest, no coarser ones and no margin to search
-    single = DirectConfig(search=SearchConfig(mm=0.0), pixels=config.pixels, coarsest=1 << 30)
-    scale = build_scales(problem, single)[0]
-    fixed, pitches = [], []
-    box = content(problem.model)
-    corners = box_corners(problem.model, *box)
-    pose = problem.start.matrix.numpy()
-    for xray, image in zip(problem.xrays, scale.images, strict=True):
-        region = footprint(xray, corners @ pose[:3, :3].T + pose[:3, 3], 0.0)
-        rows, columns = region.rows, region.columns
-        factor = (rows.stop - rows.start) // image.shape[0]
-        (h, w), start = image.shape, (rows.start, columns.start)
-        part = xray.image.numpy()[start[0] : start[0] + h * factor, start[1] : start[1] + w * factor]
-        fixed.append(np.ascontiguousarray(part.reshape(h, factor, w, factor).mean((1, 3), dtype=np.float32)))
-        pitches.append(max(image.view.pixel_spacing) * region.depth / float(image.view.sid))
-    pitch = scale.model.spacing / 1.5
-    factors = np.maximum(1, np.ceil(_FINE * min(pitches) / np.linalg.norm(problem.model.affine[:3, :3].numpy(), axis=0) - 0.1))
-    if np.prod(box[1] // factors) < _VOXELS:
-        fine = model_pyramid(problem.model, box, [_FINE * min(pitches)])[0]
-        # the faces that were found to blind too much stay out
-        faces = tuple(new if old.size else old for new, old in zip(fine.faces, scale.model.faces, strict=True))
-        scale = replace(scale, model=replace(fine, faces=faces))
-    bends = hinges() if config.beam and problem.model.unit == "HU" else None
-    return _Stage(scale, pitch, fixed, bends, config)
-
-
 def _shown(
-    stage: _Stage, matrix: Array64, masks: list[NDArray[np.bool_]], before: list[_Shown] | None = None, *, jacobian: bool = True
+    stage: Stage, matrix: Array64, masks: list[NDArray[np.bool_]], before: list[_Shown] | None = None, *, jacobian: bool = True
 ) -> list[_Shown]:
     """What one pose shows on every exposure, less its local mean; as ``before`` explained it, or as it is explained best."""
     out = []
     for i, valid in enumerate(masks):
-        integrals = _integrals(stage, matrix, i, jacobian=jacobian)
+        integrals = integrals_of(stage, matrix, i, jacobian=jacobian)
+        kept = integrals if before is None or jacobian else np.concatenate([integrals, before[i].integrals[:, 1:]], 1)
         less_mean = partial(_less_mean, valid=valid, radius=stage.config.window)
         fixed = less_mean(stage.fixed[i][None])[0]
         if before is not None:
             beam = before[i].beam
         else:
-            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid) if stage.bends is not None else None
+            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid, stage.around[i]) if stage.bends is not None else None
         ways = []
         if beam is not None:
-            ways.append(_Shown(fixed, less_mean(developed(integrals, stage.fixed[i], beam)), None, valid, beam))
+            ways.append(_Shown(fixed, less_mean(developed(integrals, stage.fixed[i], beam)), None, valid, kept, beam))
         if beam is None or before is None:
-            ways.append(_Shown(fixed, less_mean(integrals[0]), None if stage.bends is None else less_mean(integrals[1]), valid))
+            ways.append(
+                _Shown(fixed, less_mean(integrals[0]), None if stage.bends is None else less_mean(integrals[1]), valid, kept)
+            )
         out.append(ways[0] if len(ways) == 1 else _better(stage, ways[0], ways[1]))
     return out
 
 
-def _integrals(stage: _Stage, matrix: Array64, view: int, *, jacobian: bool) -> Array32:
-    """[2, 1 or 7, H, W]: line integrals of the model and of its bone (mm), and their derivatives by the pose."""
-    level, image = stage.scale.model, stage.scale.images[view]
-    rays, voxel_from_world = voxel_rays(level, image, matrix)
-    bends = np.zeros((HINGES, 2), np.float32) if stage.bends is None else stage.bends
-    samples = samples_on(image, stage.config.sampling * level.spacing)
-    values, slopes = two_materials(level.grid, rays, image.shape, samples, image.valid, bends, gradients=jacobian)
-    if not jacobian:
-        return (values * image.lengths)[:, None]
-    out = np.empty((2, 7, *image.shape), np.float32)
-    world = np.ascontiguousarray(voxel_from_world[:3, :3].T)
-    arm = image.source - centre_under(stage.scale, matrix)
-    for part in range(2):
-        jacobian_images(values[part], slopes[part], image.lengths, world, arm, image.steps, out[part])
-    return out
-
-
-def _better(stage: _Stage, one: _Shown, other: _Shown) -> _Shown:
+def _better(stage: Stage, one: _Shown, other: _Shown) -> _Shown:
     """Which explains the exposure better, by the cost at one floor."""
     radius = stage.config.window
     floor = max(stage.config.floor * min(cost_of(x.fixed, x.model[:1], x.valid, radius, 1e-12)[1] for x in (one, other)), 1e-12)
@@ -276,7 +210,7 @@ def _mixed(image: _Shown, bone: float, twist: Array64) -> Array32:
     return mixed
 
 
-def _step(stage: _Stage, shown: list[_Shown]) -> _Step | None:
+def _step(stage: Stage, shown: list[_Shown]) -> _Step | None:
     """The Gauss-Newton step from a rendering, reweighted and repeated on its linearisation."""
     twist, bone, floor = np.zeros(6), np.zeros(len(shown)), np.zeros(len(shown))
     radius = stage.config.window
@@ -298,11 +232,36 @@ def _step(stage: _Stage, shown: list[_Shown]) -> _Step | None:
         if not np.isfinite(hessian).all() or np.linalg.cond(hessian / np.outer(scale, scale)) > _SINGULAR:
             return None
         twist = twist + np.linalg.solve(hessian, scores.sum(0))
+    return _Step(twist, _spread(hessian, scores), bone, floor)
+
+
+def _spread(hessian: Array64, scores: Array64) -> Array64:
+    """Covariance ``H^-1 S H^-1``, S from the scores [N, 6] of blocks."""
     inverse = np.linalg.inv(hessian)
     scores = scores[np.abs(scores).sum(1) > 0]
     scores = scores - scores.mean(0)
-    covariance = UNMODELLED * inverse @ (scores.T @ scores) @ inverse
-    return _Step(twist, covariance, bone, floor)
+    return np.asarray(UNMODELLED * inverse @ (scores.T @ scores) @ inverse)
+
+
+def _counted(stage: Stage, shown: list[_Shown], covariance: Array64) -> tuple[Array64, Array64] | None:
+    """The step that counts demand from where windows ended, and its covariance; None where the two do not agree.
+
+    They do not where beam and scatter leave more unexplained than photons do, in many places or altogether, or where this
+    step is longer than the covariance of the windows' pose allows. Derivatives are those of the rendering before.
+    """
+    views = []
+    for i, image in enumerate(shown):
+        beam = None if image.beam is None else fit_beam(image.integrals[:, 0], stage.fixed[i], image.valid, stage.around[i])
+        if beam is None:
+            return None
+        views.append(Explained(developed(image.integrals, stage.fixed[i], beam), stage.fixed[i], image.valid))
+    found = counted(views, stage.config.wide, _BLOCK)
+    if found is None or any(e.share < _EXPLAINED or e.rest > e.photons for e in found[1]):
+        return None
+    twist, equations_ = found
+    if twist @ np.linalg.solve(covariance, twist) > _AGREES:
+        return None
+    return twist, _spread(sum(e.hessian for e in equations_), np.concatenate([e.scores for e in equations_]))
 
 
 def _weight_of_bone(image: _Shown, bone: float, twist: Array64, radius: int, floor: float) -> float:
@@ -325,7 +284,7 @@ def _weight_of_bone(image: _Shown, bone: float, twist: Array64, radius: int, flo
     return float(np.clip(more / gain, *_WEIGHTS)) if gain > 0 else bone
 
 
-def _cost(stage: _Stage, shown: list[_Shown], step: _Step) -> float:
+def _cost(stage: Stage, shown: list[_Shown], step: _Step) -> float:
     """Mean of the log variance ratio over the pixels of all exposures, with a step's floors and weights of bone."""
     total, pixels = 0.0, 0
     for image, bone, floor in zip(shown, step.bone, step.floor, strict=True):
@@ -335,7 +294,7 @@ def _cost(stage: _Stage, shown: list[_Shown], step: _Step) -> float:
     return total / max(pixels, 1)
 
 
-def _short(stage: _Stage, twist: Array64, axes: Array64) -> bool:
+def _short(stage: Stage, twist: Array64, axes: Array64) -> bool:
     """Whether a step is no longer than a last one may be; ``axes`` of the first view, the beam last."""
     shift = np.abs(axes.T @ twist[3:])
     across = float(np.hypot(shift[0], shift[1])) + stage.scale.model.radius * float(np.linalg.norm(twist[:3]))

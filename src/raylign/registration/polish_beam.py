@@ -3,9 +3,10 @@
     F = -log(c P(W, B; kV) + S)        P = sum_e s_e exp(-mu_W,e W - mu_B,e B)
 
 ``W`` and ``B`` are mm of water and of cortical bone that attenuate as the tissues on the ray do (Alvarez and Macovski 1976),
-``s_e`` the signal of the open beam by energy, ``c`` what the open beam counts, ``S`` scatter: smooth over the image. Voltage,
-``c`` and ``S`` are fitted to each exposure. Filter and detector are not known, and taken as 3 mm of aluminium and 0.6 mm of
-caesium iodide: what another filter changes, another voltage makes up for.
+``s_e`` the signal of the open beam by energy, ``c`` what the open beam counts, ``S`` scatter: smooth cosines over the image,
+and, where asked for, what the exposure's own light spreads to (``polish_scatter``). Voltage, ``c`` and ``S`` are fitted to each
+exposure. Filter and detector are not known, and taken as 3 mm of aluminium and 0.6 mm of caesium iodide: what another filter
+changes, another voltage makes up for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raylign.registration.polish_kernels import develop
+from raylign.registration.polish_scatter import Sources
 from raylign.registration.pyramid import Array32, Array64
 from raylign.simulation.physics import materials, spectrum
 
@@ -64,7 +66,7 @@ def water_and_bone(integrals: Array32) -> tuple[Array32, Array32]:
     return (integrals[0] - np.float32(materials.at_ct("bone")) * bone) * np.float32(1 / materials.at_ct("water")), bone
 
 
-def fit_beam(integrals: Array32, fixed: Array32, valid: NDArray[np.bool_]) -> Beam | None:
+def fit_beam(integrals: Array32, fixed: Array32, valid: NDArray[np.bool_], around: Sources | None = None) -> Beam | None:
     """The beam and the scatter under which the materials explain an exposure best; None where nothing can be fitted.
 
     Least squares on the intensity ``exp(-F)``, linear in ``c`` and ``S`` for each voltage, weighted as residuals of ``F``; pixels
@@ -75,6 +77,7 @@ def fit_beam(integrals: Array32, fixed: Array32, valid: NDArray[np.bool_]) -> Be
     integrals: [2, H, W] of v and b.
     fixed: [H, W] -log of the exposure.
     valid: pixels to fit.
+    around: what scatters, and spreads as glare; smooth cosines alone where None.
     """
     stride = max(1, round((valid.sum() / _PIXELS) ** 0.5))
     some = np.zeros_like(valid)
@@ -90,6 +93,8 @@ def fit_beam(integrals: Array32, fixed: Array32, valid: NDArray[np.bool_]) -> Be
     signal = np.exp(zero - measured)
     across, down = _cosines(valid.shape[1])[:, columns], _cosines(valid.shape[0])[:, rows]
     field = np.stack([down[i] * across[j] for i, j in modes])
+    if around is not None:
+        field = np.concatenate([field, around.at(rows, columns)])
 
     def solved(kv: float, weight: Array64) -> tuple[float, Array64, Array64]:
         design = np.concatenate([_primary(kv, water, bone)[None], field])
@@ -114,9 +119,11 @@ def fit_beam(integrals: Array32, fixed: Array32, valid: NDArray[np.bool_]) -> Be
     if not np.isfinite(found).all() or found[0] <= 0:
         return None
     order = np.zeros((_ORDER, _ORDER))
-    for (i, j), value in zip(modes, found[1:], strict=True):
+    for (i, j), value in zip(modes, found[1 : 1 + len(modes)], strict=True):
         order[i, j] = value
     scatter = _cosines(valid.shape[0]).T @ order @ _cosines(valid.shape[1])
+    if around is not None:
+        scatter = scatter + around.image(found[1 + len(modes) :])
     unit = np.exp(-zero)
     return Beam(kv, float(found[0] * unit), (scatter * unit).astype(np.float32))
 

@@ -156,3 +156,63 @@ def develop(integrals, share, by_v, by_b, scatter, least, out):  # type: ignore[
             db /= total
             for k in range(1, channels):
                 out[k, r, c] = dv * integrals[0, k, r, c] + db * integrals[1, k, r, c]
+
+
+@njit(cache=True, nogil=True)
+def weighted_less_mean(images, weight, radius, out):  # type: ignore[no-untyped-def]
+    """``images`` [S, H, W] less their mean over a window, weighted; 0 where ``weight`` is."""
+    s, h, w = images.shape
+    scratch = np.empty((h, w), np.float32)
+    whole = np.empty((h, w), np.float32)
+    part = np.empty((h, w), np.float32)
+    box_sum(weight, radius, scratch, whole)
+    for k in range(s):
+        total, much = 0.0, 0.0
+        for r in range(h):
+            for c in range(w):
+                total += weight[r, c] * images[k, r, c]
+                much += weight[r, c]
+        mean = np.float32(total / max(much, 1e-30))
+        for r in range(h):
+            for c in range(w):
+                part[r, c] = images[k, r, c] - mean if weight[r, c] > 0 else np.float32(0.0)
+                out[k, r, c] = weight[r, c] * part[r, c]
+        box_sum(out[k], radius, scratch, out[k])
+        for r in range(h):
+            for c in range(w):
+                if weight[r, c] > 0:
+                    # running sums do not quite come back to zero where weights vanish
+                    out[k, r, c] = part[r, c] - out[k, r, c] / max(whole[r, c], weight[r, c])
+                else:
+                    out[k, r, c] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def patch_means(image, valid, radius, out):  # type: ignore[no-untyped-def]
+    """Means of ``image`` [H, W] over a window's valid pixels."""
+    h, w = image.shape
+    scratch = np.empty((h, w), np.float32)
+    count = np.empty((h, w), np.float32)
+    has = valid.astype(np.float32)
+    box_sum(has, radius, scratch, count)
+    box_sum(np.where(valid, image, np.float32(0.0)), radius, scratch, out)
+    for r in range(h):
+        for c in range(w):
+            out[r, c] = max(out[r, c], np.float32(0.0)) / max(count[r, c], np.float32(1.0))
+
+
+@njit(cache=True, nogil=True)
+def normal_equations(images, weight, block, hessian, scores):  # type: ignore[no-untyped-def]
+    """Adds weighted normal equations of a residual and its derivatives, ``images`` [1 + K, H, W]; scores by blocks of pixels."""
+    channels, h, w = images.shape
+    columns = (w + block - 1) // block
+    for r in range(h):
+        for c in range(w):
+            if weight[r, c] <= 0.0:
+                continue
+            here = (r // block) * columns + c // block
+            for k in range(channels - 1):
+                d = np.float64(weight[r, c] * images[k + 1, r, c])
+                scores[here, k] += d * images[0, r, c]
+                for m in range(k, channels - 1):
+                    hessian[k, m] += d * images[m + 1, r, c]
