@@ -70,6 +70,12 @@ def finer(config: DirectConfig, short: float) -> DirectConfig:
     return replace(config, search=replace(config.search, kept=max(16, config.search.kept)), coarsest=coarsest)
 
 
+def thorough(config: DirectConfig) -> DirectConfig:
+    """The same for a last look in the only exposure there is: twice as many places in finer pictures, whatever that costs."""
+    search = replace(config.search.denser(2), kept=max(24, config.search.kept), beside=1)
+    return replace(config, search=search, coarsest=2 * config.coarsest)
+
+
 def turned_anywhere(search: SearchConfig, model: Volume) -> SearchConfig:
     """A box wide enough for a start that is turned about another point than the model's middle.
 
@@ -102,15 +108,15 @@ class Meshes:
 
         Further looks are taken where the valley is not the right one with the probability of a result that is trusted: one about
         a result at the edge of the box; else in the next exposure, where there are several; then from finer pictures with
-        more candidates (``finer``). What one exposure leaves open of the depth lowers the probability too, and no other look
-        mends that.
+        more candidates (``finer``), and where there is one exposure alone once more with many of them (``thorough``). What one
+        exposure leaves open of the depth lowers the probability too, and no other look mends that.
         """
         config = part_config(self.config)
         config = replace(config, search=turned_anywhere(config.search, problem.model))
         results = [self._search(problem, config, 0)]
         several = len(problem.xrays) > 1
-        # looks by their number: in the next exposure as in the first, then from finer pictures of the first
-        looks = ((1, False), (0, True)) if several else ((0, True),)
+        # exposures in which is looked, and how closely: as at first, from finer pictures, with many more places
+        looks = ((1, 0), (0, 1)) if several else ((0, 1), (0, 2))
         for first, closer in looks if config.search.hypotheses > 1 else ():
             found = max(results, key=lambda r: worth(r[0]))[0]
             inside, certain = bool(found.confidence.evidence["held"]), mesh_trust.valley(_evidence(found)) >= config.trust
@@ -121,7 +127,8 @@ class Meshes:
                 again = config
                 if closer and not certain:
                     one = replace(problem, xrays=problem.xrays[:1])
-                    again = finer(config, pixels_at(found.transform.matrix.numpy(), one, config)[1])
+                    short = pixels_at(found.transform.matrix.numpy(), one, config)[1]
+                    again = finer(config, short) if closer == 1 else thorough(config)
                 results.append(self._search(asked, again, 0 if certain else first))
             if certain:
                 break
