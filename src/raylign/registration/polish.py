@@ -261,7 +261,7 @@ def _counted(stage: Stage, shown: list[_Shown], covariance: Array64) -> tuple[Ar
     twist, equations_ = found
     if twist @ np.linalg.solve(covariance, twist) > _AGREES:
         return None
-    return twist, _spread(sum(e.hessian for e in equations_), np.concatenate([e.scores for e in equations_]))
+    return twist, _spread(np.sum([e.hessian for e in equations_], axis=0), np.concatenate([e.scores for e in equations_]))
 
 
 def _weight_of_bone(image: _Shown, bone: float, twist: Array64, radius: int, floor: float) -> float:

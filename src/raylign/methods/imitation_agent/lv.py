@@ -218,7 +218,7 @@ class _Patch:
         """Points [N, 3] on the edge of the ventricle's blood, papillary muscles filled; ``most``: HU of fresh contrast agent."""
         from scipy import ndimage
 
-        ball = np.linalg.norm(np.stack(np.mgrid[-5:6, -5:6, -5:6]), axis=0) * _PITCH
+        ball = np.linalg.norm(np.indices((11, 11, 11)) - 5, axis=0) * _PITCH
         grid = self.grid()
         below = (grid - np.asarray(marks.base)) @ marks.axis
         beyond = _distance(left_outside, _begun(marks), grid.reshape(-1, 3)).reshape(below.shape)
