@@ -77,8 +77,8 @@ def _table(done: Reproduced) -> Markup:
     n, who = len(done.cases), len({r["subject"] for r in done.cases})
     says = (
         "TRE in plane of a cross of 10 mm at the ventricle's centre, mm; angles in degrees. Small: 95 % intervals over patients."
-        " A number behind a name: of the first so many cases only. Patients here are made, not scanned, so that the paper's figures"
-        " stand beside ours and are not of the same data."
+        " A number behind a name: of the first so many cases only. Patients here are made, not scanned, so that the paper's"
+        " figures stand beside ours and are not of the same data."
     )
     methods = (
         "GO to GI+: the model's thickness in 120 mm about it against the X-ray there; the whole box of starts (35 mm and 15"
