@@ -15,6 +15,7 @@ from raylign.evaluation.uncertainty import ViewUncertainty, mahalanobis, seen_fr
 from raylign.geometry import se3
 from raylign.registration.result import Result
 
+_SCORES = {"imitation-agent": "Share of its walks that agree"}  # where the score is no similarity
 _WORLD = ("x (to the patient's left)", "y (to the back)", "z (to the head)")
 
 
@@ -57,7 +58,7 @@ def headline(content: ReportContent) -> Markup:
             "Rotation, one standard deviation",
             f"{number(float(rotation.max()), 2)}°" if bool(torch.isfinite(rotation).all()) else "not determined",
         ),
-        ("Similarity (1 is a perfect match)", number(result.score, 3)),
+        (_SCORES.get(result.method, "Similarity (1 is a perfect match)"), number(result.score, 3)),
         ("Registration took", f"{number(result.seconds, 2)} s"),
     ]
     if content.truth is not None:

@@ -55,7 +55,7 @@ class Result:
     covariance: 6x6 of the twist ``x`` (rotation in radians, then translation in mm, world axes) in
         ``T = translate(centre) exp(x) translate(-centre) T_estimate``: turning about the model's centre, not the world origin.
     centre: the model's centre in world mm, about which the covariance turns.
-    score: the similarity that was maximised, 1 for a perfect match.
+    score: the similarity that was maximised, 1 for a perfect match; of an agent the share of its walks that agree.
     confidence: probability and reasons.
     trajectory: accepted iterates, first to last.
     timings: seconds by stage.
