@@ -117,6 +117,9 @@ def test_the_verdict_is_in_plain_words() -> None:
         r"One standard deviation is 0\.[1-3] mm in the image plane and 1\.2 mm along the ray\.",
         said,
     ), said
+    assert "Similarity (1 is a perfect match)" in Page(report_html(scene.content())).text
+    walked = Page(report_html(scene.content(result=scene.result(method="imitation-agent")))).text
+    assert "Share of its walks that agree" in walked and "Similarity (1" not in walked
     doubted = scene.result(confidence=Confidence(0.3, False, ("Half of the starts ended elsewhere.",)))
     page = Page(report_html(scene.content(result=doubted)))
     assert verdict(doubted, (scene.exposure(),)).startswith("Not to be trusted.")
