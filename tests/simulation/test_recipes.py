@@ -43,6 +43,7 @@ def test_defaults_are_stated_once(tmp_path: Path) -> None:
         ("name: [", r"r\.yaml: is no YAML in line"),
         ("name: a\nname: b\n" + PLAIN, r"r\.yaml: name \(line 2\): stands there twice"),
         ("subjects: [{phantom: thorax}]", r"r\.yaml: name: is missing"),
+        (PLAIN + "method: imitation-agent", r"r\.yaml: method: is the recipe of a training; use it with raylign train"),
         (PLAIN + "cuont: 3", r"r\.yaml: cuont: there is no 'cuont' here; it may hold name, subjects"),
         (PLAIN + "count: '3'", r"r\.yaml: count: input should be a valid integer, got '3'"),
         (PLAIN + "count: 0", r"r\.yaml: count: 0 is too few"),

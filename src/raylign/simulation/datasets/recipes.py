@@ -248,10 +248,13 @@ def read_recipe(path: str | Path) -> Recipe:
 
     Raises
     ------
-    InputError: no such file, no YAML, an unknown key, a value of another type or out of range, an unknown name.
+    InputError: no such file, no YAML, a recipe of a training, an unknown key, a value of another type or out of range, an
+        unknown name.
     """
     file = Path(path)
     values = read_yaml(file, "recipe", "name: and subjects:")
+    if "method" in values:
+        raise InputError("is the recipe of a training", file=file, field="method", remedy="use it with raylign train")
     recipe = typed(Recipe, values, "", file)
     base = file.parent
 
