@@ -64,6 +64,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path)
     said = parser.parse_args()
     entries = json.loads(said.listed.read_text(encoding="utf-8"))["scans"]
+    if said.only is not None and said.only not in {entry["name"] for entry in entries}:
+        parser.error(f"no scan {said.only!r}; use one of {', '.join(entry['name'] for entry in entries)}")
+    if said.pictures is not None:
+        said.pictures.mkdir(parents=True, exist_ok=True)
     for entry in entries:
         if said.only not in (None, entry["name"]):
             continue

@@ -20,7 +20,8 @@ Command = Callable[..., Any]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("agent") / "agent.safetensors"
-    Agent(make_network(SMALL, 32, 0).eval(), WorldConfig(pixels=32)).save(path)
+    seen = {"settings": {"data": {"train": [0, 701], "validation": [702, 733]}}}
+    Agent(make_network(SMALL, 32, 0).eval(), WorldConfig(pixels=32), about=seen).save(path)
     return path
 
 

@@ -183,6 +183,9 @@ def test_an_agent_that_knows_test_patients_is_refused() -> None:
     knows = Agent(network, about={"settings": {"data": {"train": [0, 701], "validation": [990_050, 990_060]}}})
     with pytest.raises(InputError, match="some of whom are test patients"):
         t.settled(20, 0, None, knows)
+    for silent in ({}, {"settings": {"data": {"train": [0, 701], "validation": [702]}}}):
+        with pytest.raises(InputError, match="does not say whom it was trained on"):
+            t.settled(20, 0, None, Agent(network, about=silent))
 
 
 def test_published_figures_are_those_of_the_paper() -> None:

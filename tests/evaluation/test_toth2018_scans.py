@@ -98,6 +98,18 @@ def test_scans_leave_records_a_table_and_a_section(tmp_path: Path, monkeypatch: 
     other = s.ScansConfig((replace(scan, heart=replace(heart, wall=heart.wall + 1)),), cases=2, grids=1)
     with pytest.raises(InputError, match="other scans or other fits"):
         s.on_scans(agent, other, settings, tmp_path, lambda said, share: None)
+    (tmp_path / "ct.nii").write_text("another scan in its place")
+    with pytest.raises(InputError, match="other scans or other fits"):
+        s.on_scans(agent, config, settings, tmp_path, lambda said, share: None)
+
+
+def test_a_scans_name_is_that_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "ct.nii").touch()
+    for name in ("../cases", "", "a/b", "."):
+        entry = {**listed()[0], "name": name, "ct": "ct.nii", "labels": None, "label_names": None}
+        (tmp_path / "list.json").write_text(json.dumps({"scans": [entry]}))
+        with pytest.raises(InputError, match="is no name for a folder"):
+            read_scans(tmp_path / "list.json", tmp_path)
 
 
 def test_a_real_ct_is_exposed_within_its_sides(shared: Path) -> None:

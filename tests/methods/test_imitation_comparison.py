@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raylign.errors import InputError
+from raylign.methods.imitation_agent.agent import Agent, together
 from raylign.methods.imitation_agent.baselines import (
     BASELINES,
     SearchConfig,
@@ -21,14 +23,16 @@ from raylign.methods.imitation_agent.baselines import (
     searched,
     seen,
 )
-from raylign.methods.imitation_agent.comparison import METHODS, CompareConfig, case_path, compare, read_record
+from raylign.methods.imitation_agent.comparison import METHODS, CompareConfig, by_agent, case_path, compare, read_record
 from raylign.methods.imitation_agent.mdp import cross_error
+from raylign.methods.imitation_agent.network import make_network
 from raylign.methods.imitation_agent.pool import Pool, PoolConfig
 from raylign.methods.imitation_agent.robustness import RobustConfig, robust
 from raylign.methods.imitation_agent.rollout import RolloutConfig
-from raylign.methods.imitation_agent.world import Exposures, World
+from raylign.methods.imitation_agent.trust import agreed, voted
+from raylign.methods.imitation_agent.world import Exposures, World, WorldConfig
 from raylign.similarity import similarity
-from tests.methods.test_imitation_agent import Oracle
+from tests.methods.test_imitation_agent import SMALL, Oracle
 from tests.methods.test_imitation_mdp import scene
 
 PEOPLE = PoolConfig(train=(0, 0), validation=(1, 1), test=(990_000, 990_001))
@@ -87,6 +91,27 @@ def test_every_metric_finds_a_model_that_is_alone_in_its_image() -> None:
     assert all(f.looks > len(config.grid()) for f in found)
     near = torch.tensor([1.5, -1.0, 2.0], dtype=torch.float64)
     assert float(cross_error(refined(world, 0, near, "gc").end)) < min(1.0, float(cross_error(near)))
+
+
+def test_where_nothing_is_seen_a_metric_stays_at_its_start() -> None:
+    exposures = scene()
+    exposures.images[:] = torch.nan
+    start = torch.tensor([-4.0, 1.0, 4.0], dtype=torch.float64)
+    for found in searched(World(exposures), 0, start, ("gc", "gi"), QUICK):
+        assert found.end.tolist() == start.tolist()
+        assert found.score == -math.inf
+
+
+def test_several_agents_vote_in_the_row_of_many_starts() -> None:
+    start = torch.tensor([6.0, -4.0, 3.0], dtype=torch.float64)
+    agent = together([Agent(make_network(SMALL, 32, n).eval(), WorldConfig(pixels=32)) for n in range(2)])
+    world = World(scene(), agent.world)
+    config = CompareConfig(cases=1, search=QUICK, rollout=RolloutConfig((4.0,), limit=6), walks=3)
+    ends, found = voted(agent, world, torch.zeros(1, dtype=torch.int64), start[None], (3, config.rollout))
+    row = by_agent(world, agent, start, config)["agent-starts"]
+    assert ends.shape[1] == 6  # three starts of two members
+    torch.testing.assert_close(torch.tensor(row["end"], dtype=torch.float64), agreed(ends[0])[0])
+    assert row["looks"] == int(found.count.sum())
 
 
 def test_a_score_is_the_similarity_of_what_is_seen() -> None:

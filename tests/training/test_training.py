@@ -362,7 +362,7 @@ def test_what_a_training_begins_from_must_fit(smoke: tuple[Any, Path], trained: 
     agent = read_agent(trained)
     data = {**agent.about["settings"]["data"], "train": [702, 702]}
     replace(agent, about={"settings": {"data": data}}).save(tmp_path / "knows.safetensors")
-    with pytest.raises(InputError, match="has seen patients 702 to 702"):
+    with pytest.raises(InputError, match="was trained on patients 702 to 702, and the recipe on"):
         run(replace(chosen, begin=Weights.of(tmp_path / "knows.safetensors")), config)
     replace(agent, about={}).save(tmp_path / "silent.safetensors")
     with pytest.raises(InputError, match="does not say whom it was trained on"):

@@ -117,13 +117,30 @@ def one_of(path: Path, number: int) -> Exposures:
 
 def _begun(config: ScansConfig, folder: Path) -> None:
     """Hold what is measured against what the folder's records are of."""
-    content = {s.name: {"number": s.number, "heart": asdict(s.heart), "ct": str(s.ct.name)} for s in config.scans}
+    content = {
+        s.name: {
+            "number": s.number,
+            "heart": asdict(s.heart),
+            "files": [_stamp(path) for path in (s.ct, s.labels, s.label_names)],
+        }
+        for s in config.scans
+    }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     path = folder / _RUN
     if not path.exists():
         write_text(path, json.dumps({"scans": list(content), "digest": digest}, indent=1) + "\n")
     elif read_record(path).get("digest") != digest:
-        raise InputError("holds records of other scans or other fits", file=folder, field="-o", remedy="name another folder")
+        raise InputError(
+            "holds records of other scans or other fits", file=folder, field="-o", remedy="delete it, or name another folder"
+        )
+
+
+def _stamp(path: Path | None) -> list[tuple[str, int]]:
+    """Names and sizes of a file, or of all in a folder: enough to see that another one lies in its place."""
+    if path is None:
+        return []
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [(file.relative_to(path.parent).as_posix(), file.stat().st_size) for file in files if file.is_file()]
 
 
 def _exposed(folder: Path, pool: PoolConfig, scan: Scan, count: int) -> Path:

@@ -92,7 +92,10 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
         return replace(result, settings={**result.settings, "polish": {**asdict(config), "steps_taken": 0, "kv": []}})
     faces = result.settings.get("cut_faces")
     # the reading of cut faces under which the result was found
-    model = problem.model if faces is None else replace(problem.model, truncated=faces)
+    from raylign.registration.meshes import as_registered
+
+    solid = as_registered(problem.model, result)  # of a surface with the wall that its registration ended with
+    model = solid if faces is None else replace(solid, truncated=faces)
     stage = stage_of(replace(problem, model=model, start=result.transform), config)
     matrix = result.transform.matrix.numpy()
     masks = answered(stage.scale.model, stage.scale.images, matrix)

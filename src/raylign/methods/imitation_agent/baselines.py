@@ -185,6 +185,8 @@ def searched(
     world: of the exposure; its number of pixels does not matter here.
     start: state (mm, mm, degrees) counted from the exposure's base pose.
     names: similarities, as ``raylign.similarity`` knows them. They share the grid's images, as every one of them would see them.
+
+    Where no state of the box shows enough the model stays at its start, with a score of minus infinity.
     """
     config = config or SearchConfig()
     coarse, fine = seen(world, config.coarse_pixels), seen(world, config.fine_pixels)
@@ -195,6 +197,9 @@ def searched(
     out = []
     for name, on_grid in zip(names, values, strict=True):
         begun = time.process_time()
+        if not bool(on_grid.isfinite().any()):  # nowhere in the box is there enough to compare
+            out.append(Found(start.to(torch.float64), -math.inf, shared, len(grid)))
+            continue
         places = best_places(grid, on_grid, config)
         judge = scorer(fine, exposure, (name,), config.shown)
         ends, reached, looks = climbed(lambda states, judge=judge: judge(states)[0], places, config.climb, config.limit)  # type: ignore[misc]

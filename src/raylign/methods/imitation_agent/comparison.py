@@ -26,7 +26,7 @@ from raylign.methods.imitation_agent.pool import Pool, PoolConfig, as_exposures,
 from raylign.methods.imitation_agent.rollout import RolloutConfig, walk
 from raylign.methods.imitation_agent.silhouette import SilhouetteConfig, silhouetted
 from raylign.methods.imitation_agent.training import StatesConfig
-from raylign.methods.imitation_agent.trust import about, agreed
+from raylign.methods.imitation_agent.trust import agreed, voted
 from raylign.methods.imitation_agent.world import World
 from raylign.simulation.seeds import generator
 
@@ -38,7 +38,7 @@ METRICS = (*BASELINES, SILHOUETTE)
 METHODS = (START, *METRICS, AGENT, AGREED, REFINED)
 """Rows of the table, in its order."""
 
-_STARTS = 20  # place in the tree of seeds; a training uses 3 to 7
+_STARTS = 20  # place in the tree of seeds; a training uses 3 to 8
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,16 @@ def by_metrics(world: World, start: Float[Tensor, "3"], config: CompareConfig) -
 def by_agent(world: World, agent: Agent, start: Float[Tensor, "3"], config: CompareConfig) -> dict[str, dict[str, Any]]:
     """The start and what an agent makes of it on the first exposure of a world; as ``by_metrics``, with the agent's ``path``."""
     out: dict[str, dict[str, Any]] = {START: {"end": start.tolist(), "seconds": 0.0, "looks": 0}}
-    zero = torch.zeros(config.walks, dtype=torch.int64)
+    zero = torch.zeros(1, dtype=torch.int64)
     begun = time.process_time()
-    one = walk(agent, world, zero[:1], start[None], config.rollout)
+    one = walk(agent, world, zero, start[None], config.rollout)
     spent = time.process_time() - begun
     looks, path = int(one.count[0]), one.paths[0].tolist()
     arrived = bool(one.arrived[0])
     out[AGENT] = {"end": one.ends[0].tolist(), "seconds": spent, "looks": looks, "arrived": arrived, "path": path}
     begun = time.process_time()
-    more = walk(agent, world, zero, about(start, config.walks), config.rollout)
-    middle, spread = agreed(more.ends)
+    ends, more = voted(agent, world, zero, start[None], (config.walks, config.rollout))
+    middle, spread = agreed(ends[0])
     spent, looks = time.process_time() - begun, int(more.count.sum())
     out[AGREED] = {"end": middle.tolist(), "seconds": spent, "looks": looks, "spread": float(spread)}
     last = refined(world, 0, middle, config.refinement, config.search)

@@ -29,6 +29,7 @@ _PITCH = 1.5  # mm, of the grid on which blood is looked for, and of surfaces
 _ROUND = 45.0  # mm about the two points that are looked at
 _BALL = 6.0  # mm about the seed: what is taken for pure blood
 _CLEAR = 4.0  # mm below the plane of the base: nearer to it, the cavity's edge is the plane's and none of the image's
+_LEAST = 200  # points on each surface
 _BEYOND = 8.0  # mm outside a ventricle of usual proportions: beyond lie great vessels and the right side
 _WALL = (3.0, 20.0)  # mm: the least and the largest thickness that is looked for
 _MOST = 1500  # edge points of either surface
@@ -155,6 +156,12 @@ def fit_left_ventricle(volume: Volume, marks: LVMarks) -> LVFit:
     outside = np.zeros((0, 3))
     for _ in range(2):  # normals are those of the fit before
         outside = patch.outside(heart, level, muscle)
+        if len(outside) < _LEAST:
+            raise InputError(
+                f"{len(outside)} points of the muscle's outer edge are found, of the {_LEAST} that a wall needs",
+                field="LVMarks",
+                remedy="mark the middle of the mitral valve's plane and the tip of the cavity, in a scan of all of the heart",
+            )
         heart = _solved(heart, marks, (cavity, outside))
     off = [float(np.median(np.abs(_distance(f, heart, p)))) for f, p in ((left_cavity, cavity), (left_outside, outside))]
     return LVFit(heart, marks, blood, muscle, *off)
@@ -236,7 +243,7 @@ class _Patch:
         points = self.grid()[edge]
         outward = -np.stack(np.gradient(ndimage.gaussian_filter(depth, 1.5)), -1)[edge]
         points = points + 0.5 * _PITCH * outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6)
-        if len(points) < 200:
+        if len(points) < _LEAST:
             raise InputError("there is hardly any blood between base and apex", field="LVMarks", remedy="give other points")
         return _thinned(points)
 

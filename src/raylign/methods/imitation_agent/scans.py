@@ -8,8 +8,9 @@ enters the body beyond a cut side of the scan shows nothing of the patient there
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from raylign.simulation.phantoms.thorax_heart import Heart
 FIRST = 2_000_000
 """Number of the first scan of a list, where made patients have their seeds: no stream of random numbers is shared."""
 _BODY_HU = -300.0
-_BESIDE = 0.7  # cosine: sides whose normal is nearer to the beam than 45 degrees are passed by every ray
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,11 @@ def read_scans(listed: Path, data: Path) -> tuple[Scan, ...]:
     try:
         entries = json.loads(listed.read_text(encoding="utf-8"))["scans"]
         found = tuple(_scan(entry, FIRST + number, data) for number, entry in enumerate(entries))
+    except InputError as error:
+        raise error.at(listed) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot be read ({type(error).__name__}: {error})", file=listed, field="scans") from None
+        remedy = "give each scan a name, ct, source, and the heart that benchmarks/lv_fit.py finds"
+        raise InputError(f"cannot be read ({type(error).__name__}: {error})", file=listed, field="scans", remedy=remedy) from None
     for scan in found:
         for path in (scan.ct, scan.labels, scan.label_names):
             if path is not None and not path.exists():
@@ -82,6 +85,8 @@ def read_scans(listed: Path, data: Path) -> tuple[Scan, ...]:
 
 
 def _scan(entry: Mapping[str, Any], number: int, data: Path) -> Scan:
+    if not re.fullmatch(r"\w[\w.-]*", str(entry["name"])):
+        raise InputError(f"{entry['name']!r} is no name for a folder", field="scans.name", remedy="use letters, digits, - and _")
     more = {name: data / entry[name] for name in ("labels", "label_names") if entry.get(name)}
     return Scan(str(entry["name"]), number, data / entry["ct"], str(entry["source"]), heart_of(entry["heart"]), **more)
 
@@ -194,7 +199,7 @@ def between_cut_sides(volume: Volume, view: View, pose: Float[Tensor, "4 4"]) ->
 def fitted_list(path: Path, entries: list[dict[str, Any]]) -> None:
     """Write a list of scans, numbers with three decimals."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"scans": _short(entries)}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"scans": _short(entries)}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _short(value: Any) -> Any:
@@ -203,8 +208,3 @@ def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _short(v) for k, v in value.items()}
     return [_short(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def clinical(config: PoolConfig) -> PoolConfig:
-    """Settings of the robustness study's exposures (``robustness.RobustConfig.pool``)."""
-    return replace(config, targets="toth2018/clinical", instruments="cardiac")

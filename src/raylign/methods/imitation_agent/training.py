@@ -216,6 +216,13 @@ class AgentTraining:
         data = self.config.data
         for part in ("train", "validation"):
             low, high = trained_on(agent, part, path)
+            if part == "train" and not (data.train[0] <= low and high <= data.train[1]):
+                # so that whoever begins from this one, or joins it, can say from its recipe alone whom it has seen
+                raise InputError(
+                    f"was trained on patients {low} to {high}, and the recipe on {data.train[0]} to {data.train[1]}",
+                    file=path,
+                    remedy="name an agent that was trained on none but the recipe's",
+                )
             held = (data.test,) if part == "validation" else (data.validation, data.test)
             if any(low <= last and first <= high for first, last in held):
                 raise InputError(
