@@ -76,10 +76,10 @@ def test_minibatches_know_of_nothing_that_is_collected_later() -> None:
         Visited.of({**both.tensors(), "errors": both.errors[:4]})
 
 
-def test_collections_are_due_from_the_first_on() -> None:
-    config = PolicyConfig(every=50, first=100)
-    assert [n for n in range(0, 260, 25) if config.due(n)] == [100, 150, 200, 250]
-    for wrong in ({"every": 0}, {"exposures": 0}, {"share": 0.0}, {"share": 1.5}, {"first": -1}):
+def test_collections_are_due_from_the_beginning_on() -> None:
+    config = PolicyConfig(every=50)
+    assert [n for n in range(0, 260, 25) if config.due(n)] == [0, 50, 100, 150, 200, 250]
+    for wrong in ({"every": 0}, {"exposures": 0}, {"share": 0.0}, {"share": 1.5}):
         with pytest.raises(InputError, match="policy"):
             PolicyConfig(**wrong)  # type: ignore[arg-type]
 

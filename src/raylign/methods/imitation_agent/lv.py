@@ -10,8 +10,9 @@ points by least squares (of distances that count less beyond 2 mm), with weak pu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,7 @@ class _Patch:
         both = np.array([marks.base, marks.apex])
         first = both.min(0) - _ROUND
         counts = np.ceil((both.max(0) + _ROUND - first) / _PITCH).astype(int) + 1
-        grid = np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), -1) * _PITCH + first
+        grid = _grid(counts, first)
         back = np.linalg.inv(volume.affine.cpu().numpy())
         index = (grid @ back[:3, :3].T + back[:3, 3])[..., ::-1]
         data = volume.decoded().data.cpu().numpy().astype(np.float32)
@@ -199,8 +200,9 @@ class _Patch:
         hu = map_coordinates(data, np.moveaxis(index, -1, 0), order=1, mode="nearest").astype(np.float32)
         return _Patch(hu, gaussian_filter(hu, 1.0), first)
 
+    @cached_property
     def grid(self) -> Array:
-        return np.stack(np.meshgrid(*(np.arange(n) for n in self.hu.shape), indexing="ij"), -1) * _PITCH + self.first
+        return _grid(self.hu.shape, self.first)
 
     def at(self, points: Array) -> Array:
         """Smoothed HU at points [..., 3]."""
@@ -211,11 +213,11 @@ class _Patch:
         )
 
     def within(self, centre: Array, radius: float) -> Array:
-        return np.asarray(self.hu[np.linalg.norm(self.grid() - centre, axis=-1) < radius], np.float64)
+        return np.asarray(self.hu[np.linalg.norm(self.grid - centre, axis=-1) < radius], np.float64)
 
     def muscle(self, blood: float, marks: LVMarks) -> float:
         """HU of muscle: the most frequent about a ventricle of usual size of what is neither fat nor blood."""
-        usual, points = _begun(marks), self.grid().reshape(-1, 3)
+        usual, points = _begun(marks), self.grid.reshape(-1, 3)
         wall = (_distance(left_cavity, usual, points) > 0) & (_distance(left_outside, usual, points) < 0)
         count, edges = np.histogram(self.smooth.reshape(-1)[wall], np.arange(20, max(0.75 * blood, 40), 5.0))
         peak = int(np.convolve(count, np.ones(3), "same").argmax())
@@ -226,7 +228,7 @@ class _Patch:
         from scipy import ndimage
 
         ball = np.linalg.norm(np.indices((11, 11, 11)) - 5, axis=0) * _PITCH
-        grid = self.grid()
+        grid = self.grid
         below = (grid - np.asarray(marks.base)) @ marks.axis
         beyond = _distance(left_outside, _begun(marks), grid.reshape(-1, 3)).reshape(below.shape)
         blood = (self.smooth > level) & (self.smooth < most) & (below > 0) & (beyond < _BEYOND)
@@ -240,7 +242,7 @@ class _Patch:
         filled = ndimage.binary_fill_holes(filled)
         depth = ndimage.distance_transform_edt(filled) - ndimage.distance_transform_edt(~filled)
         edge = (depth == 1) & (below > _CLEAR) & (beyond < _BEYOND - _CLEAR)  # centres of voxels half a pitch within the edge
-        points = self.grid()[edge]
+        points = grid[edge]
         outward = -np.stack(np.gradient(ndimage.gaussian_filter(depth, 1.5)), -1)[edge]
         points = points + 0.5 * _PITCH * outward / np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6)
         if len(points) < _LEAST:
@@ -266,6 +268,11 @@ class _Patch:
         below = (begin - np.asarray(heart.base)) @ np.asarray(heart.axis)
         found &= below > _CLEAR
         return _thinned((begin + reach[:, None] * normal)[found])
+
+
+def _grid(counts: Iterable[int], first: Array) -> Array:
+    """Points [X, Y, Z, 3] of a grid, LPS mm."""
+    return np.stack(np.meshgrid(*(np.arange(n) for n in counts), indexing="ij"), -1) * _PITCH + first
 
 
 def _thinned(points: Array) -> Array:

@@ -24,10 +24,9 @@ class PolicyConfig:
 
     Parameters
     ----------
-    every: iterations between collections; all that was collected is kept.
+    every: iterations between collections, of which the first is at the very beginning; all that was collected is kept.
     exposures: of training that are walked on at each, drawn at random, one start each.
     share: of a minibatch that is drawn from what was collected.
-    first: iteration of the first collection. A network that knows nothing walks long and teaches little.
 
     Raises
     ------
@@ -37,10 +36,9 @@ class PolicyConfig:
     every: int = 250
     exposures: int = 200
     share: float = 0.5
-    first: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.every, self.exposures) < 1 or self.first < 0:
+        if min(self.every, self.exposures) < 1:
             raise InputError("iterations and exposures are positive", field="policy", remedy="give whole numbers from 1 on")
         if not 0 < self.share <= 1:
             raise InputError(
@@ -49,7 +47,7 @@ class PolicyConfig:
 
     def due(self, iteration: int) -> bool:
         """Whether states are collected after so many iterations."""
-        return iteration >= self.first and (iteration - self.first) % self.every == 0
+        return iteration % self.every == 0
 
 
 @dataclass(frozen=True, eq=False)

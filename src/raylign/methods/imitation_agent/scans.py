@@ -176,11 +176,8 @@ def between_cut_sides(volume: Volume, view: View, pose: Float[Tensor, "4 4"]) ->
     beam = (rays[h // 2, w // 2] * torch.tensor(volume.spacing, dtype=torch.float64)).abs()
     along = int(beam.argmax())
     size = volume.data.shape[::-1]
-    body = (volume.data > _BODY_HU).flatten(0, 1).any(0) if along == 0 else (volume.data > _BODY_HU).any(2 if along == 1 else 1)
-    if along == 1:
-        body = body.any(0)
-    elif along == 2:
-        body = body.any(1)
+    others = [dim for dim in range(3) if dim != 2 - along]  # data are [slice, row, column]
+    body = (volume.data > _BODY_HU).any(dim=others)
     where = body.nonzero()[:, 0]
     seen = torch.ones(h, w, dtype=torch.bool)
     if volume.truncated is None or not len(where):

@@ -214,21 +214,20 @@ class AgentTraining:
                 "is several agents, or sees other fields than the recipe's", file=path, remedy="name one agent of the same recipe"
             )
         data = self.config.data
-        for part in ("train", "validation"):
-            low, high = trained_on(agent, part, path)
-            if part == "train" and not (data.train[0] <= low and high <= data.train[1]):
-                # so that whoever begins from this one, or joins it, can say from its recipe alone whom it has seen
-                raise InputError(
-                    f"was trained on patients {low} to {high}, and the recipe on {data.train[0]} to {data.train[1]}",
-                    file=path,
-                    remedy="name an agent that was trained on none but the recipe's",
-                )
-            held = (data.test,) if part == "validation" else (data.validation, data.test)
-            if any(low <= last and first <= high for first, last in held):
-                raise InputError(
-                    f"has seen patients {low} to {high}, some of whom it would be measured on", file=path,
-                    remedy="name an agent that knows none of them",
-                )  # fmt: skip
+        (low, high), seen = (trained_on(agent, part, path) for part in ("train", "validation"))
+        if not data.train[0] <= low <= high <= data.train[1]:  # none of whom is in the recipe's other parts
+            # so that whoever begins from this one, or joins it, can say from its recipe alone whom it has seen
+            raise InputError(
+                f"was trained on patients {low} to {high}, and the recipe on {data.train[0]} to {data.train[1]}",
+                file=path,
+                remedy="name an agent that was trained on none but the recipe's",
+            )
+        if seen[0] <= data.test[1] and data.test[0] <= seen[1]:
+            raise InputError(
+                f"was chosen by patients {seen[0]} to {seen[1]}, some of whom it would be measured on",
+                file=path,
+                remedy="name an agent that knows none of them",
+            )
         return agent
 
     def rate(self, iteration: int) -> float:
