@@ -1,10 +1,10 @@
-"""What climbing by a metric makes of a state that is nearly right, as an agent's end is.
+"""What climbing by a metric, or the silhouette, makes of a state that is nearly right, as an agent's end is.
 
     python benchmarks/agent_refinement.py --pool DIR [--patients 8] [--seed 0] [--mm 2]
 
 Validation patients of recipes/toth2018.yaml, four exposures each; ``--pool`` as of ``raylign train``, patients that are missing
 are made. States are off by a normal number of so many mm and degrees along each axis. Each of the six gradient metrics climbs
-from them as the row agent+refinement of ``raylign reproduce toth2018`` does.
+from them as the row agent+refinement of ``raylign reproduce toth2018`` does, and steps of its row silhouette are made from them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from raylign.methods.imitation_agent.baselines import BASELINES, refined
 from raylign.methods.imitation_agent.mdp import cross_error
 from raylign.methods.imitation_agent.pool import Pool, PoolConfig, as_exposures, read_patient
+from raylign.methods.imitation_agent.silhouette import silhouette_refined
 from raylign.methods.imitation_agent.world import World
 from raylign.simulation.seeds import generator
 
@@ -36,7 +37,7 @@ def main() -> None:
     pool, count = Pool(said.pool, data), data.exposures["validation"]
     pool.make(("validation",), 1)
     begun: list[torch.Tensor] = []
-    ends: dict[str, list[torch.Tensor]] = {name: [] for name in BASELINES}
+    ends: dict[str, list[torch.Tensor]] = {name: [] for name in (*BASELINES, "silhouette")}
     for seed in data.seeds("validation"):
         world = World(as_exposures(read_patient(pool.path(seed, count))))
         for exposure in range(count):
@@ -44,6 +45,7 @@ def main() -> None:
             begun.append(near)
             for name, metric in BASELINES.items():
                 ends[name].append(refined(world, exposure, near, metric).end)
+            ends["silhouette"].append(silhouette_refined(world, exposure, near).end)
     print(f"{len(begun)} exposures of {said.patients} validation patients; TRE in mm, angle in degrees\n")
     print("| | mean | median | 90 % | angle |\n|---|---|---|---|---|")
     for name, states in {"begun": begun, **ends}.items():

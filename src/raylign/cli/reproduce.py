@@ -64,7 +64,7 @@ def reproduce(flags: ReproduceFlags) -> int:
 
     agent = shipped(flags.weights)
     scans = _scans(flags)
-    settings = settled(flags.cases, flags.seed, flags.grid, agent, flags.metrics)
+    settings = settled(flags.cases, flags.seed, flags.grid, agent, flags.metrics, flags.weights)
     began = time.monotonic()
     try:
         with told() as tell:

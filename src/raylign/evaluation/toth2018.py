@@ -309,9 +309,11 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settled(
-    cases: int, seed: int, grid: int | None, agent: Agent, metrics: int | None = None
+    cases: int, seed: int, grid: int | None, agent: Agent, metrics: int | None = None, file: Path | None = None
 ) -> tuple[CompareConfig, RobustConfig]:
     """Settings of a run: as many exposures for the robustness study as there are patients, 12 at most, where none are asked for.
+
+    ``file``: of the agent, for what is said of it.
 
     Raises
     ------
@@ -323,10 +325,10 @@ def settled(
     walks = replace(walks, exposures=min(walks.exposures, config.patients) if grid is None else grid)
     first, last = config.data.test
     for part in ("train", "validation"):
-        low, high = trained_on(agent, part)
+        low, high = trained_on(agent, part, file)
         if low <= last and first <= high:
             raise InputError(
-                f"was trained on patients {low} to {high}, some of whom are test patients", field="--weights",
+                f"was trained on patients {low} to {high}, some of whom are test patients", field="--weights", file=file,
                 remedy="name an agent that knows none of 990000 to 990099",
             )  # fmt: skip
     return config, walks
