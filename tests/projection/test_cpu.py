@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import maximum_filter
 
 from raylign.errors import InputError
 from raylign.projection import cpu, cpu_backend, reference
 from raylign.projection.cpu_grid import BRICK, PADDING
+from raylign.projection.cpu_shadow import shadow
 
 
 def fan(seed: int, length: float = 260.0) -> np.ndarray:
@@ -62,6 +64,65 @@ def test_the_map_of_bricks_says_where_anything_is() -> None:
     border = grid.data.copy()
     border[(slice(PADDING, -PADDING),) * 3] = 0
     assert not border.any()
+
+
+def image_of(seed: int, length: float) -> tuple[np.ndarray, tuple[int, int]]:
+    """The same fan with 81 x 81 pixels over the same field."""
+    rays = fan(seed, length)
+    rays[0, 2:] /= 10
+    return rays, (81, 81)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_the_shadow_holds_all_that_a_volume_shows(seed: int) -> None:
+    volume = two_bodies()
+    grid = cpu.grid(volume)
+    assert grid.blocks is not None
+    rays, shape = image_of(seed, 260.0)
+    found = shadow(grid.blocks, rays[0], shape)
+    assume(found is not None)  # an image so askew that a part of the volume lies beside the source
+    assert found is not None
+    whole = cpu.grid((volume > 0).astype(np.float32), culling=False)
+    image, slopes = cpu.forward(whole, rays, shape, np.array([1500]), gradients=True)
+    assert not (((image[0] > 0) | slopes[0].any(-1)) & ~found).any()
+
+
+def test_the_shadow_holds_little_else() -> None:
+    volume = two_bodies()
+    grid = cpu.grid(volume)
+    assert grid.blocks is not None
+    # from 300 voxels before the first slice onto a plane as far behind it: two pixels a voxel there, about
+    rays = np.array([[30.0, 25, -300], [-60.0, -50, 600], [1.0, 0, 0], [0, 1.0, 0]])
+    found = shadow(grid.blocks, rays, (100, 120))
+    image, _ = cpu.forward(grid, rays[None], (100, 120), np.array([2000]))
+    assert found is not None and (image[0] > 0).sum() > 300
+    # up to 3 voxels of a block and one of reach, a pixel of rounding, and the perspective of a block
+    assert not (found & ~maximum_filter(image[0] > 0, 2 * 11 + 1)).any()
+    assert found.mean() < 0.25
+
+
+@pytest.mark.parametrize("z", [9.0, 4.0, -20.0])
+def test_a_source_within_or_beside_the_volume_sees_what_it_holds(z: float) -> None:
+    volume = two_bodies()
+    rays, shape = np.array([[[12.0, 25, z], [-40.0, -40, 80], [1.0, 0, 0], [0, 1.0, 0]]]), (81, 81)
+    one, other = (cpu.forward(cpu.grid(volume, culling=c), rays, shape, np.array([900]), gradients=True) for c in (True, False))
+    assert other[0].any()
+    assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+
+
+def test_blocks_are_those_of_the_surface_and_none_of_a_full_volume() -> None:
+    volume = np.zeros((40, 40, 40), np.float32)
+    volume[8:28, 8:28, 8:28] = 1.0  # five blocks along each axis, of which three lie within
+    blocks = cpu.grid(volume).blocks
+    assert blocks is not None and len(blocks) == 5**3 - 3**3
+    assert sorted({tuple(b) for b in blocks.tolist()})[0] == (8, 8, 8) and int(blocks.max()) == 24
+    volume[:, :, :30] = 1.0
+    assert cpu.grid(volume).blocks is None
+    border = np.zeros((40, 40, 40), np.float32)
+    border[:, 0, 39] = -1.0
+    found = cpu.grid(border).blocks
+    assert found is not None and sorted(map(tuple, found.tolist())) == [(36, 0, z) for z in range(0, 40, 4)]
 
 
 def test_an_empty_volume_has_an_empty_image() -> None:

@@ -14,7 +14,7 @@ from raylign.registration.levels import Scale, build_scales, centre_under
 from raylign.registration.matching import answered, compare, render, windows_of
 from raylign.registration.pyramid import content, model_pyramid
 from raylign.registration.readings import Reading, apart, explained_beyond, levels_as, plainly
-from raylign.registration.refinement import on_images, refine
+from raylign.registration.refinement import lengthened, on_images, refine
 from raylign.registration.search import Bounds, camera_axes, moved
 from raylign.simulation import ExposureConfig, expose
 from tests.registration import scene
@@ -164,3 +164,18 @@ def test_a_search_near_the_start_renders_less_and_finds_the_same(monkeypatch: py
     assert float(apart_by.norm(dim=1).mean()) < 0.05
     assert scene.error(fewer.transform) < 0.5
     assert fewer.confidence.probability == pytest.approx(more.confidence.probability, abs=0.01)
+
+
+def test_steps_are_lengthened_by_what_the_last_one_left() -> None:
+    hessian = np.diag([4.0, 1.0, 2.0, 1.0, 3.0, 1.0])
+    step = np.array([0.1, 0.2, -0.1, 0.3, 0.0, 0.5])
+    assert lengthened(None, step, hessian, 5.0) == 1
+    # of steps that go a quarter of the way each, three quarters are left after the first: four times is all of it
+    assert lengthened((step, 1.0), 0.75 * step, hessian, 5.0) == pytest.approx(4)
+    assert lengthened((step, 2.0), 0.5 * step, hessian, 5.0) == pytest.approx(4)
+    assert lengthened((step, 1.0), 0.95 * step, hessian, 5.0) == 5
+    assert lengthened((step, 1.0), 1.2 * step, hessian, 5.0) == 5
+    # one that went too far, or in another direction, is followed by a plain one
+    assert lengthened((step, 1.0), -0.3 * step, hessian, 5.0) == 1
+    assert lengthened((step, 1.0), np.array([0.0, 0.0, 0.0, 0.0, 7.0, 0.0]), hessian, 5.0) == 1
+    assert lengthened((step, 1.0), 0.75 * step, hessian, 1.0) == 1

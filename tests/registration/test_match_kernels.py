@@ -42,7 +42,9 @@ def scene(shape: tuple[int, int]) -> tuple[Array, Array, NDArray[np.bool_], NDAr
     return images, fixed, valid, has
 
 
-def found(images: Array, fixed: Array, valid: NDArray[np.bool_], radius: int, sigma2: float) -> tuple[list[float], Array, Array]:
+def found(
+    images: Array, fixed: Array, valid: NDArray[np.bool_], radius: int, sigma2: float, run: Any = match_kernels.alone
+) -> tuple[list[float], Array, Array]:
     """(cost, explained, seen, residual E, pixels), hessian and scores of the kernels."""
     h, w = valid.shape
     single, given = images.astype(np.float32), fixed.astype(np.float32)
@@ -54,9 +56,8 @@ def found(images: Array, fixed: Array, valid: NDArray[np.bool_], radius: int, si
     block = 2 * radius + 1
     hessian, scores = np.zeros((6, 6)), np.zeros((-(-h // block) * -(-w // block), 6))
     least = np.float32(sigma2)
-    match_kernels.derivatives(
-        single[1:], given, slope, has, count, factor, moving, variance, least, radius, block, hessian, scores
-    )
+    sums_of = (has, count, factor, moving, variance)
+    match_kernels.derivatives(single[1:], given, slope, sums_of, least, radius, block, hessian, scores, run)
     return [*sums, pixels], hessian, scores
 
 
@@ -104,6 +105,17 @@ def test_cost_and_normal_equations_are_those_of_the_formulas(shape: tuple[int, i
     assert sums == pytest.approx(right, rel=2e-5)
     assert np.abs(hessian - its_hessian).max() < 1e-5 * np.abs(its_hessian).max()
     assert np.abs(scores - its_scores).max() < 1e-5 * np.abs(its_scores).max()
+
+
+def test_pieces_of_the_work_add_up_to_the_same_bits() -> None:
+    images, fixed, valid, _ = scene((64, 50))
+
+    def scattered(work: Any, total: int, smallest: int = 1) -> None:
+        for first in reversed(range(0, total, 2)):
+            work(first, min(first + 2, total))
+
+    whole, pieces = found(images, fixed, valid, 4, 1e-2), found(images, fixed, valid, 4, 1e-2, scattered)
+    assert np.array_equal(whole[1], pieces[1]) and np.array_equal(whole[2], pieces[2])
 
 
 def test_what_lies_outside_the_valid_pixels_does_not_matter() -> None:

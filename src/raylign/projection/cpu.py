@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from raylign.projection import cpu_forward, cpu_siddon
 from raylign.projection.cpu_grid import Grid, grid, grid_around, inner, padded_zeros
+from raylign.projection.cpu_shadow import shadow
 from raylign.projection.threads import pool, run_chunks, threads
 
 __all__ = ["Grid", "forward", "grid", "grid_around", "inner", "kernel_of", "padded_zeros", "pool", "run_chunks", "six", "threads"]
@@ -30,6 +31,17 @@ def kernel_of(model: str, storage: int, gradients: bool) -> Any:
     """The kernel of an interpolation model, by name."""
     made = {"trilinear": cpu_forward.trilinear, "joseph": cpu_forward.joseph, "siddon": cpu_siddon.forward}
     return made[model](storage, gradients)
+
+
+def _worth_following(
+    volume: Grid, rays: NDArray[np.float64], shape: tuple[int, int], mask: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """[B, rows, columns]: the pixels that are wanted without those that a sparse volume cannot show."""
+    wanted = np.ones((len(rays), *shape), np.bool_) if mask is None else np.ascontiguousarray(mask)
+    if rays.shape[1] != 4 or volume.blocks is None:
+        return wanted
+    shadows = [shadow(volume.blocks, view, shape) for view in rays]
+    return np.stack([own if dark is None else own & dark for own, dark in zip(wanted, shadows, strict=True)])
 
 
 def forward(
@@ -65,7 +77,7 @@ def forward(
     h, w = shape
     batch = rays.shape[0]
     total = batch * h * w
-    valid = np.ones(total, np.bool_) if mask is None else np.ascontiguousarray(mask).reshape(-1)
+    valid = _worth_following(volume, rays, shape, mask).reshape(-1)
     image = np.empty(total, np.float32)
     slopes = np.empty((total if gradients else 0, 6), np.float32)
     kernel = kernel_of(model, volume.storage, gradients)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raylign.errors import InputError
+from raylign.projection.cpu_shadow import surface_blocks
 from raylign.projection.cpu_simd import BFLOAT16, FLOAT16, FLOAT32, INT16
 from raylign.projection.threads import run_chunks
 
@@ -38,6 +39,7 @@ class Grid:
         that spans less than 15 voxels along each axis touches no other bricks than those of its lowest corner's entry.
     box: lowest and highest padded index (x, y, z) of voxels that are not zero, widened by the reach of interpolation.
     culled: whether ``occupied`` and ``box`` say anything: False where nearly every brick is occupied.
+    culling: whether anything may be left out at all.
     """
 
     data: NDArray[Any]
@@ -45,6 +47,7 @@ class Grid:
     occupied: NDArray[np.uint8]
     box: NDArray[np.float64]
     culled: bool
+    culling: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,6 +59,11 @@ class Grid:
     def inner(self) -> NDArray[Any]:
         """[D, H, W], a view without the padding."""
         return inner(self.data)
+
+    @cached_property
+    def blocks(self) -> NDArray[np.int32] | None:
+        """See ``cpu_shadow.surface_blocks``."""
+        return surface_blocks(self.inner) if self.culling else None
 
     @cached_property
     def address(self) -> np.uintp:
@@ -120,7 +128,7 @@ def _mapped(array: NDArray[Any], padded: NDArray[Any], storage: int, culling: bo
         box = np.concatenate([low - 1.0, high + 1.0])
     whole = whole_box(size)
     culled = culling and bool(bricks.mean() < 0.9 or not bricks.any())
-    return Grid(padded, storage, _dilated(bricks), box if culled else whole, culled)
+    return Grid(padded, storage, _dilated(bricks), box if culled else whole, culled, culling)
 
 
 def _dilated(bricks: NDArray[np.uint8]) -> NDArray[np.uint8]:

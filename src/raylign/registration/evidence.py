@@ -79,13 +79,13 @@ def pattern(
     masks = answered(scale.model, scale.images, matrix)
     if rendering.pixels is not None:
         masks = [mask & pixels for mask, pixels in zip(masks, rendering.pixels, strict=True)]
-    found = [
-        replace(
-            _pattern(*reduced(image, integrals, mask, _ACROSS), config.window),
-            drift=drift(*limited(*reduced(image, integrals, mask, _FINER))),
-        )
-        for image, integrals, mask in zip(scale.images, rendering.integrals, masks, strict=True)
-    ]
+
+    def one(image: ImageLevel, integrals: Array32, mask: NDArray[np.bool_]) -> Pattern:
+        drifted = drift(*limited(*reduced(image, integrals, mask, _FINER)))
+        return replace(_pattern(*reduced(image, integrals, mask, _ACROSS), config.window), drift=drifted)
+
+    several = threaded and len(masks) > 1
+    found = list((cpu.pool(cpu.threads()).map if several else map)(one, scale.images, rendering.integrals, masks))
     worst = {
         name: (max if name in ("opposed", "contrast", "drift") else min)(getattr(p, name) for p in found)
         for name in _NOTHING.__dict__

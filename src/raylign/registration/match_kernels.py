@@ -9,11 +9,19 @@ numbers at a time; sums over an image are taken in float64, row by row, always i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numba import njit
 
 FAST = {"contract", "nsz", "arcp", "reassoc"}
 _ROWS = 8  # rows whose ratios of variances are multiplied before one logarithm is taken: a ratio is above 1e-8 or so
+
+
+def alone(work: Callable[[int, int], object], total: int, smallest: int = 1) -> None:
+    """All of the work at once, as ``projection.threads.run_chunks`` does it in pieces on all threads."""
+    work(0, total)
 
 
 @njit(cache=True, nogil=True)
@@ -176,27 +184,48 @@ def judged(has, count, energy, moving, variance, delta, sigma2):  # type: ignore
     return cost, seen - left, seen, noise
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def derivatives(images, fixed, gradient, has, count, factor, moving, variance, sigma2, radius, block, hessian, scores):  # type: ignore[no-untyped-def]
+def derivatives(images, fixed, gradient, sums, sigma2, radius, block, hessian, scores, run=alone):  # type: ignore[no-untyped-def]
     """The normal equations: ``images`` [K, H, W] are the line integral's derivatives by K parameters.
 
-    ``hessian`` [K, K] and ``scores`` [blocks, K] are to be zero before.
+    ``sums`` are ``has``, ``count``, ``factor``, ``moving`` and ``variance``. ``hessian`` [K, K] and ``scores`` [blocks, K] are
+    to be zero before. ``run`` spreads the work, by parameters and by rows of blocks: what is added up, and in which order, is
+    the same.
     """
-    number, h, w = images.shape
+    has, count, factor, moving, variance = sums
+    number, h, _ = images.shape
+    weight = np.empty(has.shape, np.float32)
+    _weights(has, count, variance, sigma2, radius, weight)
+    turns = np.empty(images.shape, np.float32)
+    run(partial(_turns, images, fixed, gradient, has, count, factor, moving, radius, turns), number, smallest=1)
+    lines = -(-h // block)
+    parts = np.zeros((lines, number, number))
+    run(partial(_system, images, fixed, gradient, has, factor, weight, turns, block, parts, scores), lines, smallest=1)
+    hessian += parts.sum(0)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _weights(has, count, variance, sigma2, radius, work):  # type: ignore[no-untyped-def]
+    """What the squares of a pixel's residuals count: the sum over its windows of one over their variance."""
+    h, w = has.shape
     zero = np.float32(0.0)
-    half = np.float32(0.5)
-    two = np.float32(2.0)
     scratch = np.empty((h, w), np.float32)
-    work = np.empty((h, w), np.float32)
     for r in range(h):
         inside, n, e, out = has[r], count[r], variance[r], work[r]
         for c in range(w):
             out[c] = np.float32(1.0) / ((e[c] + sigma2) * max(n[c], np.float32(1.0))) if inside[c] > zero else zero
     box_sum(work, radius, scratch, work)
-    # d factor / d parameter = (<gF, gJ> - 2 a <gM, gJ>) / <gM, gM>, window by window
-    turns = np.empty((number, h, w), np.float32)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _turns(images, fixed, gradient, has, count, factor, moving, radius, turns, first, last):  # type: ignore[no-untyped-def]
+    """Derivatives of the factor by parameters ``first`` .. ``last - 1``: (<gF, gJ> - 2 a <gM, gJ>) / <gM, gM>, by windows."""
+    _, h, w = images.shape
+    zero = np.float32(0.0)
+    half = np.float32(0.5)
+    two = np.float32(2.0)
+    scratch = np.empty((h, w), np.float32)
     other = np.zeros((h, w), np.float32)
-    for k in range(number):
+    for k in range(first, last):
         turns[k, 0] = turns[k, h - 1] = zero
         for r in range(1, h - 1):
             here, above, below, inside = images[k, r], images[k, r - 1, 1:], images[k, r + 1, 1:], has[r, 1:]
@@ -217,6 +246,14 @@ def derivatives(images, fixed, gradient, has, count, factor, moving, variance, s
             for c in range(w):
                 out[c] = (out[c] - two * a[c] * o[c]) / (m[c] if n[c] > half else np.float32(1.0))
         other[0] = other[h - 1] = zero
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _system(images, fixed, gradient, has, factor, work, turns, block, parts, scores, first, last):  # type: ignore[no-untyped-def]
+    """Sums over lines of blocks ``first`` .. ``last - 1``: each line's part of the system, and the scores of its blocks."""
+    number, h, w = images.shape
+    zero = np.float32(0.0)
+    half = np.float32(0.5)
     columns = (w + block - 1) // block
     jx = np.zeros((number, w), np.float32)
     jy = np.zeros((number, w), np.float32)
@@ -224,13 +261,13 @@ def derivatives(images, fixed, gradient, has, count, factor, moving, variance, s
     left_x = np.zeros(w, np.float32)
     left_y = np.zeros(w, np.float32)
     score = np.zeros(w, np.float32)
-    for r in range(1, h - 1):
+    for r in range(max(1, first * block), min(h - 1, last * block)):
         inside, a, gx, gy, fx, fy, v = has[r], factor[r], gradient[0, r], gradient[1, r], fixed[0, r], fixed[1, r], work[r]
         for c in range(w):
             weight[c] = max(v[c], zero) if inside[c] > zero and a[c] > zero else zero
             left_x[c] = weight[c] * (fx[c] - a[c] * gx[c])
             left_y[c] = weight[c] * (fy[c] - a[c] * gy[c])
-        first = (r // block) * columns
+        line = r // block
         for k in range(number):
             here, above, below, inner = images[k, r], images[k, r - 1, 1:], images[k, r + 1, 1:], has[r, 1:]
             right = here[2:]
@@ -248,7 +285,7 @@ def derivatives(images, fixed, gradient, has, count, factor, moving, variance, s
                 total = zero
                 for c in range(b * block, min(b * block + block, w)):
                     total += score[c]
-                scores[first + b, k] += total
+                scores[line * columns + b, k] += total
         for k in range(number):
             own_x, own_y = jx[k], jy[k]
             for c in range(w):
@@ -259,7 +296,8 @@ def derivatives(images, fixed, gradient, has, count, factor, moving, variance, s
                 total = zero
                 for c in range(w):
                     total += left_x[c] * its_x[c] + left_y[c] * its_y[c]
-                hessian[k, m] += total
-    for k in range(number):
-        for m in range(k):
-            hessian[k, m] = hessian[m, k]
+                parts[line, k, m] += total
+    for line in range(first, last):
+        for k in range(number):
+            for m in range(k):
+                parts[line, k, m] = parts[line, m, k]

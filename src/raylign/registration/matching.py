@@ -20,21 +20,24 @@ Gauss-Newton step in depth came out 50 times too short. The component along the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from raylign.projection import cpu
+from raylign.projection.threads import run_chunks
 from raylign.registration import match_kernels
 from raylign.registration.cut_rays import clear_unanswered as clear_unanswered
-from raylign.registration.match_kernels import FAST
+from raylign.registration.match_kernels import FAST, alone
 from raylign.registration.match_kernels import box_sum as box_sum
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
 Mask = NDArray[np.bool_]
+Run = Callable[[Callable[[int, int], object], int, int], None]
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,15 @@ class Normal:
     costs: Array64
 
 
+def jacobian_images(integrals, slopes, lengths, world, source, steps, images, run=alone):  # type: ignore[no-untyped-def]
+    """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]; ``run`` spreads rows."""
+    run(partial(_jacobian_rows, integrals, slopes, lengths, world, source, steps, images), len(lengths), smallest=8)
+
+
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def jacobian_images(integrals, slopes, lengths, world, source, steps, images):  # type: ignore[no-untyped-def]
-    """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]."""
-    h, w = lengths.shape
-    for r in range(h):
+def _jacobian_rows(integrals, slopes, lengths, world, source, steps, images, first, last):  # type: ignore[no-untyped-def]
+    w = lengths.shape[1]
+    for r in range(first, last):
         for c in range(w):
             length = lengths[r, c]
             value = integrals[r, c]
@@ -242,7 +249,7 @@ class ExposureSystem:
 
 
 def _system(
-    compared: _Compared, image: ImageLevel, floor: float, config: MatchConfig, derivatives: Array32 | None
+    compared: _Compared, image: ImageLevel, floor: float, config: MatchConfig, derivatives: Array32 | None, run: Run = alone
 ) -> ExposureSystem:
     """One exposure at a floor of the residual variance; without derivatives [K, H, W] its system is six zeros."""
     windows = compared.windows
@@ -255,10 +262,10 @@ def _system(
     own = (compared.moving, compared.variance)
     cost, explained, seen, left = match_kernels.judged(windows.has, windows.count, windows.energy, *own, compared.delta, least)
     if derivatives is not None:
+        sums = (windows.has, windows.count, compared.factor, *own)
         match_kernels.derivatives(
-            derivatives, image.gradient, compared.gradient, windows.has, windows.count, compared.factor, *own,
-            least, config.window, block, hessian, scores,
-        )  # fmt: skip
+            derivatives, image.gradient, compared.gradient, sums, least, config.window, block, hessian, scores, run
+        )
     return ExposureSystem(cost, explained, seen, windows.pixels, left, hessian, scores)
 
 
@@ -298,6 +305,12 @@ class Comparison:
     compared: tuple[_Compared, ...]
     config: MatchConfig
     known: tuple[Array32, ...] | None = None  # derivatives, where they are those of another rendering nearby
+    threaded: bool = False
+
+    @property
+    def run(self) -> Run:
+        """How loops over pixels are spread."""
+        return run_chunks if self.threaded else alone
 
     def judged(self, sigma2: Array64) -> Normal:
         """Cost and shares at a floor [views]; the system is zero."""
@@ -311,7 +324,8 @@ class Comparison:
         """The same rendering with other windows; what is the same is not looked at again."""
         if all(old.windows is new for old, new in zip(self.compared, windows, strict=True)):
             return self
-        return replace(compare(self.level, self.images, self.rendering, windows, self.config), known=self.known)
+        anew = compare(self.level, self.images, self.rendering, windows, self.config, threaded=self.threaded)
+        return replace(anew, known=self.known)
 
     def carried(self, twist: Array64, matrix: Array64) -> Comparison:
         """Beside the images as they are a ``twist`` about the model's centre away, at the pose ``matrix``, to first order.
@@ -326,7 +340,7 @@ class Comparison:
             moving.append(out)
         rendering = replace(self.rendering, matrix=matrix, integrals=tuple(moving))
         windows = [compared.windows for compared in self.compared]
-        return replace(compare(self.level, self.images, rendering, windows, self.config), known=known)
+        return replace(compare(self.level, self.images, rendering, windows, self.config, threaded=self.threaded), known=known)
 
     def derivatives(self) -> list[Array32]:
         """Of each exposure's line integrals by a twist about the model's centre, [6, H, W]."""
@@ -337,7 +351,7 @@ class Comparison:
         for image, integrals, slopes in zip(self.images, self.rendering.integrals, self.rendering.slopes, strict=True):
             moving = np.empty((7, *image.shape), np.float32)
             world = np.ascontiguousarray(np.linalg.inv(matrix @ self.level.affine)[:3, :3].T)
-            jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving)
+            jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving, self.run)
             found.append(moving[1:])
         return found
 
@@ -347,23 +361,29 @@ class Comparison:
 
     def _normal(self, sigma2: Array64, derivatives: Sequence[Array32 | None]) -> Normal:
         found = [
-            _system(compared, image, floor, self.config, jacobian)
+            _system(compared, image, floor, self.config, jacobian, self.run)
             for compared, image, floor, jacobian in zip(self.compared, self.images, sigma2, derivatives, strict=True)
         ]
         return summed(found, self.images, self._centre())
 
 
 def compare(
-    level: ModelLevel, images: list[ImageLevel], rendering: Rendering, windows: Sequence[Windows], config: MatchConfig
+    level: ModelLevel,
+    images: list[ImageLevel],
+    rendering: Rendering,
+    windows: Sequence[Windows],
+    config: MatchConfig,
+    *,
+    threaded: bool = False,
 ) -> Comparison:
-    """A rendering beside every exposure, of each the pixels of its ``windows``."""
+    """A rendering beside every exposure, of each the pixels of its ``windows``; ``threaded`` as of ``render``."""
     found = []
     for image, integrals, window in zip(images, rendering.integrals, windows, strict=True):
         moving = integrals * image.lengths
         if image.background is not None:
             moving += image.background
         found.append(_compared(moving, image, window, config))
-    return Comparison(level, images, rendering, tuple(found), config)
+    return Comparison(level, images, rendering, tuple(found), config, threaded=threaded)
 
 
 def normal_equations(

@@ -7,6 +7,7 @@ known roughly, the exposures can be asked: the same solid with a wall of other t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -131,13 +132,13 @@ def _filled(held: Bool[NDArray[np.bool_], "D H W"]) -> Bool[NDArray[np.bool_], "
     return out
 
 
-def with_wall(scale: Scale, tube: Tube, times: float) -> Scale:
-    """A level with the tube's wall that many times as thick, in place of its model."""
+def with_wall(scales: Sequence[Scale], tube: Tube, times: float) -> list[Scale]:
+    """Levels with the tube's wall that many times as thick, in place of their model."""
     if times == 1:
-        return scale
+        return list(scales)
     model = tube.walled(times)
-    level = model_pyramid(model, content(model), [scale.model.spacing])[0]
-    return replace(scale, model=replace(level, faces=scale.model.faces))
+    levels = model_pyramid(model, content(model), [scale.model.spacing for scale in scales])
+    return [replace(scale, model=replace(level, faces=scale.model.faces)) for scale, level in zip(scales, levels, strict=True)]
 
 
 def wall_at(scale: Scale, tube: Tube, matrix: Array64, config: DirectConfig) -> float:
@@ -151,7 +152,7 @@ def wall_at(scale: Scale, tube: Tube, matrix: Array64, config: DirectConfig) -> 
     bounds = Bounds(matrix, camera_axes(scale.images[0].view), centre, *_NEAR)
 
     def cost(times: float) -> float:
-        return refine(with_wall(scale, tube, times), matrix, bounds, config, threaded=True).normal.cost
+        return refine(with_wall([scale], tube, times)[0], matrix, bounds, config, threaded=True).normal.cost
 
     own = cost(1.0)
     best, least = 1.0, own

@@ -30,6 +30,9 @@ from raylign.registration.standpoint import pixels_at
 
 Progress = Callable[[str, float], None]
 
+STRETCH = 5.0
+"""How many times as long as Gauss and Newton's a step may be where all models are surfaces: they leave much unexplained."""
+
 _NEAR = 60.0  # mm
 _ALONG = SearchConfig(degrees=4.0, mm=4.0, depth=25.0, hypotheses=1)
 """About a pose of one exposure, which hardly sees its depth."""
@@ -55,8 +58,9 @@ def part_search(search: SearchConfig) -> SearchConfig:
 
 
 def part_config(config: DirectConfig) -> DirectConfig:
-    """A configuration of the direct method for a mesh: ``part_search``, and no level that is too coarse to tell bones apart."""
-    return replace(config, search=part_search(config.search), coarsest=max(36, config.coarsest))
+    """A configuration of the direct method for a mesh: ``part_search``, no level that is too coarse to tell bones apart, longer
+    steps at the finest."""
+    return replace(config, search=part_search(config.search), coarsest=max(36, config.coarsest), stretch=STRETCH)
 
 
 def finer(config: DirectConfig, short: float) -> DirectConfig:
@@ -215,7 +219,7 @@ def finished(problem: Problem, found: Descent, config: DirectConfig) -> tuple[De
     if tube is not None:
         close = about(problem, best.matrix, replace(config, search=_CLOSE), most=2)[-1]
         times = wall_at(close, tube, best.matrix, config)
-        scales = [with_wall(scale, tube, times) for scale in scales]
+        scales = with_wall(scales, tube, times)
     # in one exposure the second level is done, and done twice it would let the depth wander farther
     levels = scales[:1] if len(problem.xrays) == 1 and times == 1 else scales
     for scale in reversed(levels):

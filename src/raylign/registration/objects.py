@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raylign.geometry import Rigid, se3
 from raylign.registration.collision import Solid, deepest, lever, solid_of
+from raylign.registration.meshes import STRETCH
 from raylign.registration.objects_joint import Linked, Setting, Ties, Together, refine_together, settled
 from raylign.registration.objects_levels import ObjectScale, corners_of, framing, object_scales
 from raylign.registration.objects_problem import (
@@ -166,7 +167,8 @@ class Objects:
         solids = _solids(problem, config)
         # a scan leaves noise in every exposure, surfaces what they do not hold
         bare = not soft_tissue_known(problem)
-        setting = Setting(Ties(linked(problem), solids), config, [f.matrix for f in found], weighed=bare)
+        direct = replace(config.direct, stretch=STRETCH if bare else config.direct.stretch)
+        setting = Setting(Ties(linked(problem), solids), replace(config, direct=direct), [f.matrix for f in found], weighed=bare)
         done, renders = Together.at([f.matrix for f in found]), 0
         history = [list(f.steps) for f in found]
         for scale in reversed(scales):

@@ -25,7 +25,7 @@ from raylign.registration.matching import (
 from raylign.registration.objects_levels import ObjectScale, answered_by_all
 from raylign.registration.objects_problem import Joint, ObjectsConfig
 from raylign.registration.pyramid import Array32, Array64
-from raylign.registration.refinement import LEASH_DEGREES, LEASH_MM
+from raylign.registration.refinement import LEASH_DEGREES, LEASH_MM, lengthened
 from raylign.registration.result import Step
 from raylign.registration.rotations import vector_of
 from raylign.registration.search import moved
@@ -264,12 +264,13 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
     steps = [[Step(scale.index, 0, now.cost, torch.from_numpy(m.copy()))] for m in matrices]
     renders, damping = 1, 1e-4
     tolerance = direct.tolerance * {0: 1, 1: 10}.get(scale.index, 100)
+    last: tuple[Array64, float] | None = None
     for iteration in range(1, (direct.iterations if config.joint else 0) + 1):
         accepted = False
         away = np.concatenate([_twist(s, m, c) for s, m, c in zip(starts, matrices, now.centre, strict=True)])
         tension = float(stiffness @ away**2)
         total = usable * now.cost + tension + temper * tie.value
-        for _ in range(4):
+        for attempt in range(4):
             h = now.hessian + np.diag(stiffness) + temper * tie.hessian
             g = now.gradient - stiffness * away + temper * tie.gradient
             diagonal = np.diag(h)
@@ -277,9 +278,11 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
             twist = np.linalg.solve(damped, g)
             if twist @ g / usable < tolerance:
                 break
+            times = lengthened(last, twist, h, direct.stretch) if attempt == 0 and scale.index == 0 else 1.0
+            short, twist = twist, times * twist
             trial_matrices = [moved(m, twist[6 * b : 6 * b + 6], now.centre[b]) for b, m in enumerate(matrices)]
             if not _within(trial_matrices, scale, setting):
-                damping = max(damping, 1e-4) * 10
+                damping = damping if times > 1 else max(damping, 1e-4) * 10
                 continue
             seen = shown(scale, trial_matrices, match)
             trial = compared(scale, seen, masks, floor, match, full=False)
@@ -289,10 +292,10 @@ def refine_together(scale: ObjectScale, starts: Sequence[Array64], setting: Sett
             if usable * trial.cost + float(stiffness @ trial_away**2) + temper * trial_tie.value < total:
                 accepted = True
                 break
-            damping = max(damping, 1e-4) * 10
+            damping = damping if times > 1 else max(damping, 1e-4) * 10
         if not accepted:
             break
-        matrices, tie = trial_matrices, trial_tie
+        matrices, tie, last = trial_matrices, trial_tie, (short, times)
         damping /= 10
         floor = np.minimum(floor, trial.noise)
         masks = answered_by_all(scale, matrices, match.window)

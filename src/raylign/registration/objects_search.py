@@ -151,7 +151,7 @@ def _walled(body: Body, scales: Sequence[Scale], found: Found, bounds: Bounds, c
     if tube is None or times == 1:
         return found
     for number in range(second, -1, -1):
-        best = refine(with_wall(scales[number], tube, times), found.matrix, bounds, config.direct, threaded=True)
+        best = refine(with_wall([scales[number]], tube, times)[0], found.matrix, bounds, config.direct, threaded=True)
         steps, renders = found.steps + best.steps, found.renders + best.renders
         found = replace(found, matrix=best.matrix, steps=steps, renders=renders, held=bounds.hold(best.matrix, INSIDE))
     return replace(found, model=tube.walled(times))

@@ -57,7 +57,8 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     cost over a changing set of pixels is not a cost.
 
     Above the finest level a weak spring (``config.leash``) ties the pose to where the level began. In a direction that a coarse
-    image does not see (depth, mostly) noise would carry it off, out of reach of the finer levels that do see it.
+    image does not see (depth, mostly) noise would carry it off, out of reach of the finer levels that do see it. At the finest
+    level steps may be longer than Gauss and Newton's (``lengthened``, ``config.stretch``).
     """
     basis = np.zeros((6, 6))
     basis[:3, :3] = basis[3:, 3:] = bounds.axes
@@ -79,7 +80,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     masks = answered(scale.model, scale.images, matrix)
     windows = [windows_of(image, mask, match) for image, mask in zip(scale.images, masks, strict=True)]
     rendering = render(scale.model, scale.images, matrix, match, threaded=threaded, pixels=masks)
-    seen = compare(scale.model, scale.images, rendering, windows, match)
+    seen = compare(scale.model, scale.images, rendering, windows, match, threaded=threaded)
     floor = seen.judged(none).noise
     now = seen.normal(floor)
     steps = [Step(scale.index, 0, now.cost, torch.from_numpy(matrix.copy()))]
@@ -90,19 +91,24 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     # above the finest level a pose need only be good enough to begin the next
     tolerance = config.tolerance * {0: 1, 1: 10}.get(scale.index, 100)
     away = np.zeros(6)
+    last: tuple[Array64, float] | None = None
+    most = config.stretch if scale.index == 0 else 1.0
     for iteration in range(1, (config.iterations if scale.index == 0 else config.iterations * 2 // 3) + 1):
         accepted = False
         tension = float(stiffness @ away**2) / usable
-        for _ in range(2 if scale.index == 0 else 5):
+        times = 1.0
+        for attempt in range(2 if scale.index == 0 else 5):
             h = basis.T @ now.hessian @ basis + np.diag(stiffness)
             g = basis.T @ now.gradient - stiffness * away
             damped = h + damping * np.diag(np.diag(h)) + 1e-9 * max(np.trace(h), 1e-12) * np.eye(6)
             twist = basis @ np.linalg.solve(damped, g)
             if twist @ (basis @ g) / usable < tolerance:
                 break
+            times = lengthened(last, twist, now.hessian, most) if attempt == 0 else 1.0
+            short, twist = twist, times * twist
             trial_matrix = moved(matrix, twist, now.centre)
             if not bounds.hold(trial_matrix):
-                damping = max(damping, 1e-4) * 10
+                damping = damping if times > 1 else max(damping, 1e-4) * 10
                 continue
             there = on_images(scale, trial_matrix) if limit else none
             near = bool(np.abs(there - rendered).max() < limit)
@@ -113,19 +119,20 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
                 trial_masks = answered(scale.model, scale.images, trial_matrix)
                 pixels = [window.valid | mask for window, mask in zip(windows, trial_masks, strict=True)]
                 rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded, pixels=pixels)
-                trial_seen = compare(scale.model, scale.images, rendering, windows, match)
+                trial_seen = compare(scale.model, scale.images, rendering, windows, match, threaded=threaded)
                 renders += 1
             trial = trial_seen.judged(floor)
             trial_away = pull(trial_matrix)
             if trial.cost + float(stiffness @ trial_away**2) / usable < now.cost + tension:
                 accepted = True
                 break
-            damping = max(damping, 1e-4) * 10
+            damping = damping if times > 1 else max(damping, 1e-4) * 10
         if not accepted:
             break
         matrix, masks, seen, away = trial_matrix, trial_masks, trial_seen, trial_away
         rendered = rendered if near else there
         damping /= 10
+        last = short, times
         floor = np.minimum(floor, trial.noise)
         if np.abs(twist[3:]).max() + radius * np.abs(twist[:3]).max() > 0.3 * scale.model.spacing:
             windows = renewed(windows, scale, masks, match)
@@ -136,6 +143,24 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
     final = seen.beside(renewed(windows, scale, masks, match)).judged(none)
     judged = replace(final, hessian=now.hessian, gradient=now.gradient, scores=now.scores)
     return Candidate(matrix, judged, tuple(steps), renders, replace(seen.rendering, slopes=(None,) * len(scale.images)))
+
+
+def lengthened(last: tuple[Array64, float] | None, step: Array64, hessian: Array64, most: float) -> float:
+    """How many times as long as Gauss and Newton's a step is to be made: 1 to ``most``.
+
+    Where a model leaves much unexplained, their Hessian is too stiff (what the logarithm's concave part adds is not in it), and
+    each step goes the same share of the way that is left. What is left of the ``last`` one, along it, tells that share.
+
+    Parameters
+    ----------
+    last: the step before, as it was computed, and how many times as long it was made; None where there is none.
+    step: the next one, as it is computed. hessian: by which both are measured.
+    """
+    if last is None:
+        return 1.0
+    before, made = last
+    left = float(step @ hessian @ before) / max(float(before @ hessian @ before), 1e-30)
+    return float(np.clip(made / max(1 - left, 1e-3), 1, most))
 
 
 def neighbours(candidate: Candidate, scale: Scale, directions: int = 3) -> list[Array64]:
