@@ -57,7 +57,7 @@ def train(flags: TrainFlags) -> int:
             raise InputError(f"{value} is too few", field=name, remedy="give 1 or more")
     load("raylign.training.run", "raylign.simulation", "pydantic")
     from raylign.training.recipes import Weights, read_training
-    from raylign.training.run import CARD, CURVES, WEIGHTS, RunConfig, join, run
+    from raylign.training.run import CARD, CURVES, RunConfig, join, run
 
     _check_device(flags.device)
     chosen = read_training(flags.recipe, flags.preset, flags.seed, flags.begin)
@@ -78,14 +78,10 @@ def train(flags: TrainFlags) -> int:
     if not done.finished:
         print(f"{done.iteration} iterations are done, {minutes:.0f} min; the same command without --until goes on in {flags.out}")
         return DONE
-    test = done.figures["test"]
     what = f"agents joined: {len(flags.join)}" if flags.join else f"{done.iteration} iterations"
     print(f"{chosen.name}, preset {chosen.preset}: {what}, {minutes:.0f} min")
-    print(
-        f"{test['cases']:.0f} registrations of test patients: TRE from {test['start_mean']:.2f} to {test['tre_mean']:.2f} mm in"
-        f" the mean, median {test['tre_median']:.2f}, 90 % within {test['tre_p90']:.2f}; angle {test['angle_mean']:.2f} degrees"
-    )
-    print(f"{flags.out / WEIGHTS}, {CARD}" + ("" if flags.join else f", {CURVES}"))
+    print(done.said)
+    print(f"{flags.out / done.weights}, {CARD}" + ("" if flags.join else f", {CURVES}"))
     return DONE
 
 

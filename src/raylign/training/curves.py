@@ -36,7 +36,7 @@ def draw_curves(log: Path, picture: Path, title: str) -> None:
     left, right = figure.subplots(1, 2)
     figure.suptitle(title)
     _line(left, found.get("loss", []), "loss, mean of 100 iterations", color="C0")
-    left.set(xlabel="iteration", ylabel="loss (mean squared error)", yscale="log")
+    left.set(xlabel="iteration", ylabel="loss", yscale="log")
     rate = left.twinx()
     _line(rate, found.get("rate", []), "learning rate", color="0.6", linestyle="--")
     rate.set(ylabel="learning rate", yscale="log")

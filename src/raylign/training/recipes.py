@@ -14,7 +14,10 @@ from raylign.errors import InputError
 from raylign.io.plain_yaml import read_yaml
 from raylign.simulation.datasets.typed import typed
 
-METHODS = {"imitation-agent": ("raylign.methods.imitation_agent.training", "TrainingConfig", "AgentTraining")}
+METHODS = {
+    "imitation-agent": ("raylign.methods.imitation_agent.training", "TrainingConfig", "AgentTraining"),
+    "convex-similarity": ("raylign.methods.convex_similarity.training", "TrainingConfig", "SimilarityTraining"),
+}
 """Module, settings and training of each method that learns."""
 
 

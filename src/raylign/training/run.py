@@ -18,7 +18,7 @@ from raylign.training.recipes import Chosen
 
 Tell = Callable[[str, float], None]
 
-WEIGHTS, CARD, CARD_JSON = "agent.safetensors", "card.md", "card.json"
+CARD, CARD_JSON = "card.md", "card.json"
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,14 @@ class Done:
     iteration: reached.
     finished: whether that is the end; only then are there weights.
     figures: of validation and test patients, by part.
+    weights: name of the file of weights in the folder. said: the figures of test patients in words.
     """
 
     iteration: int
     finished: bool
     figures: Mapping[str, Mapping[str, float]]
+    weights: str = ""
+    said: str = ""
 
 
 def run(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
@@ -77,6 +80,8 @@ def run(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
         )  # fmt: skip
     task = chosen.make(chosen.settings, chosen.seed, config.pool or folder / "pool", config.device)
     if chosen.begin is not None:
+        if not hasattr(task, "begin"):
+            raise InputError(f"a {chosen.method} begins from random weights", field="--from", remedy="leave it out")
         task.begin(chosen.begin.file)
     _settled(folder, chosen)
     task.prepare(config.workers, lambda stage, share: say(stage, 0.3 * share))
@@ -107,6 +112,8 @@ def join(chosen: Chosen, config: RunConfig, tell: Tell | None = None) -> Done:
     say = tell or (lambda stage, share: None)
     folder = config.folder
     task = chosen.make(chosen.settings, chosen.seed, config.pool or folder / "pool", config.device)
+    if not hasattr(task, "joined"):
+        raise InputError(f"several of {chosen.method} are not joined", field="--join", remedy="leave it out")
     agent = task.joined([one.file for one in chosen.members])
     _settled(folder, chosen)
     task.prepare(config.workers, lambda stage, share: say(stage, 0.3 * share), ("validation", "test"))
@@ -118,11 +125,12 @@ def _written(chosen: Chosen, folder: Path, task: Any, made: tuple[Any, dict[str,
     """Weights and card of an agent with its figures."""
     agent, figures = made
     about = {**chosen.to_dict(), "iterations": reached, "figures": figures, "versions": versions()}
-    replace(agent, about=about).save(folder / WEIGHTS)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    file = folder / task.weights
+    replace(agent, about=about).save(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     write_json(folder / CARD_JSON, {**about, "sha256": digest})
     write_text(folder / CARD, task.card(about, digest))
-    return Done(reached, True, figures)
+    return Done(reached, True, figures, task.weights, task.said(figures["test"]))
 
 
 def _settled(folder: Path, chosen: Chosen) -> None:

@@ -151,6 +151,7 @@ class AgentTraining:
     """
 
     method = METHOD
+    weights = "agent.safetensors"
     columns = ("tre_mean", "tre_median", "tre_p90", "angle_mean", "worse")
 
     def __init__(self, config: TrainingConfig, seed: int, folder: str | Path, device: str | torch.device = "cpu") -> None:
@@ -334,6 +335,14 @@ class AgentTraining:
 
     def _seed(self) -> int:
         return int(torch.randint(2**62, (), generator=generator(self.seed, _WEIGHTS)))
+
+    def said(self, test: Mapping[str, float]) -> str:
+        """Figures of test patients in words."""
+        return (
+            f"{test['cases']:.0f} registrations of test patients: TRE from {test['start_mean']:.2f} to"
+            f" {test['tre_mean']:.2f} mm in the mean, median {test['tre_median']:.2f}, 90 % within {test['tre_p90']:.2f};"
+            f" angle {test['angle_mean']:.2f} degrees"
+        )
 
     def card(self, about: dict[str, Any], digest: str) -> str:
         """The model card."""

@@ -1,0 +1,83 @@
+"""A learned similarity in one file, with what it takes to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raylign.errors import InputError
+from raylign.methods.convex_similarity.descent import DescentConfig
+from raylign.methods.convex_similarity.model import CubeConfig, Similarity
+from raylign.methods.convex_similarity.network import NetworkConfig, SimilarityNetwork
+from raylign.methods.weights import read_weights, write_weights
+from raylign.simulation.datasets.typed import typed
+
+METHOD = "convex-similarity"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A trained network and how it is used.
+
+    Parameters
+    ----------
+    network: in evaluation mode.
+    cube: what it was trained to see. descent: by which steps it is descended.
+    about: recipe, seed, settings, figures: what the model card says.
+    """
+
+    network: SimilarityNetwork
+    cube: CubeConfig
+    descent: DescentConfig = field(default_factory=DescentConfig)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def similarity(self) -> Similarity:
+        return Similarity(self.network, self.cube)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors.
+
+        Raises
+        ------
+        InputError: the file cannot be written.
+        """
+        about = {
+            "method": METHOD,
+            "schema": _SCHEMA,
+            "network": asdict(self.network.config),
+            "cube": asdict(self.cube),
+            "descent": asdict(self.descent),
+            "about": dict(self.about),
+        }
+        write_weights(path, self.network.state_dict(), about)
+
+
+def read_learned(path: str | Path, device: str | torch.device = "cpu") -> Learned:
+    """A similarity as ``Learned.save`` wrote it.
+
+    Raises
+    ------
+    InputError: no such file, a damaged one, one of another method.
+    """
+    tensors, said = read_weights(path)
+    if said.get("method") != METHOD or said.get("schema") != _SCHEMA:
+        raise InputError(
+            f"holds {said.get('method', 'something else')}, not a {METHOD} of schema 1", file=path,
+            remedy="name the weights of a raylign train of recipes/gao2024.yaml",
+        )  # fmt: skip
+    try:
+        cube, descent = typed(CubeConfig, said["cube"], "cube", path), typed(DescentConfig, said["descent"], "descent", path)
+        network = SimilarityNetwork(typed(NetworkConfig, said["network"], "network", path), cube.pixels)
+        network.load_state_dict(tensors)
+        about = said["about"]
+        if not isinstance(about, Mapping):
+            raise TypeError("about holds no names and values")
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"its weights do not fit ({str(error).splitlines()[0]})", file=path) from None
+    return Learned(network.to(device).eval(), cube, descent, about)
