@@ -1,0 +1,99 @@
+"""The learned similarity as a registrar: what it is given, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raylign.data import Volume, XRay
+from raylign.errors import InputError
+from raylign.geometry import Rigid, View, se3
+from raylign.methods.convex_similarity.descent import DescentConfig
+from raylign.methods.convex_similarity.model import CubeConfig, centred, cube_of
+from raylign.methods.convex_similarity.network import BranchConfig, NetworkConfig, make_network
+from raylign.methods.convex_similarity.registrar import BONE_HU, ConvexSimilarity, bones, seen
+from raylign.methods.convex_similarity.weights import Learned, read_learned
+from raylign.registration import Direct, DirectConfig, Pipeline, Problem, SearchConfig
+from tests.registration import scene
+
+SIZES = NetworkConfig(features=(2, 3), fine=BranchConfig(8, 12), coarse=BranchConfig(16, 16), heads=2, blocks=1)
+CUBE = CubeConfig(voxels=24, voxel_mm=14.0, pixels=32)
+
+
+def learned() -> Learned:
+    return Learned(make_network(SIZES, 32, 0).eval(), CUBE, DescentConfig(steps=3))
+
+
+def problem() -> Problem:
+    return Problem(scene.chest(), (scene.exposure(),), scene.truth())
+
+
+def test_bones_of_a_scan_are_what_is_denser_than_water_by_so_much() -> None:
+    data = torch.full((8, 8, 8), -1000.0)
+    data[2:6, 2:6, 2:6] = 40.0
+    data[3:5, 3:5, 3:5] = 1000.0
+    volume = Volume(data, torch.eye(4, dtype=torch.float64), "HU")
+    found = bones(volume)
+    assert found.unit == "1/mm" and int((found.data > 0).sum()) == 8
+    water, bone = (volume.attenuation().data[place] for place in ((2, 2, 2), (3, 3, 3)))
+    assert float(found.data.max()) == pytest.approx(float(bone) - float(water) / 1.04, rel=1e-3)
+    assert bones(found) is found
+    with pytest.raises(InputError, match=f"nothing is {BONE_HU:g} HU"):
+        bones(replace(volume, data=data.clamp(max=100.0)))
+    with pytest.raises(InputError, match="the volume is in raw"):
+        bones(replace(volume, unit="raw"))
+
+
+def test_the_middle_square_is_seen_in_its_own_geometry() -> None:
+    view = View.from_carm(sid=1000.0, sod=700.0, pixel_spacing=1.0, shape=(70, 100))
+    image = torch.rand(70, 100, generator=torch.Generator().manual_seed(0))
+    everywhere = torch.ones(70, 100, dtype=torch.bool)
+    looks = seen(XRay(image, view, everywhere), 32)
+    assert looks.images.shape == (1, 1, 32, 32)
+    inner = view.crop(slice(3, 67), slice(18, 82)).resample((32, 32))
+    torch.testing.assert_close(looks.vectors[0], inner.vectors)
+    hidden = torch.ones(70, 100, dtype=torch.bool)
+    hidden[:, :40] = False
+    shown = seen(XRay(torch.where(hidden, image, torch.tensor(1e9)), view, hidden), 32)
+    assert not shown.images[0, 0, :, :11].any() and bool(shown.images.isfinite().all())
+    with pytest.raises(InputError, match="fewer than 32 x 32"):
+        seen(XRay(image[:30, :30], view.crop(slice(0, 30), slice(0, 30)), everywhere[:30, :30]), 32)
+
+
+def test_a_descent_is_a_result_that_is_never_trusted() -> None:
+    asked, method = problem(), ConvexSimilarity(learned())
+    result = method.register(asked)
+    assert result.method == "convex-similarity" and result.renders == 3 and len(result.trajectory) == 4
+    assert not result.confidence.trusted and "refine it by another method" in result.confidence.reasons[0]
+    torch.testing.assert_close(result.trajectory[0].matrix, asked.start.matrix)
+    torch.testing.assert_close(result.trajectory[-1].matrix, result.transform.matrix)
+    assert se3.is_rigid(result.transform.matrix)
+    again = method.register(asked)
+    assert torch.equal(result.transform.matrix, again.transform.matrix)
+    many, middle = method.descents(asked.model, asked.xrays[0], asked.start.matrix.expand(3, 4, 4))
+    torch.testing.assert_close(many.poses, many.poses[:1].expand(3, 4, 4), atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(many.poses[0], centred(result.transform.matrix, middle), atol=1e-4, rtol=1e-6)
+    with pytest.raises(InputError, match="looks at one"):
+        method.register(replace(asked, xrays=(scene.exposure(), scene.exposure(90.0))))
+
+
+def test_what_follows_refines_it() -> None:
+    """An untrained network moves the pose somewhere near; the direct method goes on from there and judges."""
+    near = DirectConfig(search=SearchConfig(degrees=15.0, mm=25.0))
+    short = replace(learned(), descent=DescentConfig(steps=2, longest=0.05))
+    result = Pipeline((ConvexSimilarity(short), Direct(near))).register(problem())
+    assert result.method == "convex-similarity+direct"
+    assert float(se3.geodesic(result.transform.matrix, scene.truth().matrix, mm_per_radian=100.0)) < 3
+    assert torch.equal(result.start.matrix, Rigid(scene.truth().matrix).matrix)
+
+
+def test_files_keep_what_is_needed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = learned()
+    file = tmp_path_factory.mktemp("weights") / "similarity.safetensors"
+    made.save(file)
+    again = read_learned(file)
+    assert again.cube == made.cube and again.descent == made.descent and again.network.config == made.network.config
+    cube, _ = cube_of(bones(scene.chest()), CUBE)
+    assert torch.equal(again.network.expanded(cube), made.network.expanded(cube))
