@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.io.atomic import atomic_write
 from raylign.methods.convex_similarity.model import CubeConfig, centred, cube_of
+
+if TYPE_CHECKING:
+    from raylign.simulation.datasets.recipes import Recipe
 
 Tell = Callable[[str, float], None]
 
@@ -127,15 +130,11 @@ class Patient:
     points: Float[Tensor, "P 3"]
 
 
-def make_patient(config: PoolConfig, cube: CubeConfig, seed: int, count: int) -> dict[str, np.ndarray[Any, Any]]:
-    """One made patient's exposures and model, as the arrays of a pool's file."""
-    from raylign.data.restrict import restricted
-    from raylign.simulation.datasets.cases import make_cases
-    from raylign.simulation.datasets.plan import Plan
+def case_recipe(config: PoolConfig, seed: int) -> Recipe:
+    """The exposures of one made patient as a recipe for data sets: case k of patient s has the number (s << 20) + k."""
     from raylign.simulation.datasets.recipes import Recipe, SubjectsFrom, TargetPoints
-    from raylign.simulation.datasets.residents import reside
 
-    recipe = Recipe(
+    return Recipe(
         name="convex-similarity",
         subjects=(SubjectsFrom(phantom=config.phantom, seeds=(seed, seed), config={"voxel_mm": config.phantom_mm}),),
         seed=config.seed,
@@ -145,6 +144,16 @@ def make_patient(config: PoolConfig, cube: CubeConfig, seed: int, count: int) ->
         exposure=config.exposure,
         target_points=TargetPoints(config.structures, 200),
     )
+
+
+def make_patient(config: PoolConfig, cube: CubeConfig, seed: int, count: int) -> dict[str, np.ndarray[Any, Any]]:
+    """One made patient's exposures and model, as the arrays of a pool's file."""
+    from raylign.data.restrict import restricted
+    from raylign.simulation.datasets.cases import make_cases
+    from raylign.simulation.datasets.plan import Plan
+    from raylign.simulation.datasets.residents import reside
+
+    recipe = case_recipe(config, seed)
     plan = Plan(recipe)
     resident = reside(recipe, plan.roster[0])
     subject = resident.subject

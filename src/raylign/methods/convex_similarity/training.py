@@ -45,7 +45,7 @@ class OptimiserConfig:
     """
 
     kind: Literal["sgd", "adam"] = "sgd"
-    rate: float = 1e-4
+    rate: float = 1e-3
     least: float = 1e-5
     cycle: int = 100
     momentum: float = 0.9
