@@ -81,6 +81,23 @@ def test_minibatches_follow_from_seed_and_number(pool: Path) -> None:
     assert a.looks.images.shape == (4, 1, 32, 32) and a.moving.shape == (4, 4, 4)
 
 
+def test_poses_from_afar_are_among_the_moving_ones(pool: Path) -> None:
+    near, far, all_of_them = task(pool), task(pool, far=0.5), task(pool, far=1.0)
+    apart = {name: [] for name in ("near", "far", "all")}  # type: dict[str, list[float]]
+    kept = 0
+    for number in range(12):
+        batches = {"near": near.batch(number), "far": far.batch(number), "all": all_of_them.batch(number)}
+        assert torch.equal(batches["near"].looks.images, batches["far"].looks.images)
+        kept += int((batches["near"].moving == batches["far"].moving).flatten(1).all(1).sum())
+        for name, batch in batches.items():
+            apart[name] += batch.moving[:, :3, 3].norm(dim=-1).tolist()
+    assert 12 < kept < 36
+    means = {name: sum(values) / len(values) for name, values in apart.items()}
+    assert means["near"] < means["far"] < means["all"] and means["all"] > 180
+    with pytest.raises(InputError, match=r"1\.5 is no share"):
+        TrainingConfig(far=1.5)
+
+
 @pytest.mark.parametrize("change", [{"loss": "value"}, {"distance": "euclidean"}, {"appearance": "plain"}])
 def test_variants_of_the_loss(pool: Path, change: dict[str, str]) -> None:
     variant = task(pool, **change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.geometry import se3
+from raylign.geometry import View, se3
 from raylign.methods.convex_similarity.card import card
 from raylign.methods.convex_similarity.descent import DescentConfig, descend
 from raylign.methods.convex_similarity.geodesic import between, downhill, squared
@@ -77,6 +77,8 @@ class TrainingConfig:
     distance: how two gradients are compared: geodesic (the paper), or euclidean.
     appearance: domain randomisation, plain for none.
     moving: law of the moving poses (``simulation.poses``). start: of the starts of registrations.
+    far: share of the moving poses that are drawn from the starts' law. The paper has none: at many of its starts the model shows
+        at the image's border or not at all, and its moving poses hardly ever.
     batch: pairs of one patient in a minibatch.
     iterations: minibatches in all.
     validation_cases, validate_every: registrations by which progress is measured, and how often.
@@ -92,6 +94,7 @@ class TrainingConfig:
     appearance: str = "gao2024"
     moving: str = "gao2024/moving"
     start: str = "gao2024/test"
+    far: float = 0.0
     batch: int = 4
     iterations: int = 15_000
     validation_cases: int = 16
@@ -100,6 +103,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if min(self.batch, self.iterations, self.validation_cases, self.validate_every) < 1:
             raise InputError("numbers of pairs, iterations and cases are too small", field="settings")
+        if not 0 <= self.far <= 1:
+            raise InputError(f"{self.far:g} is no share", field="far", remedy="give a number from 0 to 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,21 +172,25 @@ class SimilarityTraining:
         patients = self.patients("train")
         patient = patients[int(torch.randint(len(patients), (), generator=stream))]
         which = torch.randint(len(patient.images), (self.config.batch,), generator=stream)
-        return self.pairs(patient, which, self.config.moving, self.config.appearance, stream)
+        near = self.pairs(patient, which, self.config.moving, self.config.appearance, stream)
+        if self.config.far == 0:
+            return near
+        chosen = torch.rand(len(which), generator=stream) < self.config.far
+        seeds = torch.randint(2**62, (len(which),), generator=stream).tolist()
+        others = _drawn(self.config.start, near.truth, tuple(patient.views[int(k)] for k in which), seeds)
+        return replace(near, moving=torch.where(chosen[:, None, None], others, near.moving))
 
     def pairs(self, patient: Patient, which: Tensor, law: str, looks: str, stream: torch.Generator) -> Pairs:
         """Some exposures of a patient, and as many poses drawn by a law about the pose of the model's middle at the isocentre."""
         views = tuple(patient.views[int(k)] for k in which)
-        count, origin = len(which), torch.zeros(3, dtype=torch.float64)
+        count = len(which)
         seeds = torch.randint(2**62, (count,), generator=stream).tolist()
         shown = Labelled(
             patient.images[which], patient.valid[which], views, patient.truth[which],
             torch.zeros(count, 0, 2, dtype=torch.float64), torch.zeros(count, 0, *patient.images.shape[1:]),
         )  # fmt: skip
         changed = appearance(looks)(shown, [generator(int(s), 0) for s in seeds])
-        moving = starts(law).draw(
-            patient.truth[which], changed.views, origin, origin[None], [generator(int(s), 1) for s in seeds]
-        )
+        moving = _drawn(law, patient.truth[which], changed.views, seeds)
         seen = look(changed.image, changed.valid, changed.views, self.config.cube.pixels)
         return Pairs(patient.cube, seen, patient.truth[which], moving)
 
@@ -279,6 +288,12 @@ class SimilarityTraining:
     def card(self, about: dict[str, Any], digest: str) -> str:
         """The model card."""
         return card(about, digest)
+
+
+def _drawn(law: str, truth: Float[Tensor, "B 4 4"], views: tuple[View, ...], seeds: list[int]) -> Float[Tensor, "B 4 4"]:
+    """Poses of the cube by a law of starts, each by a stream of its own."""
+    origin = torch.zeros(3, dtype=torch.float64)
+    return starts(law).draw(truth, views, origin, origin[None], [generator(seed, 1) for seed in seeds])
 
 
 def _tre(poses: Float[Tensor, "B 4 4"], truth: Float[Tensor, "B 4 4"], points: Float[Tensor, "P 3"]) -> Float[Tensor, " B"]:
