@@ -2,12 +2,12 @@
 
     python benchmarks/convex_registration.py --weights FILE [--patients 20] [--cases 2] [--methods prost,direct,...] [--json FILE]
 
-Patients are the test patients of recipes/gao2024.yaml, exposures and starts those that its trainings measure on: poses of the law
-``gao2024``, starts of ``gao2024/test`` (200 mm in plane, 300 mm in depth, 50 degrees), without domain randomisation. ``prost``
-descends from the start; ``direct`` registers the whole CT within 20 degrees and 35 mm of the start; ``prost+direct`` the same
-from where the descent ended; ``direct, search`` looks through 50 degrees, 200 mm and 300 mm about the start that knows nothing;
-``prost+xreg`` and ``xreg-wide`` are xReg's recipe (CMA-ES on patch gradient NCC), from there and in the wide box. TRE is the
-mean over points of the model's surface; processor seconds of one thread.
+Patients are the test patients of the weights, exposures those that its training measured on, starts others of the same law (200
+mm in plane, 300 mm in depth, 50 degrees); no domain randomisation. ``prost`` descends from the start with the labelled bones,
+``prost, CT`` with what of the whole CT is dense enough; ``direct`` registers the whole CT within 20 degrees and 35 mm of the
+start; ``prost+direct`` the same from where the descent ended; ``direct, search`` looks through 50 degrees, 200 mm and 300 mm
+about the start that knows nothing; ``prost+xreg`` and ``xreg-wide`` are xReg's recipe (CMA-ES on patch gradient NCC), from there
+and in the wide box. TRE is the mean over points of the model's surface; processor seconds of one thread.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from raylign.cli.warm import warm_kernels
 from raylign.data import Volume, XRay
 from raylign.data.restrict import restricted
 from raylign.geometry import Rigid
+from raylign.methods.convex_similarity.model import centred as centred_at
 from raylign.methods.convex_similarity.model import cube_of, uncentred
-from raylign.methods.convex_similarity.pool import PoolConfig, case_recipe
+from raylign.methods.convex_similarity.pool import case_recipe
 from raylign.methods.convex_similarity.registrar import ConvexSimilarity
 from raylign.methods.convex_similarity.training import TrainingConfig
 from raylign.methods.convex_similarity.weights import read_learned
@@ -36,10 +37,11 @@ from raylign.registration.register import WIDE
 from raylign.simulation.datasets.cases import make_cases
 from raylign.simulation.datasets.plan import Plan
 from raylign.simulation.datasets.residents import reside
+from raylign.simulation.datasets.typed import typed
 from raylign.simulation.poses import starts
 from raylign.simulation.seeds import generator
 
-METHODS = ("prost", "direct", "prost+direct", "direct, search")
+METHODS = ("prost", "prost, CT", "direct", "prost+direct", "direct, search")
 NEAR = SearchConfig(degrees=20.0, mm=35.0)
 
 
@@ -54,7 +56,9 @@ def main() -> None:
     said = parser.parse_args()
     torch.set_num_threads(1)
     warm_kernels()
-    learned, data, law = read_learned(said.weights), PoolConfig(), TrainingConfig().start
+    learned = read_learned(said.weights)
+    settings = typed(TrainingConfig, learned.about["settings"], "settings", said.weights)
+    data, law = settings.data, settings.start
     far, zero = ConvexSimilarity(learned), torch.zeros(3, dtype=torch.float64)
     wanted = [name.replace("_", ", ") for name in said.methods.split(",")]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("start", *wanted)}
@@ -69,7 +73,9 @@ def main() -> None:
             shown = batch.labelled
             xray = XRay(shown.image[k], shown.views[k], shown.valid[k])
             truth, points = shown.poses[k], resident.targets
-            drawn = starts(law).draw(truth[None], (shown.views[k],), zero, zero[None], generator(20261122, seed, k))
+            drawn = starts(law).draw(
+                centred_at(truth[None], middle), (shown.views[k],), zero, zero[None], generator(20261122, seed, k)
+            )
             start = uncentred(drawn, middle)[0]
 
             def error(pose: Tensor, truth: Tensor = truth, points: Tensor = points) -> float:
@@ -78,9 +84,13 @@ def main() -> None:
             begun = time.process_time()
             came = far.register(Problem(bones, (xray,), Rigid(start))).transform
             descent = time.process_time() - begun
+            begun = time.process_time()
+            whole = far.register(Problem(ct, (xray,), Rigid(start))).transform
+            longer = time.process_time() - begun
             ways: dict[str, tuple[Callable[[], Tensor], float]] = {
                 "start": (lambda start=start: start, 0.0),
                 "prost": (lambda came=came: came.matrix, descent),
+                "prost, CT": (lambda whole=whole: whole.matrix, longer),
                 "direct": (_by("direct", NEAR, ct, xray, Rigid(start)), 0.0),
                 "prost+direct": (_by("direct", NEAR, ct, xray, came), descent),
                 "direct, search": (_by("direct", WIDE, ct, xray, centred(ct)), 0.0),

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
 from raylign.methods.convex_similarity.descent import DescentConfig
-from raylign.methods.convex_similarity.model import CubeConfig, centred, cube_of
+from raylign.methods.convex_similarity.geodesic import downhill
+from raylign.methods.convex_similarity.model import CubeConfig, Looks, Similarity, centred, cube_of
 from raylign.methods.convex_similarity.network import BranchConfig, NetworkConfig, make_network
 from raylign.methods.convex_similarity.registrar import BONE_HU, ConvexSimilarity, bones, seen
 from raylign.methods.convex_similarity.weights import Learned, read_learned
@@ -80,13 +82,55 @@ def test_a_descent_is_a_result_that_is_never_trusted() -> None:
 
 
 def test_what_follows_refines_it() -> None:
-    """An untrained network moves the pose somewhere near; the direct method goes on from there and judges."""
-    near = DirectConfig(search=SearchConfig(degrees=15.0, mm=25.0))
-    short = replace(learned(), descent=DescentConfig(steps=2, longest=0.05))
-    result = Pipeline((ConvexSimilarity(short), Direct(near))).register(problem())
-    assert result.method == "convex-similarity+direct"
-    assert float(se3.geodesic(result.transform.matrix, scene.truth().matrix, mm_per_radian=100.0)) < 3
-    assert torch.equal(result.start.matrix, Rigid(scene.truth().matrix).matrix)
+    """From 60 mm aside, where the direct method alone does not reach; a network that knows the way stands for a trained one."""
+    near, truth = Direct(DirectConfig(search=SearchConfig(degrees=10.0, mm=15.0))), scene.truth().matrix
+    _, middle = cube_of(bones(scene.chest()), CUBE)
+
+    class Knows(Similarity):
+        def gradient(self, channels: Tensor, looks: Looks, poses: Tensor, *, twice: bool = False) -> tuple[Tensor, Tensor]:
+            return torch.zeros(len(poses)), -downhill(poses, centred(truth, middle).expand(len(poses), 4, 4), CUBE.unit_mm)
+
+    class Sure(Learned):
+        @property
+        def similarity(self) -> Similarity:
+            return Knows(self.network, self.cube)
+
+    aside = truth.clone()
+    aside[0, 3] += 60.0
+    asked = replace(problem(), start=Rigid(aside))
+    made = Sure(learned().network, CUBE, DescentConfig(steps=20))
+
+    def off(matrix: Tensor) -> float:
+        return float(se3.geodesic(matrix, truth, mm_per_radian=100.0))
+
+    result = Pipeline((ConvexSimilarity(made), near)).register(asked)
+    assert result.method == "convex-similarity+direct" and off(result.transform.matrix) < 3
+    assert off(near.register(asked).transform.matrix) > 20
+    assert torch.equal(result.start.matrix, aside)
+
+
+def test_what_shows_nothing_is_refused() -> None:
+    view = View.from_carm(sid=1000.0, sod=700.0, pixel_spacing=4.0, shape=(64, 64))
+    everywhere = torch.ones(64, 64, dtype=torch.bool)
+    with pytest.raises(InputError, match="shows nothing"):
+        seen(XRay(torch.ones(64, 64), view, everywhere), 32)
+    corner = torch.zeros(64, 64, dtype=torch.bool)
+    corner[0, 0] = True
+    with pytest.raises(InputError, match="shows nothing"):
+        seen(XRay(torch.rand(64, 64), view, corner), 32)
+
+
+def test_a_similarity_of_whole_scans_is_given_them() -> None:
+    whole = replace(learned(), about={"settings": {"data": {"structures": []}}})
+    assert whole.structures == () and learned().structures == ("bone",)
+    asked = problem()
+    found = [
+        ConvexSimilarity(one).descents(asked.model, asked.xrays[0], asked.start.matrix[None])[1] for one in (whole, learned())
+    ]
+    torch.testing.assert_close(found[0], cube_of(asked.model, CUBE)[1])
+    torch.testing.assert_close(found[1], cube_of(bones(asked.model), CUBE)[1])
+    with pytest.raises(InputError, match="raw numbers"):
+        ConvexSimilarity(whole).descents(replace(asked.model, unit="raw"), asked.xrays[0], asked.start.matrix[None])
 
 
 def test_files_keep_what_is_needed(tmp_path_factory: pytest.TempPathFactory) -> None:

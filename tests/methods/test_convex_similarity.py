@@ -128,6 +128,7 @@ def test_a_cube_projects_as_its_volume() -> None:
     exact = project(volume, VIEW, uncentred(at, middle), step=1.0)
     shown = exact.reshape(found.shape)
     ratio = float((found * shown).sum() / (shown * shown).sum())
+    assert ratio == pytest.approx(1 / (BONE * 30.0), rel=0.01)
     # half a voxel of smoothing on a body of noise
     assert float((found / ratio - shown).abs().mean()) < 0.03 * float(shown.mean())
     torch.testing.assert_close(centred(uncentred(at, middle), middle), at)
@@ -144,7 +145,7 @@ def test_what_changes_slowly_is_not_seen() -> None:
     assert float((look(image + ramp, valid, [view], 32).images - plain.images).abs().mean()) < 0.05
     assert torch.equal(plain.vectors[0], view.resample((32, 32)).vectors)
     valid[:, :10] = False
-    spoilt = torch.where(valid, image, torch.tensor(float("nan")).nan_to_num(9e9))
+    spoilt = torch.where(valid, image, torch.tensor(float("nan")))
     hidden = look(spoilt, valid, [view], 32)
     assert not hidden.images[0, 0, :5].any() and bool(hidden.images.isfinite().all())
     assert float(hidden.images.abs().max()) <= 3
@@ -274,15 +275,17 @@ def test_every_variant_learns_twice_through_the_projector(change: dict[str, obje
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(InputError, match="network"):
-        NetworkConfig(heads=5)
+    for sizes in ({"heads": 5}, {"fine": BranchConfig(8, -3)}, {"coarse": BranchConfig(8, 12, 0)}):
+        with pytest.raises(InputError, match="network"):
+            NetworkConfig(**sizes)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="patches do not divide 36 pixels"):
         make_network(SIZES, 36, 0)
-    for wrong in ({"voxels": 0}, {"unit_mm": 0.0}, {"step": -1.0}):
+    for wrong in ({"voxels": 0}, {"unit_mm": 0.0}, {"step": -1.0}, {"voxel_mm": float("nan")}, {"pixels": 4}):
         with pytest.raises(InputError, match="cube"):
             CubeConfig(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="descent"):
-        DescentConfig(rate=0.0)
+    for rate in (0.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="descent"):
+            DescentConfig(rate=rate)
 
 
 # -- descent ------------------------------------------------------------------------------------------------------------------
@@ -297,12 +300,16 @@ def test_a_similarity_that_is_the_distance_is_descended_to_the_truth() -> None:
             number = goal[:, 0, 0].long()
             return squared(poses, truth[number], 100.0) / 2, -downhill(poses, truth[number], 100.0)
 
+        def of(self, channels: Tensor, looks: Looks, poses: Tensor) -> Tensor:
+            return self.gradient(channels, looks, poses)[0]
+
     vectors = torch.zeros(3, 4, 3, dtype=torch.float64)
     vectors[:, 0, 0] = torch.arange(3)
     network = make_network(SIZES, 32, 0)
     given = Looks(torch.zeros(3, 1, 32, 32), vectors)
     found = descend(Exact(network, CUBE), torch.zeros(1, 2, 2, 2), given, begun, DescentConfig(decay=1.0, steps=80))
     assert float(squared(found.poses, truth, 100.0).max()) < 1e-5
+    torch.testing.assert_close(found.values, squared(found.poses, truth, 100.0) / 2)
     assert found.paths.shape == (3, 81, 4, 4) and torch.equal(found.paths[:, 0], begun)
     along = torch.stack([squared(found.paths[:, k], truth, 100.0) for k in range(81)], 1)
     assert bool((along[:, 1:] <= along[:, :-1] + 1e-12).all())

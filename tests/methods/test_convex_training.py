@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from raylign.data import Volume
+from raylign.data.restrict import restricted
 from raylign.errors import InputError
 from raylign.geometry import se3
-from raylign.methods.convex_similarity.model import Similarity, uncentred
-from raylign.methods.convex_similarity.pool import Pool, PoolConfig, read_patient
+from raylign.methods.convex_similarity.model import Similarity, cube_of, uncentred
+from raylign.methods.convex_similarity.pool import Pool, PoolConfig, case_recipe, read_patient
 from raylign.methods.convex_similarity.training import OptimiserConfig, SimilarityTraining, TrainingConfig
 from raylign.methods.convex_similarity.weights import read_learned
+from raylign.simulation.datasets.cases import make_cases
+from raylign.simulation.datasets.plan import Plan
+from raylign.simulation.datasets.residents import reside
 from raylign.training.loop import LoopConfig, train
 from raylign.training.recipes import Weights, read_training
 from raylign.training.run import RunConfig, join, run
@@ -65,10 +68,15 @@ def test_patients_are_what_they_are_said_to_be(pool: Path) -> None:
     voxel = (se3.transform(torch.linalg.inv(config.cube.affine), patient.points)).round().long()
     near = torch.nn.functional.max_pool3d(patient.cube[None, None], 3, 1, 1)[0, 0]
     assert float((near[voxel[:, 2], voxel[:, 1], voxel[:, 0]] > 0).double().mean()) > 0.95
-    # a pose of the cube is a pose of a volume about the same middle
-    whole = Volume(patient.cube, config.cube.affine, "raw")
-    assert whole.data.shape == (24, 24, 24)
-    assert torch.equal(uncentred(patient.truth, torch.zeros(3, dtype=torch.float64)), patient.truth)
+    # poses of the cube are the patient's about the middle of his bones: points show where they show under his own
+    recipe = case_recipe(config.data, 0)
+    plan = Plan(recipe)
+    resident = reside(recipe, plan.roster[0])
+    subject = resident.subject
+    _, middle = cube_of(restricted(subject.volume, subject.labels, config.data.structures), config.cube)
+    own = make_cases(plan, [0, 1, 2], [resident] * 3).labelled.poses
+    torch.testing.assert_close(se3.transform(own, resident.targets), se3.transform(patient.truth, patient.points))
+    torch.testing.assert_close(uncentred(patient.truth, middle), own)
 
 
 def test_minibatches_follow_from_seed_and_number(pool: Path) -> None:
@@ -150,6 +158,30 @@ def task_of_seed(pool: Path, seed: int) -> SimilarityTraining:
     chosen = read_training(RECIPE, "smoke", seed)
     made: SimilarityTraining = chosen.make(chosen.settings, chosen.seed, pool)
     return made
+
+
+@pytest.mark.parametrize("change", [{"structures": ()}, {"phantom": "lumbar", "structures": ("vertebrae_L3", "vertebrae_L4")}])
+def test_other_models_are_made(change: dict[str, object], tmp_path: Path) -> None:
+    chosen = read_training(RECIPE, "smoke").settings
+    data = replace(chosen.data, **change, train=(0, 0), train_exposures=1)
+    Pool(tmp_path, data, chosen.cube).make(("train",))
+    (patient,) = Pool(tmp_path, data, chosen.cube).read("train")
+    share = float((patient.cube > 0).float().mean())
+    assert share > 0.3 if not data.structures else 0 < share < 0.1
+    assert len(patient.points) == 200
+
+
+def test_what_is_wrong_with_a_recipe_is_said_before_patients_are_made(tmp_path: Path) -> None:
+    chosen = read_training(RECIPE, "smoke")
+    for wrong in (
+        {"moving": "nolaw"},
+        {"start": "nolaw"},
+        {"appearance": "nolook"},
+        {"cube": replace(chosen.settings.cube, pixels=48)},
+    ):
+        with pytest.raises(InputError):
+            chosen.make(replace(chosen.settings, **wrong), 0, tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()
 
 
 def test_wrong_data_are_refused(pool: Path, tmp_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_a_source_within_or_beside_the_volume_sees_what_it_holds(z: float) -> No
     assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
 
 
+def test_rays_that_are_no_numbers_show_nothing_and_harm_nothing() -> None:
+    grid = cpu.grid(two_bodies())
+    rays = np.array([[[30.0, 25, -300], [-60.0, -50, 600], [1.0, 0, 0], [0, 1.0, 0]]])
+    for place, value in (((0, 0, 0), np.nan), ((0, 1, 2), np.inf), ((0, 2, 0), np.nan)):
+        both = np.concatenate([rays, rays])
+        both[place] = value
+        image, slopes = cpu.forward(grid, both, (20, 20), np.array([500, 500]), gradients=True)
+        alone, _ = cpu.forward(grid, rays, (20, 20), np.array([500]))
+        assert not image[0].any() and not slopes[0].any() and np.array_equal(image[1], alone[0])
+        assert not cpu.forward(cpu.grid(two_bodies(), culling=False), both[:1], (20, 20), np.array([500]))[0].any()
+
+
 def test_blocks_are_those_of_the_surface_and_none_of_a_full_volume() -> None:
     volume = np.zeros((40, 40, 40), np.float32)
     volume[8:28, 8:28, 8:28] = 1.0  # five blocks along each axis, of which three lie within

@@ -36,11 +36,17 @@ def kernel_of(model: str, storage: int, gradients: bool) -> Any:
 def _worth_following(
     volume: Grid, rays: NDArray[np.float64], shape: tuple[int, int], mask: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_]:
-    """[B, rows, columns]: the pixels that are wanted without those that a sparse volume cannot show."""
+    """[B, rows, columns]: the pixels that are wanted without those that a sparse volume cannot show.
+
+    None of a view whose rays are no numbers: the kernels would read anywhere.
+    """
     wanted = np.ones((len(rays), *shape), np.bool_) if mask is None else np.ascontiguousarray(mask)
+    sound = np.array([bool(np.isfinite(view).all()) for view in rays])
+    if not sound.all():
+        wanted = wanted & sound[:, None, None]
     if rays.shape[1] != 4 or volume.blocks is None:
         return wanted
-    shadows = [shadow(volume.blocks, view, shape) for view in rays]
+    shadows = [shadow(volume.blocks, view, shape) if good else None for view, good in zip(rays, sound, strict=True)]
     return np.stack([own if dark is None else own & dark for own, dark in zip(wanted, shadows, strict=True)])
 
 

@@ -35,12 +35,14 @@ def surface_blocks(data: NDArray[np.generic]) -> NDArray[np.int32] | None:
 
 
 def shadow(blocks: NDArray[np.int32], rays: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """[H, W] pixels of a view whose rays can meet a volume; None where part of it lies beside or behind the source.
+    """[H, W] pixels of a view whose rays can meet a volume.
+
+    None where part of it lies beside or behind the source.
 
     Parameters
     ----------
     blocks: from ``surface_blocks``.
-    rays: [4, 3] in voxel coordinates: source, first pixel minus source, column step, row step.
+    rays: [4, 3], finite, in voxel coordinates: source, first pixel minus source, column step, row step.
     """
     out = np.zeros(shape, np.bool_)
     inverse = np.linalg.inv(rays[1:4].T)
@@ -71,7 +73,7 @@ def _fill(blocks, source, inverse, out):  # type: ignore[no-untyped-def]
             py = y + side * ((k >> 1) & 1)
             pz = z + side * (k >> 2)
             share = inverse[0, 0] * px + inverse[0, 1] * py + inverse[0, 2] * pz
-            if share < least:
+            if not share >= least:
                 return False
             c = (inverse[1, 0] * px + inverse[1, 1] * py + inverse[1, 2] * pz) / share
             r = (inverse[2, 0] * px + inverse[2, 1] * py + inverse[2, 2] * pz) / share

@@ -98,7 +98,8 @@ class DirectConfig:
     pixels: length in pixels of the longer side of what the model covers of the image at the finest level, about.
     coarsest: length in pixels of its shorter side at the coarsest level, at least.
     iterations: accepted steps per level, at most.
-    stretch: how many times as long as Gauss and Newton's a step at the finest level may be (``refinement.lengthened``).
+    stretch: how many times as long as Gauss and Newton's a step at the finest level may be (``refinement.lengthened``); where the
+        model is a surface it is ``meshes.STRETCH``.
     tolerance: a level ends when the predicted decrease of the cost (mean log variance ratio a pixel) is below this.
     leash: cost of a pose 10 mm or 5 degrees from where its level began, above the finest level.
     trust: probability of success from which a result is called trustworthy.
@@ -115,3 +116,7 @@ class DirectConfig:
     leash: float = 0.003
     trust: float = TRUST
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stretch < math.inf:
+            raise InputError(f"{self.stretch:g} times a step", field="stretch", remedy="give 1, or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ class DescentConfig:
     longest: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.rate <= 0 or not 0 < self.decay <= 1 or min(self.every, self.steps) < 1 or self.longest <= 0 or self.least < 0:
+        lengths = 0 < self.rate < math.inf and 0 < self.longest < math.inf and 0 <= self.least < math.inf
+        if not lengths or not 0 < self.decay <= 1 or min(self.every, self.steps) < 1:
             raise InputError("rates, steps and their decay are positive", field="descent")
 
 
@@ -51,7 +53,7 @@ class Descended:
     Parameters
     ----------
     poses: [B, 4, 4] of the cube.
-    values: [B] similarity there, as far as it is known to its offset.
+    values: [B] similarity there: the smaller, the more alike; of one exposure and one model alone do they compare.
     paths: [B, S + 1, 4, 4] all poses from the start on; a descent that arrived stays.
     """
 
@@ -84,21 +86,21 @@ def descend(
 
 def _some(similarity: Similarity, channels: Tensor, looks: Looks, poses: Tensor, config: DescentConfig) -> Descended:
     paths, going = [poses], torch.ones(len(poses), dtype=torch.bool)
-    values = torch.zeros(len(poses))
     for number in range(config.steps):
         rate = config.rate * config.decay ** (number // config.every)
         some = going.nonzero()[:, 0]
         if not len(some):
             paths.append(poses)
             continue
-        seen, slopes = similarity.gradient(channels, looks.repeated(some), poses[some])
-        values[some] = seen.cpu().to(values)
+        _, slopes = similarity.gradient(channels, looks.repeated(some), poses[some])
         # the network is taught the gradient of half of the squared distance
-        step = -2 * rate * slopes
+        step = (-2 * rate * slopes).nan_to_num(0.0, 0.0, 0.0)  # what has no gradient stays, and has arrived
         length = step.norm(dim=-1, keepdim=True)
         step = step * (config.longest / length.clamp(min=config.longest))
         poses = poses.clone()
         poses[some] = moved(poses[some], step, similarity.cube.unit_mm)
         going[some] = length[:, 0] >= config.least
         paths.append(poses)
+    with torch.no_grad():
+        values = similarity.of(channels, looks, poses).cpu()
     return Descended(poses, values, torch.stack(paths, 1))

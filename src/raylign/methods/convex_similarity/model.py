@@ -55,8 +55,9 @@ class CubeConfig:
     step: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.voxels, self.voxel_mm, self.pixels, self.unit_mm, self.step) <= 0:
-            raise InputError("voxels, pixels, pitches and units are positive", field="cube")
+        numbers = (self.voxels, self.voxel_mm, self.unit_mm, self.step)
+        if not all(0 < n < math.inf for n in numbers) or self.pixels < _ABOUT:
+            raise InputError(f"voxels, pitches and units are positive, pixels at least {_ABOUT}", field="cube")
 
     @property
     def affine(self) -> Float[Tensor, "4 4"]:
@@ -135,8 +136,10 @@ def look(image: Float[Tensor, "B H W"], valid: Bool[Tensor, "B H W"], views: Seq
 
     Raises
     ------
-    InputError: exposures that are not square, or whose sides are no multiple of so many pixels.
+    InputError: exposures that are not square, whose sides are no multiple of so many pixels, or of a parallel beam.
     """
+    if any(view.beam != "cone" for view in views):
+        raise InputError("a parallel beam was not trained", field="view", remedy="give an X-ray of a cone beam")
     h, w = image.shape[1:]
     if h != w or h % pixels:
         raise InputError(
@@ -189,12 +192,13 @@ class Similarity:
         first, across, down = (vectors[:, 1] - vectors[:, 0])[:, None, None], vectors[:, 2, None, None], vectors[:, 3, None, None]
         lengths = (first + at[None, None, :, None] * across + at[None, :, None, None] * down).norm(dim=-1)
         samples = [max(1, math.ceil(float(far) / (self.cube.step * self.cube.voxel_mm))) for far in lengths.amax((1, 2))]
+        rays = rays.to(channels.device)
         images = torch.stack([operator.integrals(one, rays, (n, n), samples) for one in channels], 1)
-        return images * (lengths / _PATH).to(images.dtype)[:, None]
+        return images * (lengths / _PATH).to(images)[:, None]
 
     def of(self, channels: Float[Tensor, "C D H W"], looks: Looks, poses: Float[Tensor, "B 4 4"]) -> Float[Tensor, " B"]:
         """The similarity under each pose: the smaller, the more alike."""
-        out: Tensor = self.network(self.moving(channels, looks, poses), looks.images)
+        out: Tensor = self.network(self.moving(channels, looks, poses), looks.images.to(channels.device))
         return out
 
     def gradient(

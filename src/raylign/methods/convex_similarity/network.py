@@ -65,7 +65,9 @@ class NetworkConfig:
     widths: tuple[int, ...] = (16, 32, 64, 64)
 
     def __post_init__(self) -> None:
-        sizes = (*self.features, self.channels, self.fine.patch, self.coarse.patch, self.blocks, self.heads, *self.widths)
+        both = (self.fine, self.coarse)
+        of_branches = [n for branch in both for n in (branch.patch, branch.width, branch.layers)]
+        sizes = (*self.features, self.channels, *of_branches, self.blocks, self.heads, *self.widths)
         if min(sizes) < 1 or self.fine.width % self.heads or self.coarse.width % self.heads:
             raise InputError("sizes are positive, and heads divide the widths of both branches", field="network")
 

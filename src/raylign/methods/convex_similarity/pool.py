@@ -28,11 +28,15 @@ from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.io.atomic import atomic_write
 from raylign.methods.convex_similarity.model import CubeConfig, centred, cube_of
+from raylign.methods.crew import one_thread
 
 if TYPE_CHECKING:
     from raylign.simulation.datasets.recipes import Recipe
 
 Tell = Callable[[str, float], None]
+
+SIDE = 128
+"""Pixels along each side of stored exposures."""
 
 _VERSION = 1  # of what a pool of given settings holds
 _HELD_OUT = 990_000  # evaluation.subjects.HELD_OUT: from this seed on, made patients that nothing is trained on
@@ -47,7 +51,7 @@ class PoolConfig:
     ----------
     train, validation, test: first and last seed of the made patients of each part; no patient may be in two.
     train_exposures, validation_exposures, test_exposures: of each patient.
-    phantom: pelvis, or spine.
+    phantom: of which made patients: pelvis, lumbar.
     structures: of which the model is made; none for all that the scan holds (the paper's "Full CT").
     phantom_mm: voxels of the patients.
     targets: distribution of views and poses (``simulation.poses``).
@@ -141,6 +145,7 @@ def case_recipe(config: PoolConfig, seed: int) -> Recipe:
         targets=config.targets,
         starts="gao2024",
         isocentre=("centre",),
+        image=(SIDE, SIDE),
         exposure=config.exposure,
         target_points=TargetPoints(config.structures, 200),
     )
@@ -218,7 +223,7 @@ class Pool:
                 write_patient(*some)
                 yield
             return
-        with ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as crew:
+        with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as crew:
             futures: list[Future[None]] = [crew.submit(write_patient, *some) for some in arguments]
             try:
                 for future in as_completed(futures):

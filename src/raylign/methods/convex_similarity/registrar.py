@@ -28,9 +28,10 @@ _WHY = "a descent brings a pose nearer and does not judge it: refine it by anoth
 
 
 def bones(volume: Volume) -> Volume:
-    """What the similarity is trained on: of a CT what is at least ``BONE_HU``, by how much it attenuates more than water.
+    """What most similarities are trained on: of a CT what is at least ``BONE_HU``, by how much it attenuates more than water.
 
-    A volume in 1/mm is taken for a structure already (``raylign.data.restricted``).
+    That is all bone; a similarity is trained on some (``Learned.structures``). Where there are labels, restrict the CT to these
+    (``raylign.data.restricted``): a volume in 1/mm is taken as it is.
 
     Raises
     ------
@@ -103,9 +104,13 @@ class ConvexSimilarity:
         ------
         InputError: as of ``register``.
         """
-        cube, middle = cube_of(bones(model), self.learned.cube)
+        structures = self.learned.structures
+        if not structures and model.unit == "raw":
+            raise InputError("the volume is in raw numbers", field="volume", remedy="give a CT in HU")
+        cube, middle = cube_of(bones(model) if structures else model, self.learned.cube)
+        device = next(self.learned.network.parameters()).device
         with torch.no_grad():
-            channels = self.learned.network.expanded(cube)
+            channels = self.learned.network.expanded(cube.to(device))
         looks = seen(xray, self.learned.cube.pixels).repeated(torch.zeros(len(starts), dtype=torch.int64))
         config = self.config or self.learned.descent
         return descend(self.learned.similarity, channels, looks, centred(starts, middle), config), middle
@@ -116,7 +121,7 @@ def seen(xray: XRay, pixels: int) -> Looks:
 
     Raises
     ------
-    InputError: an X-ray of fewer pixels.
+    InputError: an X-ray of fewer pixels, or one that shows nothing there; a parallel beam.
     """
     h, w = xray.view.shape
     block = min(h, w) // pixels
@@ -127,4 +132,7 @@ def seen(xray: XRay, pixels: int) -> Looks:
     part = (slice(rows, rows + side), slice(columns, columns + side))
     view: View = xray.view.crop(*part)
     image = torch.where(xray.mask, xray.image, 0).to(torch.float32)
-    return look(image[part][None], xray.mask[part][None], [view], pixels)
+    found = look(image[part][None], xray.mask[part][None], [view], pixels)
+    if not found.images.any():
+        raise InputError("its middle square shows nothing", field="image", remedy="check the X-ray and its mask, or crop it")
+    return found

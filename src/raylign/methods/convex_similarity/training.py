@@ -19,7 +19,7 @@ from raylign.methods.convex_similarity.descent import DescentConfig, descend
 from raylign.methods.convex_similarity.geodesic import between, downhill, squared
 from raylign.methods.convex_similarity.model import CubeConfig, Looks, Similarity, look
 from raylign.methods.convex_similarity.network import NetworkConfig, SimilarityNetwork, make_network
-from raylign.methods.convex_similarity.pool import Patient, Pool, PoolConfig
+from raylign.methods.convex_similarity.pool import SIDE, Patient, Pool, PoolConfig
 from raylign.methods.convex_similarity.weights import METHOD, Learned
 from raylign.simulation.appearance import appearance
 from raylign.simulation.labelled import Labelled
@@ -139,9 +139,15 @@ class SimilarityTraining:
 
     def __init__(self, config: TrainingConfig, seed: int, folder: str | Path, device: str | torch.device = "cpu") -> None:
         self.config, self.seed, self.device = config, seed, torch.device(device)
-        self.pool = Pool(folder, config.data, config.cube)
+        # what is wrong with a recipe is said before its patients are made
+        for name in (config.moving, config.start):
+            starts(name)
+        appearance(config.appearance)
         weights = int(torch.randint(2**62, (), generator=generator(seed, _WEIGHTS)))
         self.network: SimilarityNetwork = make_network(config.network, config.cube.pixels, weights).to(self.device)
+        if SIDE % config.cube.pixels:
+            raise InputError(f"{config.cube.pixels} does not divide {SIDE}", field="cube.pixels", remedy="use 128, 64 or 32")
+        self.pool = Pool(folder, config.data, config.cube)
         self.similarity = Similarity(self.network, config.cube)
         o, weights_of = config.optimiser, self.network.parameters()
         self.optimiser: torch.optim.Optimizer = (
@@ -203,7 +209,7 @@ class SimilarityTraining:
             values = self.similarity.of(channels, looks, batch.moving)
             return torch.nn.functional.mse_loss(values, squared(batch.moving, batch.truth, unit).to(values) / 2)
         _, slopes = self.similarity.gradient(channels, looks, batch.moving, twice=True)
-        wanted = -downhill(batch.moving, batch.truth, unit)
+        wanted = -downhill(batch.moving, batch.truth, unit).to(slopes)
         if self.config.distance == "euclidean":
             return ((slopes - wanted) ** 2).sum(-1).mean()
         return between(slopes, wanted).mean()

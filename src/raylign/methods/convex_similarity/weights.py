@@ -37,6 +37,12 @@ class Learned:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def structures(self) -> tuple[str, ...]:
+        """Of which its models were made; none where that was all of a scan."""
+        data = dict(dict(self.about.get("settings", {})).get("data", {}))
+        return tuple(data.get("structures", ("bone",)))
+
+    @property
     def similarity(self) -> Similarity:
         return Similarity(self.network, self.cube)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ import torch
 from raylign.data import Mesh
 from raylign.errors import InputError
 from raylign.io.atomic import atomic_write
+from raylign.methods.crew import one_thread
 from raylign.methods.imitation_agent.models import coarsened, middle
 from raylign.methods.imitation_agent.world import Exposures, gathered
 
@@ -237,7 +237,7 @@ class Pool:
                 write_patient(self.path(seed, count), config, seed, count)
                 yield
             return
-        with _OneThread(), ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as crew:
+        with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as crew:
             futures: list[Future[None]] = [
                 crew.submit(write_patient, self.path(seed, count), config, seed, count) for config, seed, count in arguments
             ]
@@ -297,20 +297,3 @@ def _check_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         3,
     ):
         raise ValueError("its surface is none")
-
-
-class _OneThread:
-    """Processes begun within it use one thread each: as many as there are processors are enough."""
-
-    _names = ("OMP_NUM_THREADS", "RAYLIGN_THREADS")
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._names}
-        os.environ.update(dict.fromkeys(self._names, "1"))
-
-    def __exit__(self, *error: object) -> None:
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
