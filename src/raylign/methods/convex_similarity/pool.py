@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +23,7 @@ from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.io.atomic import atomic_write
 from raylign.methods.convex_similarity.model import CubeConfig, centred, cube_of
-from raylign.methods.crew import one_thread
+from raylign.methods.crew import DAMAGED, checked_parts, done_by, noted
 
 if TYPE_CHECKING:
     from raylign.simulation.datasets.recipes import Recipe
@@ -39,8 +34,6 @@ SIDE = 128
 """Pixels along each side of stored exposures."""
 
 _VERSION = 1  # of what a pool of given settings holds
-_HELD_OUT = 990_000  # evaluation.subjects.HELD_OUT: from this seed on, made patients that nothing is trained on
-_DAMAGED = (OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -77,18 +70,7 @@ class PoolConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges = sorted(self.parts.values())
-        if any(not 0 <= a <= b for a, b in ranges):
-            raise InputError("seeds are ranges [first, last] from 0", field="data")
-        if any(after[0] <= before[1] for before, after in pairwise(ranges)):
-            raise InputError(
-                "a patient is in two of train, validation and test", field="data", remedy="give ranges that do not overlap"
-            )
-        if max(self.train[1], self.validation[1]) >= _HELD_OUT:
-            raise InputError(
-                f"patients from seed {_HELD_OUT} on are held out for evaluation", field="data",
-                remedy=f"train and validate on seeds under {_HELD_OUT}",
-            )  # fmt: skip
+        checked_parts(self.parts)
         if min(self.exposures.values()) < 1:
             raise InputError("exposures are too few", field="data", remedy="give 1 or more")
 
@@ -190,47 +172,19 @@ class Pool:
 
     def __init__(self, folder: str | Path, config: PoolConfig, cube: CubeConfig) -> None:
         self.folder, self.config, self.cube = Path(folder), config, cube
-        about = self.folder / "pool.json"
-        if about.exists():
-            try:
-                known = json.loads(about.read_text(encoding="utf-8"))["fingerprint"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"cannot be read ({error})", file=about, remedy="name another folder with --pool") from None
-            if known != config.fingerprint(cube):
-                raise InputError("is a pool of other settings", file=self.folder, remedy="name another folder with --pool")
-        else:
-            said = {"fingerprint": config.fingerprint(cube), "settings": asdict(config), "cube": asdict(cube)}
-            with atomic_write(about) as temporary:
-                temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        noted(self.folder, config.fingerprint(cube), {"settings": asdict(config), "cube": asdict(cube)})
 
     def path(self, seed: int, count: int) -> Path:
         return self.folder / f"{seed:06d}-{count}.npz"
 
     def make(self, parts: tuple[str, ...], workers: int = 1, tell: Tell | None = None) -> None:
-        """Make what is missing of some parts, in as many processes."""
-        counts = {part: self.config.exposures[part] for part in parts}
-        all_of_them = [(seed, counts[part]) for part in parts for seed in self.config.seeds(part)]
-        tasks = [(seed, count) for seed, count in all_of_them if not self.path(seed, count).exists()]
-        total = len(all_of_them)
-        for done, _ in enumerate(self._made(tasks, workers), total - len(tasks) + 1):
+        """Make what is missing of some parts, in as many processes; each uses one thread."""
+        wanted = [(seed, self.config.exposures[part]) for part in parts for seed in self.config.seeds(part)]
+        missing = [task for task in wanted if not self.path(*task).exists()]
+        tasks = [(self.path(seed, count), self.config, self.cube, seed, count) for seed, count in missing]
+        for done, _ in enumerate(done_by(write_patient, tasks, workers), len(wanted) - len(tasks) + 1):
             if tell is not None:
-                tell(f"{done} of {total} patients", done / total)
-
-    def _made(self, tasks: list[tuple[int, int]], workers: int) -> Iterator[None]:
-        arguments = [(self.path(*task), self.config, self.cube, *task) for task in tasks]
-        if workers <= 1 or len(tasks) < 2:
-            for some in arguments:
-                write_patient(*some)
-                yield
-            return
-        with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as crew:
-            futures: list[Future[None]] = [crew.submit(write_patient, *some) for some in arguments]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BaseException:
-                crew.shutdown(wait=False, cancel_futures=True)
-                raise
+                tell(f"{done} of {len(wanted)} patients", done / len(wanted))
 
     def read(self, part: str) -> list[Patient]:
         """All patients of a part.
@@ -263,7 +217,7 @@ def read_patient(path: Path) -> Patient:
             )
         if cube.ndim != 3 or images.ndim != 3 or vectors.shape != (len(images), 4, 3) or truth.shape != (len(images), 4, 4):
             raise ValueError("its arrays do not belong together")
-    except (*_DAMAGED, ValueError, TypeError, AttributeError) as error:
+    except (*DAMAGED, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot be read ({error})", file=path, remedy="delete it: the same command makes it again") from None
     shape = (images.shape[1], images.shape[2])
     views = tuple(View(v[0].clone(), v[1].clone(), v[2].clone(), v[3].clone(), shape) for v in vectors)

@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +20,7 @@ import torch
 from raylign.data import Mesh
 from raylign.errors import InputError
 from raylign.io.atomic import atomic_write
-from raylign.methods.crew import one_thread
+from raylign.methods.crew import DAMAGED, checked_parts, done_by, noted
 from raylign.methods.imitation_agent.models import coarsened, middle
 from raylign.methods.imitation_agent.world import Exposures, gathered
 
@@ -33,7 +28,6 @@ Tell = Callable[[str, float], None]
 
 _CONTRAST = 2  # place of a patient's contrast agent in the tree of seeds; 0 and 1 are those of data sets
 _VERSION = 1  # of what a pool of given settings holds
-_HELD_OUT = 990_000  # evaluation.subjects.HELD_OUT: from this seed on, made patients that nothing is trained on
 _ARRAYS = ("images", "vectors", "poses", "vertices", "faces", "centre")
 
 
@@ -80,18 +74,7 @@ class PoolConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        ranges = sorted(self.parts.values())
-        if any(not 0 <= a <= b for a, b in ranges):
-            raise InputError("seeds are ranges [first, last] from 0", field="data")
-        if any(after[0] <= before[1] for before, after in pairwise(ranges)):
-            raise InputError(
-                "a patient is in two of train, validation and test", field="data", remedy="give ranges that do not overlap"
-            )
-        if max(self.train[1], self.validation[1]) >= _HELD_OUT:
-            raise InputError(
-                f"patients from seed {_HELD_OUT} on are held out for evaluation", field="data",
-                remedy=f"train and validate on seeds under {_HELD_OUT}",
-            )  # fmt: skip
+        checked_parts(self.parts)
         low, high = self.contrast_hu
         if not 0 <= low <= high:
             raise InputError(f"{low:g} to {high:g} is no range", field="contrast_hu", remedy="[lowest, highest]")
@@ -201,52 +184,19 @@ class Pool:
 
     def __init__(self, folder: str | Path, config: PoolConfig) -> None:
         self.folder, self.config = Path(folder), config
-        about = self.folder / "pool.json"
-        if about.exists():
-            try:
-                known = json.loads(about.read_text(encoding="utf-8"))["fingerprint"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"cannot be read ({error})", file=about, remedy="name another folder with --pool") from None
-            if known != config.fingerprint():
-                raise InputError("is a pool of other settings", file=self.folder, remedy="name another folder with --pool")
-        else:
-            said = {"fingerprint": config.fingerprint(), "settings": asdict(config)}
-            with atomic_write(about) as temporary:
-                temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        noted(self.folder, config.fingerprint(), {"settings": asdict(config)})
 
     def path(self, seed: int, count: int) -> Path:
         return self.folder / f"{seed:06d}-{count}.npz"
 
-    def missing(self, part: str) -> list[int]:
-        """Seeds of patients that are still to be made."""
-        count = self.config.exposures[part]
-        return [seed for seed in self.config.seeds(part) if not self.path(seed, count).exists()]
-
     def make(self, parts: tuple[str, ...], workers: int = 1, tell: Tell | None = None) -> None:
         """Make what is missing of some parts, in as many processes; each uses one thread."""
-        tasks = [(part, seed) for part in parts for seed in self.missing(part)]
-        total = sum(len(self.config.seeds(part)) for part in parts)
-        for done, _ in enumerate(self._made(tasks, workers), total - len(tasks) + 1):
+        wanted = [(seed, self.config.exposures[part]) for part in parts for seed in self.config.seeds(part)]
+        missing = [task for task in wanted if not self.path(*task).exists()]
+        tasks = [(self.path(seed, count), self.config, seed, count) for seed, count in missing]
+        for done, _ in enumerate(done_by(write_patient, tasks, workers), len(wanted) - len(tasks) + 1):
             if tell is not None:
-                tell(f"{done} of {total} patients", done / total)
-
-    def _made(self, tasks: list[tuple[str, int]], workers: int) -> Iterator[None]:
-        arguments = [(self.config, seed, self.config.exposures[part]) for part, seed in tasks]
-        if workers <= 1 or len(tasks) < 2:
-            for config, seed, count in arguments:
-                write_patient(self.path(seed, count), config, seed, count)
-                yield
-            return
-        with one_thread(), ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn")) as crew:
-            futures: list[Future[None]] = [
-                crew.submit(write_patient, self.path(seed, count), config, seed, count) for config, seed, count in arguments
-            ]
-            try:
-                for future in as_completed(futures):
-                    yield future.result()
-            except BaseException:
-                crew.shutdown(wait=False, cancel_futures=True)
-                raise
+                tell(f"{done} of {len(wanted)} patients", done / len(wanted))
 
     def read(self, part: str) -> Exposures:
         """All exposures of a part; base poses are the true ones.
@@ -277,12 +227,9 @@ def read_patient(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         _check_arrays(arrays)
-    except (*_DAMAGED, ValueError, TypeError, AttributeError) as error:
+    except (*DAMAGED, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot be read ({error})", file=path, remedy="delete it: the same command makes it again") from None
     return arrays
-
-
-_DAMAGED = (OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
