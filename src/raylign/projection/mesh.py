@@ -111,7 +111,8 @@ def project_mesh(
         vertices that do not fit the mesh.
     """
     it = seen(mesh, views, poses, vertices)
-    return it.by_pose(mesh_operator.thickness(*it.scene)) * it.lengths().to(torch.float32)
+    # a ray within a face but for rounding meets it anywhere: what it enters last and leaves first is no thickness
+    return it.by_pose(mesh_operator.thickness(*it.scene)).clamp_min(0) * it.lengths().to(torch.float32)
 
 
 def depth(
