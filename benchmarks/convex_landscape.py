@@ -18,10 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raylign.methods.convex_similarity.geodesic import squared
-from raylign.methods.convex_similarity.pool import SIDE
 from raylign.methods.convex_similarity.training import SimilarityTraining, TrainingConfig
 from raylign.methods.convex_similarity.weights import read_learned
+from raylign.methods.geodesic import squared
+from raylign.methods.looks import shadows
+from raylign.methods.pairs import Laws, make_pairs
+from raylign.methods.patients import SIDE
 from raylign.similarity import gradient_ncc, patch_gradient_ncc
 from raylign.simulation.datasets.typed import typed
 from raylign.simulation.seeds import generator
@@ -52,11 +54,11 @@ def main() -> None:
             block = SIDE // n
             fixed = torch.nn.functional.avg_pool2d(patient.images[exposure][None], block).expand(said.poses, n, n)
             for place, (law, name) in enumerate(laws.items()):
-                pairs = task.pairs(patient, which, name, "plain", generator(20261122, number, exposure, place))
+                pairs = make_pairs(patient, which, Laws(name, "plain", n), generator(20261122, number, exposure, place))
                 found = values[law]
                 with torch.no_grad():
                     found["learned"].append(similarity.of(channels, pairs.looks, pairs.moving))
-                    shown = similarity.moving(patient.cube[None], pairs.looks, pairs.moving)[:, 0]
+                    shown = shadows(patient.cube[None], pairs.looks, pairs.moving, settings.cube)[:, 0]
                     found["gradient NCC"].append(-gradient_ncc(shown, fixed))
                     found["patch gradient NCC"].append(-patch_gradient_ncc(shown, fixed))
                 found["distance"].append(squared(pairs.moving, pairs.truth, settings.cube.unit_mm).sqrt())

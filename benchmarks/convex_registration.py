@@ -25,12 +25,12 @@ from raylign.cli.warm import warm_kernels
 from raylign.data import Volume, XRay
 from raylign.data.restrict import restricted
 from raylign.geometry import Rigid
-from raylign.methods.convex_similarity.model import centred as centred_at
-from raylign.methods.convex_similarity.model import cube_of, uncentred
-from raylign.methods.convex_similarity.pool import case_recipe
 from raylign.methods.convex_similarity.registrar import ConvexSimilarity
 from raylign.methods.convex_similarity.training import TrainingConfig
 from raylign.methods.convex_similarity.weights import read_learned
+from raylign.methods.cubes import centred as centred_at
+from raylign.methods.cubes import cube_of, uncentred
+from raylign.methods.patients import case_recipe
 from raylign.registration import Problem, SearchConfig, registrar
 from raylign.registration.problem import centred
 from raylign.registration.register import WIDE

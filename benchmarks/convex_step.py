@@ -36,9 +36,11 @@ def measured(pairs: int, side: int, projector: str, steps: int) -> dict[str, flo
     from torch import Tensor
 
     from raylign.geometry import View
-    from raylign.methods.convex_similarity.geodesic import between, downhill, moved
-    from raylign.methods.convex_similarity.model import CubeConfig, Looks, Similarity
+    from raylign.methods.convex_similarity.model import Similarity
     from raylign.methods.convex_similarity.network import BranchConfig, NetworkConfig, make_network
+    from raylign.methods.cubes import CubeConfig
+    from raylign.methods.geodesic import between, downhill, moved
+    from raylign.methods.looks import Looks
     from raylign.projection import operator, reference
 
     stream = torch.Generator().manual_seed(0)

@@ -12,11 +12,13 @@ from raylign.data import Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
 from raylign.methods.convex_similarity.descent import DescentConfig
-from raylign.methods.convex_similarity.geodesic import downhill
-from raylign.methods.convex_similarity.model import CubeConfig, Looks, Similarity, centred, cube_of
+from raylign.methods.convex_similarity.model import Similarity
 from raylign.methods.convex_similarity.network import BranchConfig, NetworkConfig, make_network
-from raylign.methods.convex_similarity.registrar import BONE_HU, ConvexSimilarity, bones, seen
+from raylign.methods.convex_similarity.registrar import ConvexSimilarity
 from raylign.methods.convex_similarity.weights import Learned, read_learned
+from raylign.methods.cubes import BONE_HU, CubeConfig, bones, centred, cube_of
+from raylign.methods.geodesic import downhill
+from raylign.methods.looks import Looks, seen
 from raylign.registration import Direct, DirectConfig, Pipeline, Problem, SearchConfig
 from tests.registration import scene
 
@@ -122,7 +124,7 @@ def test_what_shows_nothing_is_refused() -> None:
 
 def test_a_similarity_of_whole_scans_is_given_them() -> None:
     whole = replace(learned(), about={"settings": {"data": {"structures": []}}})
-    assert whole.structures == () and learned().structures == ("bone",)
+    assert whole.whole and not learned().whole
     asked = problem()
     found = [
         ConvexSimilarity(one).descents(asked.model, asked.xrays[0], asked.start.matrix[None])[1] for one in (whole, learned())

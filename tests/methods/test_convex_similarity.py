@@ -15,19 +15,11 @@ from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.geometry import View, se3
 from raylign.methods.convex_similarity.descent import DescentConfig, descend
-from raylign.methods.convex_similarity.geodesic import between, downhill, moved, squared
-from raylign.methods.convex_similarity.model import (
-    BONE,
-    CubeConfig,
-    Looks,
-    Similarity,
-    centred,
-    cube_of,
-    look,
-    middle_of,
-    uncentred,
-)
+from raylign.methods.convex_similarity.model import Similarity
 from raylign.methods.convex_similarity.network import BranchConfig, NetworkConfig, make_network
+from raylign.methods.cubes import BONE, CubeConfig, centred, cube_of, middle_of, uncentred
+from raylign.methods.geodesic import between, downhill, moved, squared
+from raylign.methods.looks import Looks, look, shadows
 from raylign.projection import project
 
 CUBE = CubeConfig(voxels=20, voxel_mm=12.0, pixels=32, unit_mm=100.0)
@@ -122,9 +114,8 @@ def test_a_cube_projects_as_its_volume() -> None:
     torch.testing.assert_close(middle, middle_of(volume))
     assert float(cube.sum()) == pytest.approx(float(data.sum()) / BONE, rel=1e-3)
     network = make_network(replace(SIZES, expand=False), 32, 0)
-    similarity = Similarity(network, replace(config, step=0.25))
     at = poses(4)
-    found = similarity.moving(network.expanded(cube), looks(), at)[:, 0]
+    found = shadows(network.expanded(cube), looks(), at, replace(config, step=0.25))[:, 0]
     exact = project(volume, VIEW, uncentred(at, middle), step=1.0)
     shown = exact.reshape(found.shape)
     ratio = float((found * shown).sum() / (shown * shown).sum())

@@ -13,10 +13,12 @@ import torch
 from raylign.data.restrict import restricted
 from raylign.errors import InputError
 from raylign.geometry import se3
-from raylign.methods.convex_similarity.model import Similarity, cube_of, uncentred
-from raylign.methods.convex_similarity.pool import Pool, PoolConfig, case_recipe, read_patient
 from raylign.methods.convex_similarity.training import OptimiserConfig, SimilarityTraining, TrainingConfig
 from raylign.methods.convex_similarity.weights import read_learned
+from raylign.methods.cubes import cube_of, uncentred
+from raylign.methods.looks import shadows
+from raylign.methods.pairs import Laws, make_pairs
+from raylign.methods.patients import Pool, PoolConfig, case_recipe, read_patient
 from raylign.simulation.datasets.cases import make_cases
 from raylign.simulation.datasets.plan import Plan
 from raylign.simulation.datasets.residents import reside
@@ -53,14 +55,13 @@ def test_patients_are_what_they_are_said_to_be(pool: Path) -> None:
     # where the model's middle lies, within what the law of exposures says of a point of the patient not far from it
     assert float(patient.truth[:, :3, 3].norm(dim=-1).max()) < 120
     # the true pose shows the model where the exposure shows bone: shadows and image agree better there than 60 mm aside
-    training = task(pool)
-    pairs = training.pairs(patient, torch.arange(3), "gao2024/moving", "plain", torch.Generator().manual_seed(0))
-    similarity = Similarity(training.network, config.cube)
+    laws = Laws("gao2024/moving", "plain", config.cube.pixels)
+    pairs = make_pairs(patient, torch.arange(3), laws, torch.Generator().manual_seed(0))
     aside = patient.truth.clone()
     aside[:, 0, 3] += 60.0
     agreement = []
     for at in (patient.truth, aside):
-        shadow = similarity.moving(patient.cube[None], pairs.looks, at)[:, 0]
+        shadow = shadows(patient.cube[None], pairs.looks, at, config.cube)[:, 0]
         shadow = shadow - torch.nn.functional.avg_pool2d(shadow, 9, 1, 4)
         agreement.append((shadow * pairs.looks.images[:, 0]).flatten(1).sum(1))
     assert bool((agreement[0] > agreement[1]).all()) and bool((agreement[0] > 0).all())

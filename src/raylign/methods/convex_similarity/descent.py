@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.methods.convex_similarity.geodesic import moved
-from raylign.methods.convex_similarity.model import Looks, Similarity
+from raylign.methods.convex_similarity.model import Similarity
+from raylign.methods.geodesic import moved
+from raylign.methods.looks import Looks
 
 _AT_ONCE = 16  # poses whose gradients are taken together
 

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from raylign.errors import InputError
-from raylign.geometry import View, se3
 from raylign.methods.convex_similarity.card import card
 from raylign.methods.convex_similarity.descent import DescentConfig, descend
-from raylign.methods.convex_similarity.geodesic import between, downhill, squared
-from raylign.methods.convex_similarity.model import CubeConfig, Looks, Similarity, look
+from raylign.methods.convex_similarity.model import Similarity
 from raylign.methods.convex_similarity.network import NetworkConfig, SimilarityNetwork, make_network
-from raylign.methods.convex_similarity.pool import SIDE, Patient, Pool, PoolConfig
 from raylign.methods.convex_similarity.weights import METHOD, Learned
+from raylign.methods.cubes import CubeConfig
+from raylign.methods.geodesic import between, downhill, squared
+from raylign.methods.looks import Looks
+from raylign.methods.pairs import Laws, Pairs, drawn, make_pairs, mean_tre
+from raylign.methods.patients import SIDE, Patient, Pool, PoolConfig
 from raylign.simulation.appearance import appearance
-from raylign.simulation.labelled import Labelled
 from raylign.simulation.poses import starts
 from raylign.simulation.seeds import generator
 
@@ -107,22 +107,6 @@ class TrainingConfig:
             raise InputError(f"{self.far:g} is no share", field="far", remedy="give a number from 0 to 1")
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Exposures of one patient, and poses to compare them with.
-
-    Parameters
-    ----------
-    cube: [D, H, W] of the patient.
-    looks: B exposures. truth: [B, 4, 4] their poses. moving: [B, 4, 4] others.
-    """
-
-    cube: Float[Tensor, "D H W"]
-    looks: Looks
-    truth: Float[Tensor, "B 4 4"]
-    moving: Float[Tensor, "B 4 4"]
-
-
 class SimilarityTraining:
     """The similarity's training as ``training.loop`` runs it; minibatch n is a function of the seed and n.
 
@@ -178,27 +162,16 @@ class SimilarityTraining:
         patients = self.patients("train")
         patient = patients[int(torch.randint(len(patients), (), generator=stream))]
         which = torch.randint(len(patient.images), (self.config.batch,), generator=stream)
-        near = self.pairs(patient, which, self.config.moving, self.config.appearance, stream)
+        near = make_pairs(patient, which, self._laws(self.config.moving, self.config.appearance), stream)
         if self.config.far == 0:
             return near
         chosen = torch.rand(len(which), generator=stream) < self.config.far
         seeds = torch.randint(2**62, (len(which),), generator=stream).tolist()
-        others = _drawn(self.config.start, near.truth, tuple(patient.views[int(k)] for k in which), seeds)
+        others = drawn(self.config.start, near.truth, tuple(patient.views[int(k)] for k in which), seeds)
         return replace(near, moving=torch.where(chosen[:, None, None], others, near.moving))
 
-    def pairs(self, patient: Patient, which: Tensor, law: str, looks: str, stream: torch.Generator) -> Pairs:
-        """Some exposures of a patient, and as many poses drawn by a law about the pose of the model's middle at the isocentre."""
-        views = tuple(patient.views[int(k)] for k in which)
-        count = len(which)
-        seeds = torch.randint(2**62, (count,), generator=stream).tolist()
-        shown = Labelled(
-            patient.images[which], patient.valid[which], views, patient.truth[which],
-            torch.zeros(count, 0, 2, dtype=torch.float64), torch.zeros(count, 0, *patient.images.shape[1:]),
-        )  # fmt: skip
-        changed = appearance(looks)(shown, [generator(int(s), 0) for s in seeds])
-        moving = _drawn(law, patient.truth[which], changed.views, seeds)
-        seen = look(changed.image, changed.valid, changed.views, self.config.cube.pixels)
-        return Pairs(patient.cube, seen, patient.truth[which], moving)
+    def _laws(self, poses: str, looks: str = "plain") -> Laws:
+        return Laws(poses, looks, self.config.cube.pixels)
 
     def loss(self, batch: Pairs) -> Tensor:
         """How far the similarity's gradient by the pose is from the distance's; differentiable by the weights."""
@@ -250,8 +223,8 @@ class SimilarityTraining:
                 continue
             stream = generator(self.seed, seed, number)
             which = torch.arange(len(share)) % len(patient.images)
-            begun = self.pairs(patient, which, self.config.start, "plain", stream)
-            near = self.pairs(patient, which, self.config.moving, "plain", stream)
+            begun = make_pairs(patient, which, self._laws(self.config.start), stream)
+            near = make_pairs(patient, which, self._laws(self.config.moving), stream)
             with torch.no_grad():
                 channels = self.network.expanded(patient.cube.to(self.device))
             looks = Looks(begun.looks.images.to(self.device), begun.looks.vectors)
@@ -264,8 +237,8 @@ class SimilarityTraining:
                     losses.append(between(slopes.cpu(), wanted))
                     cosines.append(torch.nn.functional.cosine_similarity(slopes.cpu(), wanted, dim=-1))
             found = descend(self.similarity, channels, looks, begun.moving, self.config.descent)
-            before.append(_tre(begun.moving, begun.truth, patient.points))
-            after.append(_tre(found.poses, begun.truth, patient.points))
+            before.append(mean_tre(begun.moving, begun.truth, patient.points))
+            after.append(mean_tre(found.poses, begun.truth, patient.points))
         first, last = torch.cat(before), torch.cat(after)
         together = torch.stack([torch.cat(values).double(), torch.cat(distances)])
         return {
@@ -294,14 +267,3 @@ class SimilarityTraining:
     def card(self, about: dict[str, Any], digest: str) -> str:
         """The model card."""
         return card(about, digest)
-
-
-def _drawn(law: str, truth: Float[Tensor, "B 4 4"], views: tuple[View, ...], seeds: list[int]) -> Float[Tensor, "B 4 4"]:
-    """Poses of the cube by a law of starts, each by a stream of its own."""
-    origin = torch.zeros(3, dtype=torch.float64)
-    return starts(law).draw(truth, views, origin, origin[None], [generator(seed, 1) for seed in seeds])
-
-
-def _tre(poses: Float[Tensor, "B 4 4"], truth: Float[Tensor, "B 4 4"], points: Float[Tensor, "P 3"]) -> Float[Tensor, " B"]:
-    """Mean distance of points between two poses, mm."""
-    return (se3.transform(poses, points) - se3.transform(truth, points)).norm(dim=-1).mean(-1)

@@ -11,8 +11,9 @@ import torch
 
 from raylign.errors import InputError
 from raylign.methods.convex_similarity.descent import DescentConfig
-from raylign.methods.convex_similarity.model import CubeConfig, Similarity
+from raylign.methods.convex_similarity.model import Similarity
 from raylign.methods.convex_similarity.network import NetworkConfig, SimilarityNetwork
+from raylign.methods.cubes import CubeConfig
 from raylign.methods.weights import read_weights, write_weights
 from raylign.simulation.datasets.typed import typed
 
@@ -37,10 +38,10 @@ class Learned:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def structures(self) -> tuple[str, ...]:
-        """Of which its models were made; none where that was all of a scan."""
+    def whole(self) -> bool:
+        """Whether its models were whole scans; else they were bones."""
         data = dict(dict(self.about.get("settings", {})).get("data", {}))
-        return tuple(data.get("structures", ("bone",)))
+        return "structures" in data and not data["structures"]
 
     @property
     def similarity(self) -> Similarity:

@@ -1,4 +1,4 @@
-"""Exposures of many made pelves with their bones as cubes, made once and kept: what the similarity is trained on.
+"""Exposures of many made pelves with their bones as cubes, made once and kept: what methods that see volumes are trained on.
 
 A file a patient, which follows from the configuration and the patient's seed. Exposures are stored as the detector's line
 integrals say, without domain randomisation: that is drawn anew for every minibatch.
@@ -22,8 +22,8 @@ from raylign.data import Volume
 from raylign.errors import InputError
 from raylign.geometry import View
 from raylign.io.atomic import atomic_write
-from raylign.methods.convex_similarity.model import CubeConfig, centred, cube_of
 from raylign.methods.crew import DAMAGED, checked_parts, done_by, noted
+from raylign.methods.cubes import CubeConfig, centred, cube_of
 
 if TYPE_CHECKING:
     from raylign.simulation.datasets.recipes import Recipe
@@ -38,7 +38,7 @@ _VERSION = 1  # of what a pool of given settings holds
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Whom the similarity learns from and is measured on.
+    """Whom a method learns from and is measured on.
 
     Parameters
     ----------

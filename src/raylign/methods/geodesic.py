@@ -21,8 +21,8 @@ from raylign.geometry import se3
 
 def squared(a: Float[Tensor, "*batch 4 4"], b: Float[Tensor, "*batch 4 4"], unit_mm: float) -> Float[Tensor, "*batch"]:
     """Squared geodesic distance of poses; ``unit_mm``: as many mm count like a radian."""
-    turn, shift = _apart(a, b, unit_mm)
-    return (turn * turn).sum(-1) + (shift * shift).sum(-1)
+    apart = downhill(a, b, unit_mm)
+    return (apart * apart).sum(-1)
 
 
 def downhill(
@@ -32,26 +32,22 @@ def downhill(
 
     It is minus half the gradient of ``squared`` by that motion.
     """
-    turn, shift = _apart(moving, target, unit_mm)
-    return torch.cat([turn, shift], -1)
+    turn = se3.log_rotation(target[..., :3, :3] @ moving[..., :3, :3].transpose(-1, -2))
+    return torch.cat([turn, (target[..., :3, 3] - moving[..., :3, 3]) / unit_mm], -1)
 
 
 def moved(pose: Float[Tensor, "*batch 4 4"], motion: Float[Tensor, "*batch 6"], unit_mm: float) -> Float[Tensor, "*batch 4 4"]:
     """A pose turned about its middle (radians, world axes) and shifted (units)."""
-    still = torch.zeros_like(motion[..., :3])
-    turn = se3.exp(torch.cat([motion[..., :3], still], -1))[..., :3, :3]
-    return se3.from_parts(turn @ pose[..., :3, :3], pose[..., :3, 3] + unit_mm * motion[..., 3:])
+    return se3.from_parts(_turn(motion) @ pose[..., :3, :3], pose[..., :3, 3] + unit_mm * motion[..., 3:])
 
 
 def between(a: Float[Tensor, "*batch 6"], b: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch"]:
     """Squared geodesic distance of two motions taken for poses: how far a predicted gradient is off (the paper's M_dist)."""
-    still = torch.zeros_like(a[..., :3])
-    ra, rb = (se3.exp(torch.cat([m[..., :3], still], -1))[..., :3, :3] for m in (a, b))
-    turn = se3.log_rotation(ra.transpose(-1, -2) @ rb)
+    turn = se3.log_rotation(_turn(a).transpose(-1, -2) @ _turn(b))
     return (turn * turn).sum(-1) + ((a - b)[..., 3:] ** 2).sum(-1)
 
 
-def _apart(a: Tensor, b: Tensor, unit_mm: float) -> tuple[Tensor, Tensor]:
-    """Turn in world axes and shift in units from one pose to another."""
-    turn = se3.log_rotation(b[..., :3, :3] @ a[..., :3, :3].transpose(-1, -2))
-    return turn, (b[..., :3, 3] - a[..., :3, 3]) / unit_mm
+def _turn(motion: Tensor) -> Tensor:
+    """The rotation of a motion."""
+    still = torch.zeros_like(motion[..., :3])
+    return se3.exp(torch.cat([motion[..., :3], still], -1))[..., :3, :3]
