@@ -140,7 +140,7 @@ def test_names_known_without_loading_agree_with_the_library() -> None:
     from raylign.cli.register import Method
     from raylign.cli.solve import LEARNED
 
-    assert {m.value for m in Method} == {*METHODS, LEARNED}
+    assert {m.value for m in Method} == {*METHODS, *LEARNED}
     assert tuple(f.value for f in Format) == FORMATS
 
 

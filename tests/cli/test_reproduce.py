@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raylign.evaluation import gao2024
+from raylign.methods.convex_similarity.descent import DescentConfig
 from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.network import make_network
 from raylign.methods.imitation_agent.world import WorldConfig
+from tests.methods.test_convex_registrar import learned
 from tests.methods.test_imitation_agent import SMALL
 
 Command = Callable[..., Any]
@@ -42,11 +46,41 @@ def test_one_case_from_nothing_to_the_report(raylign: Command, weights: Path, tm
     assert "a run with other compare and robust" in run.output
 
 
+def test_one_case_of_the_convex_similarity_from_nothing_to_the_report(
+    raylign: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # CMA-ES takes minutes, and is measured elsewhere
+    monkeypatch.setattr(gao2024, "CLASSICAL", "direct")
+    weights, out = tmp_path / "similarity.safetensors", tmp_path / "run"
+    learned().save(weights)
+    words = ("reproduce", "gao2024", "--cases", 1, "--weights", weights, "--workers", 1, "-o", out)
+    run = raylign(*words)
+    assert run.exit_code == 0, run.output
+    assert "gao2024: 1 cases" in run.output and "correlation with the distance, learned" in run.output
+    said = json.loads((out / "table.json").read_text())
+    rows = {(r["part"], r["method"]): r for r in said["rows"]}
+    assert {part for part, _ in rows} == {"pelvis", "tool"}
+    assert {m for part, m in rows if part == "pelvis"} == {
+        "start", "similarity", "similarity + direct", "similarity + CMA-ES", "CMA-ES", "direct, global search",
+    }  # fmt: skip
+    assert rows["pelvis", "start"]["tre_p50"] > 10 > rows["pelvis", "direct, global search"]["tre_p50"]
+    assert (out / "report.html").exists() and (out / "pelvis" / "report.html").exists()
+    # the same command finds everything there; other weights of the same name are another run
+    before = (out / "table.csv").read_bytes()
+    assert raylign(*words).exit_code == 0 and (out / "table.csv").read_bytes() == before
+    replace(learned(), descent=DescentConfig(steps=2)).save(weights)
+    run = raylign(*words)
+    assert run.exit_code == 1 and "the digest of weights was" in run.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("li2021",), "no evaluation of 'li2021'"),
         (("toth2018", "--cases", 0), "give 1 or more"),
+        (("toth2018", "--also", "other.safetensors"), "is not of toth2018"),
+        (("gao2024", "--grid", 3), "is not of gao2024"),
+        (("gao2024", "--weights", "none.safetensors"), "there are no weights"),
         (("toth2018", "--seed", -1), "is negative"),
         (("toth2018", "--grid", 101), "give 0 to 100"),
         (("toth2018", "--weights", "none.safetensors"), "no such file"),

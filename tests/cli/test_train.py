@@ -16,6 +16,7 @@ from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.network import make_network
 from raylign.methods.imitation_agent.world import WorldConfig
 from tests.cli.conftest import Scene
+from tests.methods.test_convex_registrar import learned
 from tests.methods.test_imitation_agent import SMALL
 from tests.methods.test_imitation_mdp import VIEW, egg
 from tests.methods.test_imitation_mdp import scene as exposed
@@ -78,6 +79,36 @@ def test_an_agent_moves_no_volume(raylign: Command, scene: Scene, tmp_path: Path
     run = raylign("register", scene.volume, scene.xray, "--method", "imitation-agent", "--out", tmp_path / "out")
     assert run.exit_code == 1
     assert "of a surface" in run.output
+
+
+def test_a_similarity_leads_to_what_the_direct_method_finds_about_its_end(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    file = tmp_path / "similarity.safetensors"
+    learned().save(file)
+    words = ("--method", "convex-similarity", "--weights", file)
+    run = raylign("register", scene.volume, scene.xray, *words, "--out", tmp_path / "out")
+    assert run.exit_code in (0, 3), run.output
+    said = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert said["method"] == "convex-similarity+direct"
+    assert said["settings"]["2 direct"]["search"]["degrees"] == 20.0
+    found = torch.tensor(said["pose"]["matrix"], dtype=torch.float64)
+    assert float((found - scene.pose.matrix)[:3, 3].norm()) < 2.0
+    for more, message in (
+        (("--init", "search"), "does not search"),
+        ((scene.xray,), "looks at one X-ray, and 2 are given"),
+        (("--weights", tmp_path / "none"), "there are no weights"),
+        (("--labels", "seg.nii.gz:hip_left"), "cannot take the rest of the patient into account"),
+    ):
+        refused = raylign("register", scene.volume, scene.xray, *words, *more, "--out", tmp_path / "more")
+        assert refused.exit_code == 1 and message in refused.output, refused.output
+        assert not (tmp_path / "more").exists()
+
+
+def test_a_similarity_of_bones_takes_no_surface(raylign: Command, ventricle: Path, tmp_path: Path) -> None:
+    run = raylign(
+        "register", ventricle / "lv.stl", ventricle / "frame.dcm", "--method", "convex-similarity", "--out", tmp_path / "out"
+    )
+    assert run.exit_code == 1
+    assert "was trained on bones of CTs" in run.output
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ from raylign.evaluation.record import NOT_MADE, Record, read_records
 from raylign.evaluation.replay import protocol_of, replay
 from raylign.evaluation.runner import RunSettings, State, read_run, run
 from raylign.evaluation.table import write_tables
+from raylign.methods.convex_similarity.descent import DescentConfig
 from raylign.registration import SearchConfig
 from tests.evaluation.runs import CASES, CRASHING, GUESS, ROOT, _still, data, plain, tiny, write_data  # noqa: F401
+from tests.methods.test_convex_registrar import learned
 
 WILD = "tests.evaluation.registrars:wild"
 
@@ -370,3 +372,27 @@ def test_a_commit_is_that_of_the_source(tmp_path: Path, monkeypatch: pytest.Monk
     assert asked() is None
     monkeypatch.setenv("PATH", "")
     assert asked() is None
+
+
+def test_a_method_that_learns_is_measured_with_its_weights_and_no_others(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "some.safetensors"
+    learned().save(file)
+    alone, named = f"convex-similarity-alone@{file}", f"convex-similarity@{file}"
+    protocol = tiny(tmp_path, alone, named)
+    records = run(protocol, tmp_path / "run", RunSettings(data=data, cases=1))
+    assert [r.failure for r in records] == ["", ""]
+    assert not records[0].trusted and records[0].renders < records[1].renders
+    ends = [solve(make_case(protocol, 0, 0, data), method, 0) for method in (alone, named)]
+    for record, end in zip(records, ends, strict=True):  # another number of threads sums in another order
+        torch.testing.assert_close(rigid(record.pose).matrix, end.transform.matrix, atol=1e-3, rtol=1e-4)
+    handed_on = ends[1].trajectory[len(ends[0].trajectory) - 1].matrix
+    torch.testing.assert_close(handed_on, ends[0].transform.matrix, atol=1e-3, rtol=1e-4)
+    told = read_run(tmp_path / "run")["weights"]
+    assert set(told) == {alone, named} and len(set(told.values())) == 1
+    replace(learned(), descent=DescentConfig(steps=2)).save(file)
+    with pytest.raises(InputError, match="the digest of weights was"):
+        run(protocol, tmp_path / "run", RunSettings(data=data, cases=1))
+    with pytest.raises(InputError, match="there are no weights"):
+        check_method(f"convex-similarity@{tmp_path / 'none'}")
+    with pytest.raises(InputError, match="to go on with"):
+        tiny(tmp_path, "convex-similarity+nothing")

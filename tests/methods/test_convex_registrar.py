@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raylign.data import Volume, XRay
+from raylign.data import LabelMap, Volume, XRay, restricted
 from raylign.errors import InputError
 from raylign.geometry import Rigid, View, se3
 from raylign.methods.convex_similarity.descent import DescentConfig
@@ -143,3 +143,16 @@ def test_files_keep_what_is_needed(tmp_path_factory: pytest.TempPathFactory) -> 
     assert again.cube == made.cube and again.descent == made.descent and again.network.config == made.network.config
     cube, _ = cube_of(bones(scene.chest()), CUBE)
     assert torch.equal(again.network.expanded(cube), made.network.expanded(cube))
+
+
+def test_bones_that_labels_name_are_shown_in_place_of_all_that_is_dense() -> None:
+    asked = problem()
+    dense = asked.model.decoded().data >= BONE_HU
+    some = dense.clone()
+    some[: len(some) // 2] = False
+    labels = LabelMap(torch.where(some, 3, 0).to(torch.uint8), asked.model.affine, {3: "these"})
+    method = ConvexSimilarity(learned())
+    given = method.register(replace(asked, bones=labels))
+    alone = method.register(replace(asked, model=restricted(asked.model, labels, ["these"])))
+    torch.testing.assert_close(given.transform.matrix, alone.transform.matrix)
+    assert not torch.allclose(given.centre, method.register(asked).centre)

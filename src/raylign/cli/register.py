@@ -49,6 +49,7 @@ class Method(enum.StrEnum):
     GRADIENT_NCC_ADAM = "gradient-ncc-adam"
     MI_ADAM = "mi-adam"
     IMITATION_AGENT = "imitation-agent"
+    CONVEX_SIMILARITY = "convex-similarity"
 
 
 SURFACES_ALONE = {Method.CONTOUR: "contours are those", Method.IMITATION_AGENT: "an imitation-agent moves the model"}
@@ -177,6 +178,8 @@ def register(flags: RegisterFlags) -> int:
         )
     if flags.method == Method.CONTOUR and (flags.init in WORDS or flags.search_degrees or flags.search_mm or flags.search_depth):
         raise InputError("contours do not search: they begin near", field="--init", remedy="give a pose, and no --search")
+    if flags.method == Method.CONVEX_SIMILARITY and is_surface(flags.volume):
+        raise InputError("it was trained on bones of CTs", field="--method", remedy="give a CT, or another method")
     if is_surface(flags.volume) and flags.init == ANYWHERE:
         raise InputError("a surface is not sought from nowhere", field="--init", remedy="give a pose, or a volume of the bone")
     check_start(flags, nowhere=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from raylign.cli.console import Tell
-from raylign.cli.starts import ANYWHERE, SearchFlags, Start
+from raylign.cli.starts import ANYWHERE, SearchFlags, Start, stated
 from raylign.cli.surfaces import Surface
 from raylign.errors import InputError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raylign.geometry import Rigid
     from raylign.registration import Problem, Registrar, Result
 
-LEARNED = "imitation-agent"
+AGENT, SIMILARITY = LEARNED = ("imitation-agent", "convex-similarity")
 _GEOMETRY = (
     ("geometry_sid", "sid_mm", 500.0),
     ("geometry_principal", "principal_mm", 500.0),
@@ -97,7 +97,7 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
         raise InputError(
             "it is about a structure, and none is named", field="--rest", remedy="give --labels LABELMAP:NAME, or leave it out"
         )
-    if flags.method.value == LEARNED:
+    if flags.method.value in LEARNED:
         _check_learned(flags, xrays)
     _check_search(flags)
     if flags.init == ANYWHERE:
@@ -141,33 +141,40 @@ def _check_nowhere(flags: SolveFlags, xrays: int) -> None:
 
 def _check_learned(flags: SolveFlags, xrays: int) -> None:
     """Refuse what a method that learns cannot do."""
+    method = flags.method.value
     if xrays > 1:
         raise InputError(
-            f"{LEARNED} looks at one X-ray, and {xrays} are given", field="--method", remedy="give one, or another method"
+            f"{method} looks at one X-ray, and {xrays} are given", field="--method", remedy="give one, or another method"
         )
     if _bounds(flags):
         raise InputError(
-            f"not refined together with --method {LEARNED}",
+            f"not refined together with --method {method}",
             field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
             remedy="leave it out, or use --method direct",
         )
     if flags.init == "search":
-        raise InputError(f"{LEARNED} does not search: it begins near", field="--init", remedy="use --init center, or give a pose")
-    from raylign.methods.imitation_agent.registrar import shipped
+        raise InputError(f"{method} does not search: it has a start", field="--init", remedy="use --init center, or give a pose")
+    # read once more later: whoever has no weights should not wait for a model to be read
+    if method == AGENT:
+        from raylign.methods.imitation_agent.registrar import shipped as agent
 
-    shipped(flags.weights)  # read once more later: whoever has no weights should not wait for a model to be read
+        agent(flags.weights)
+    else:
+        from raylign.methods.convex_similarity.weights import shipped as similarity
+
+        similarity(flags.weights)
 
 
 def _check_search(flags: SolveFlags) -> None:
     """Refuse what the method would take no notice of."""
     method = flags.method.value
-    if flags.weights is not None and method != LEARNED:
-        raise InputError(f"{method} has none", field="--weights", remedy=f"leave it out, or use --method {LEARNED}")
+    if flags.weights is not None and method not in LEARNED:
+        raise InputError(f"{method} has none", field="--weights", remedy=f"leave it out, or use --method {' or '.join(LEARNED)}")
     if flags.starts is not None and method != "direct":
         raise InputError(
             f"{method} does not choose among starts", field="--starts", remedy="leave it out, or use --method direct"
         )
-    if method not in ("xreg", "xreg-wide", LEARNED):
+    if method not in ("xreg", "xreg-wide", AGENT):
         return
     for name in ("search_degrees", "search_mm", "search_depth"):
         if getattr(flags, name) is not None:
@@ -240,24 +247,28 @@ def solve(
     named: Registrar
     if start.nowhere:
         named = Anywhere(AnywhereConfig(direct=DirectConfig(seed=flags.seed)), tell)
+    elif flags.method.value in LEARNED:
+        named = _learned(flags, mesh, tell)
     else:
         material = flags.material.value
-        named = (
-            _learned(flags, mesh)
-            if flags.method == LEARNED and mesh is not None
-            else registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=material)
-        )
+        named = registrar(flags.method.value, search=start.search, seed=flags.seed, progress=tell, mesh=mesh, material=material)
     chosen = _trusting(named, flags.trust)
     problem = Problem(volume, xrays, start.pose)
     solved = Solved(problem, chosen.register(problem), words=words)
     return _with_geometry(solved, _bounds(flags), tell) if _bounds(flags) else solved
 
 
-def _learned(flags: SolveFlags, mesh: Mesh) -> Registrar:
+def _learned(flags: SolveFlags, mesh: Mesh | None, tell: Tell) -> Registrar:
     """The registrar of a method that learns."""
-    from raylign.methods.imitation_agent.registrar import ImitationAgent, shipped
+    if mesh is not None:
+        from raylign.methods.imitation_agent.registrar import ImitationAgent, shipped
 
-    return ImitationAgent(mesh, shipped(flags.weights))
+        return ImitationAgent(mesh, shipped(flags.weights))
+    from raylign.methods.named import Asked, Named, around, learned_registrar
+
+    # what a descent leaves open is not what its start does
+    asked = Asked(stated(around(), flags), flags.seed, tell)
+    return learned_registrar(Named(SIMILARITY, weights=flags.weights), asked)
 
 
 def _trusting(chosen: Any, trust: float | None) -> Registrar:

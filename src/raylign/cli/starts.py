@@ -141,7 +141,7 @@ def begin(flags: StartFlags, given: Given, volume: Volume, xrays: Sequence[XRay]
     return Start(nominal, stated(WIDE if flags.init == SEARCH else SearchConfig(), flags), given, nowhere=nowhere)
 
 
-def stated(search: SearchConfig, flags: StartFlags) -> SearchConfig:
+def stated(search: SearchConfig, flags: SearchFlags) -> SearchConfig:
     """A search with what the options state in place of its own."""
     if flags.search_mm is not None:
         search = replace(search, mm=flags.search_mm, depth=None)

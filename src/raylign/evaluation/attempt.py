@@ -18,7 +18,8 @@ from raylign.evaluation.metrics import cross_tre, mpd, mrpd, mtre, pose_error
 from raylign.evaluation.protocol import SEARCHED, named
 from raylign.evaluation.record import NO_MEMORY, Record, one_line
 from raylign.geometry import Rigid, se3
-from raylign.registration import WIDE, Problem, Registrar, Result, centred, registrar
+from raylign.methods.named import Asked, around, learned_registrar, parsed, weights_file
+from raylign.registration import WIDE, Result, centred, registrar
 from raylign.simulation.seeds import numpy_generator
 
 if TYPE_CHECKING:
@@ -28,13 +29,16 @@ _METHOD = 1  # which stream of a case's random numbers is the methods'
 
 
 def check_method(name: str) -> None:
-    """See that there is a method of this name: one of ``METHODS``, "search+direct", or MODULE:FACTORY of one's own.
+    """See that there is a method of this name, and the weights that it takes; see ``Protocol``.
 
     Raises
     ------
     InputError: there is none.
     """
-    if ":" in name:
+    learned = parsed(name)
+    if learned is not None:
+        weights_file(learned)
+    elif ":" in name:
         _factory(name)
     else:
         named(name, "--method")
@@ -76,12 +80,19 @@ def solve(case: Case, method: str, seed: int) -> Result:
     InputError: no such method; and whatever the method breaks off with.
     """
     mine = case_seed(seed, case.index)
-    problem = Problem(case.model, case.xrays, case.start)
+    problem = case.problem
     if method == SEARCHED:  # the model's centre at the isocentre, and all of WIDE looked through about it
         problem = replace(problem, start=centred(case.model))
         return registrar("direct", search=WIDE, seed=mine).register(problem)
-    chosen: Registrar = _factory(method)(case.search, mine) if ":" in method else registrar(method, search=case.search, seed=mine)
-    return chosen.register(problem)
+    learned, chosen = parsed(method), None
+    if learned is not None:  # what comes after looks about where the learned method ended, not through all that the start leaves
+        chosen = learned_registrar(learned, Asked(around(), mine))
+    elif ":" in method:
+        chosen = _factory(method)(case.search, mine)
+    else:
+        chosen = registrar(method, search=case.search, seed=mine)
+    found: Result = chosen.register(problem)
+    return found
 
 
 def begun(case: Case, method: str, seed: int) -> Record:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import Volume, XRay
+from raylign.data import LabelMap, Volume, XRay
 from raylign.errors import InputError
 from raylign.evaluation import disturb
 from raylign.evaluation.arms import BEFORE_EXPOSING, UNDISTURBED, Arm
@@ -45,6 +45,7 @@ class Case:
     targets: [N, 3] patient LPS mm, over which errors are means.
     centre: [3] patient LPS mm of the point that the start turned about.
     start: ``T_world_from_volume``. start_name: its kind. search: what it leaves open.
+    bones: see ``raylign.registration.Problem``: those over which errors are means, where the protocol names them.
     """
 
     index: int
@@ -60,11 +61,12 @@ class Case:
     start: Rigid
     start_name: str
     search: SearchConfig
+    bones: LabelMap | None = None
 
     @property
     def problem(self) -> Problem:
         """What a method is asked."""
-        return Problem(self.model, self.xrays, self.start)
+        return Problem(self.model, self.xrays, self.start, self.bones)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +153,7 @@ def make_case(protocol: Protocol, index: int, seed: int | None = None, data: Pat
         drawn,
         start_name,
         search,
+        truth.bones,
     )
 
 
@@ -183,7 +186,7 @@ def _exposed(protocol: Protocol, number: int, arm: Arm, seed: int, data: Path | 
     pose = Rigid(poses[0])
     metal = _metal(protocol, arm, (views[0], point, pose), generator(seed, 1, number, METAL))
     xrays = tuple(_exposure(protocol, arm, who, (view, pose, metal), (seed, number, n)) for n, view in enumerate(views))
-    return _Shown(Truth(f"{who.name}/{number:05d}", who.kind, who.model, xrays, pose, who.targets), who.name, point)
+    return _Shown(Truth(f"{who.name}/{number:05d}", who.kind, who.model, xrays, pose, who.targets, who.bones), who.name, point)
 
 
 def _exposure(

@@ -43,10 +43,11 @@ def named(method: str, field: str | None = None) -> None:
     ------
     InputError: neither.
     """
+    from raylign.methods.named import LEARNED, parsed
     from raylign.registration import METHODS
 
-    if method not in METHODS and method != SEARCHED and ":" not in method:
-        known = ", ".join((*METHODS, SEARCHED))
+    if method not in METHODS and method != SEARCHED and parsed(method) is None and ":" not in method:
+        known = ", ".join((*METHODS, SEARCHED, *LEARNED))
         raise InputError(
             f"there is no method {method!r}", field=field, remedy=f"use some of {known}, or MODULE:FACTORY of your own"
         )
@@ -164,7 +165,8 @@ class Protocol(Part):
     exposure: ranges of the apparatus, fields of ``ExposureRanges``. instruments: in the beam: a set of
         ``INSTRUMENT_SETS`` by name, or fields of ``InstrumentSet``, with ``set`` the one that they change.
     disturbances: each a kind with levels; every level is an arm beside the undisturbed one, on the same cases.
-    methods: by name, as ``raylign.registration.METHODS`` has them, "search+direct", or MODULE:FACTORY of one's own.
+    methods: by name, as ``raylign.registration.METHODS`` and ``raylign.methods.named`` have them, "search+direct", or
+        MODULE:FACTORY of one's own.
     thresholds_mm: under which a registration counts as a success.
     bins_mm: edges of the bins of starting mTRE in which success is told.
     criterion: what errors are judged by. success_mm: and under how much of it, for capture range and confidence.

@@ -38,6 +38,7 @@ _SAME = {
     "versions": "the version of a package",
     "source": "the source of raylign",
     "data": "the folder of data",
+    "weights": "the digest of weights",
 }
 
 
@@ -169,6 +170,7 @@ def about(protocol: Protocol, settings: RunSettings) -> dict[str, Any]:
     InputError: data that the protocol needs are not there.
     """
     from raylign.evaluation.cases import case_count
+    from raylign.methods.named import digest, parsed
 
     data = _found(protocol, settings.data)
     return {
@@ -177,6 +179,7 @@ def about(protocol: Protocol, settings: RunSettings) -> dict[str, Any]:
         "seed": protocol.seed,
         "cases": case_count(protocol, data),
         "methods": list(protocol.methods),
+        "weights": {method: digest(learned) for method in protocol.methods if (learned := parsed(method)) is not None},
         "versions": dict(provenance.versions()),
         "commit": provenance.commit(),
         "source": provenance.source(),
@@ -316,7 +319,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
             found = _data_difference(before.get(key), now.get(key))
             if found:
                 return found
-        elif before.get(key) != now.get(key):
+        elif (before.get(key) or None) != (now.get(key) or None):
             return f"{name} was {_short(before.get(key))} and is {_short(now.get(key))}"
     return None
 

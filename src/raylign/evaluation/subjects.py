@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -51,6 +52,7 @@ class Patient:
     body: what is exposed: the same patient, finer or longer.
     isocentres: [K, 3] patient LPS mm, of which a case brings one to the isocentre.
     targets: [N, 3] patient LPS mm, over which errors are means.
+    bones: the structures that these lie on, where they are named.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Patient:
     body: Subject | Volume
     isocentres: Float[Tensor, "K 3"]
     targets: Float[Tensor, "N 3"]
+    bones: LabelMap | None = None
 
 
 def _thorax(seed: int, whole: bool) -> Subject:
@@ -184,6 +187,7 @@ def _made(kind: Phantoms, points: TargetPoints, which: int, seed: int) -> Patien
         whole,
         model.centre[None] if middle else isocentres(scanned, kind.isocentre),
         target_points(scanned, points),
+        _named(scanned, points),
     )
 
 
@@ -207,7 +211,18 @@ def _scanned(scan: Scan, points: TargetPoints, data: Path) -> Patient:
         replace(body, truncated=None),
         isocentres(shown, scan.isocentre),
         target_points(shown, points),
+        _named(shown, points),
     )
+
+
+def _named(subject: Subject, points: TargetPoints) -> LabelMap | None:
+    """The structures that points lie on as one label; a protocol of any voxels of bone names none."""
+    if not points.structures:
+        return None
+    labels = subject.labels
+    chosen = [n for n, name in labels.present().items() if any(fnmatch.fnmatchcase(name, w) for w in points.structures)]
+    mask: LabelMap = LabelMap(labels.mask(chosen).to(torch.uint8), labels.affine, {1: ", ".join(points.structures)})
+    return mask
 
 
 def trimmed_data(data: Tensor, volume: Volume, mm: float) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import Volume, XRay
+from raylign.data import LabelMap, Volume, XRay
 from raylign.geometry import Rigid
 
 
@@ -19,6 +19,7 @@ class Truth:
     ----------
     name, kind: which one, and of what.
     targets: [N, 3] patient LPS mm, over which errors are means.
+    bones: see ``raylign.registration.Problem``.
     """
 
     name: str
@@ -27,3 +28,4 @@ class Truth:
     xrays: tuple[XRay, ...]
     pose: Rigid
     targets: Float[Tensor, "N 3"]
+    bones: LabelMap | None = None

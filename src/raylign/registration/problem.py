@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from raylign.data import Volume, XRay
+from raylign.data import LabelMap, Volume, XRay
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.geometry.view import require_cone
@@ -23,6 +23,8 @@ class Problem:
     model: the volume whose pose is sought (restricted to a structure beforehand where only that one moves).
     xrays: one exposure or several of one and the same pose.
     start: a rough ``T_world_from_volume``.
+    bones: what of the model is bone, where labels say so: all of their structures. Methods that were trained on bones alone are
+        shown the model restricted to these; without them they tell bone by its HU. No other method looks at them.
 
     Raises
     ------
@@ -32,6 +34,7 @@ class Problem:
     model: Volume
     xrays: tuple[XRay, ...]
     start: Rigid
+    bones: LabelMap | None = None
 
     def __post_init__(self) -> None:
         xrays = (self.xrays,) if isinstance(self.xrays, XRay) else tuple(self.xrays)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import Volume, XRay
+from raylign.data import Volume, XRay, restricted
 from raylign.errors import InputError
 from raylign.geometry import Rigid
 from raylign.methods.convex_similarity.descent import Descended, DescentConfig, descend
@@ -52,7 +52,10 @@ class ConvexSimilarity:
                 f"{len(problem.xrays)} X-rays for a similarity that looks at one", field="xrays",
                 remedy="give one, or use another method",
             )  # fmt: skip
-        found, middle = self.descents(problem.model, problem.xrays[0], problem.start.matrix[None])
+        model = problem.model
+        if problem.bones is not None and not self.learned.whole:
+            model = restricted(model, problem.bones, list(problem.bones.present()))
+        found, middle = self.descents(model, problem.xrays[0], problem.start.matrix[None])
         path = uncentred(found.paths[0], middle)
         pose = path[-1]
         wide = torch.tensor([math.radians(30.0)] * 3 + [50.0] * 3, dtype=torch.float64)

@@ -18,6 +18,9 @@ from raylign.methods.weights import read_weights, write_weights
 from raylign.simulation.datasets.typed import typed
 
 METHOD = "convex-similarity"
+SHIPPED = Path(__file__).parent / "weights" / "similarity.safetensors"
+"""Weights that come with raylign."""
+
 _SCHEMA = 1
 
 
@@ -63,6 +66,32 @@ class Learned:
             "about": dict(self.about),
         }
         write_weights(path, self.network.state_dict(), about)
+
+
+def shipped_file(path: str | Path | None = None) -> Path:
+    """A file of weights, or that which comes with raylign.
+
+    Raises
+    ------
+    InputError: there is no such file.
+    """
+    file = SHIPPED if path is None else Path(path)
+    if not file.is_file():
+        raise InputError(
+            "there are no weights", file=file, field="--weights",
+            remedy="train some (raylign train recipes/gao2024.yaml --out DIR) and name DIR/similarity.safetensors",
+        )  # fmt: skip
+    return file
+
+
+def shipped(path: str | Path | None = None, device: str | torch.device = "cpu") -> Learned:
+    """The similarity of a file, or the one that comes with raylign.
+
+    Raises
+    ------
+    InputError: there is none, or it cannot be read.
+    """
+    return read_learned(shipped_file(path), device)
 
 
 def read_learned(path: str | Path, device: str | torch.device = "cpu") -> Learned:

@@ -1,0 +1,164 @@
+"""Methods that learn, by name, for those who register volumes: commands and evaluations.
+
+``NAME``, ``NAME+METHOD`` and ``NAME-alone`` say what comes after the learned part: the direct method, another one of
+``raylign.registration.METHODS`` or nothing. ``...@FILE`` takes weights of one's own in place of those that come with raylign.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raylign.errors import InputError
+
+if TYPE_CHECKING:
+    from raylign.registration import Registrar, SearchConfig
+
+LEARNED = ("convex-similarity",)
+"""Methods that learn and take volumes."""
+
+ALONE = "-alone"
+_DIRECT = "direct"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a name says.
+
+    Parameters
+    ----------
+    method: one of ``LEARNED``. after: the method that goes on from its end; "" for none.
+    weights: a file; None for those that come with raylign.
+    """
+
+    method: str
+    after: str = _DIRECT
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """With what a registrar is made.
+
+    Parameters
+    ----------
+    search: what the method that comes after looks through about the learned method's end.
+    seed: of whatever is random. progress: told what is done, and which share of all.
+    """
+
+    search: SearchConfig
+    seed: int = 0
+    progress: Callable[[str, float], None] | None = None
+
+
+def parsed(name: str) -> Named | None:
+    """What a name says; None where it is no learned method's.
+
+    Raises
+    ------
+    InputError: a learned method, and an unknown one after it.
+    """
+    from raylign.registration import METHODS
+
+    said, at, file = name.partition("@")
+    weights = Path(file) if at else None
+    for method in LEARNED:
+        if said == method:
+            return Named(method, weights=weights)
+        if said == method + ALONE:
+            return Named(method, "", weights)
+        if said.startswith(f"{method}+"):
+            after = said.removeprefix(f"{method}+")
+            if after not in METHODS or after == "contour":
+                known = ", ".join(m for m in METHODS if m != "contour")
+                raise InputError(f"there is no method {after!r} to go on with", field="method", remedy=f"use one of {known}")
+            return Named(method, after, weights)
+    return None
+
+
+def around() -> SearchConfig:
+    """What a method that comes after looks through about a descent's end."""
+    from raylign.registration import SearchConfig
+
+    return SearchConfig()
+
+
+def learned_registrar(named: Named, asked: Asked) -> Registrar:
+    """The registrar of a name.
+
+    Raises
+    ------
+    InputError: weights that are not there or cannot be read.
+    """
+    from raylign.methods.convex_similarity.registrar import ConvexSimilarity
+    from raylign.methods.convex_similarity.weights import shipped
+    from raylign.registration import Pipeline, registrar
+
+    first = ConvexSimilarity(shipped(named.weights))
+    if not named.after:
+        return first
+    return Pipeline((first, registrar(named.after, search=asked.search, seed=asked.seed, progress=asked.progress)))
+
+
+@dataclass(frozen=True)
+class Described:
+    """What weights say of themselves.
+
+    Parameters
+    ----------
+    method: one of ``LEARNED``. name, preset: of the recipe, where there was one. phantom: of whom: pelvis, lumbar.
+    """
+
+    method: str
+    name: str
+    preset: str
+    phantom: str
+
+
+def describe(file: Path | None) -> Described:
+    """What weights say of themselves; None: those of the convex similarity that come with raylign.
+
+    Raises
+    ------
+    InputError: they cannot be read, or are of a method that takes no volumes.
+    """
+    from raylign.methods.convex_similarity.weights import shipped_file
+    from raylign.methods.weights import read_weights
+
+    path = shipped_file(file)
+    _, said = read_weights(path)
+    if said.get("method") not in LEARNED:
+        raise InputError(f"holds {said.get('method', 'something else')}, not {' or '.join(LEARNED)}", file=path)
+    about = dict(said.get("about", {}))
+    data = dict(dict(about.get("settings", {})).get("data", {}))
+    name, preset = (str(about.get(key, "")) for key in ("name", "preset"))
+    return Described(str(said["method"]), name, preset, str(data.get("phantom", "pelvis")))
+
+
+def weights_file(named: Named) -> Path:
+    """Where the weights of a name lie.
+
+    Raises
+    ------
+    InputError: there is no such file.
+    """
+    from raylign.methods.convex_similarity.weights import shipped_file
+
+    return shipped_file(named.weights)
+
+
+def digest(named: Named) -> str:
+    """SHA-256 of those weights.
+
+    Raises
+    ------
+    InputError: they cannot be read.
+    """
+    file = weights_file(named)
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=file) from None

@@ -1,0 +1,49 @@
+"""Methods that learn, by name: what a name says, and what is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raylign.errors import InputError
+from raylign.methods.convex_similarity.registrar import ConvexSimilarity
+from raylign.methods.named import LEARNED, Asked, Named, digest, learned_registrar, parsed, weights_file
+from raylign.registration import METHODS, Direct, Pipeline, SearchConfig
+from tests.methods.test_convex_registrar import learned
+
+
+def test_a_name_says_what_comes_after_and_whose_weights() -> None:
+    (name,) = LEARNED
+    assert parsed(name) == Named(name, "direct")
+    assert parsed(f"{name}-alone") == Named(name, "")
+    assert parsed(f"{name}+xreg-wide") == Named(name, "xreg-wide")
+    assert parsed(f"{name}+cmaes@a+b/c.safetensors") == Named(name, "cmaes", Path("a+b/c.safetensors"))
+    assert [parsed(other) for other in (*METHODS, "search+direct", "module:factory", f"{name}s", "")] == [None] * (
+        len(METHODS) + 4
+    )
+    for unknown in ("contour", "nothing", ""):
+        with pytest.raises(InputError, match="to go on with; use one of direct, cmaes"):
+            parsed(f"{name}+{unknown}")
+
+
+def test_what_comes_after_looks_through_the_stated_box(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    learned().save(file)
+    search = SearchConfig(degrees=7.0)
+    made = learned_registrar(Named(LEARNED[0], "direct", file), Asked(search, 5))
+    assert isinstance(made, Pipeline)
+    first, second = made.stages
+    assert isinstance(first, ConvexSimilarity) and isinstance(second, Direct)
+    assert second.config.search == search and second.config.seed == 5
+    assert isinstance(learned_registrar(Named(LEARNED[0], "", file), Asked(search)), ConvexSimilarity)
+
+
+def test_weights_are_told_apart(tmp_path: Path) -> None:
+    one, other = (Named(LEARNED[0], weights=tmp_path / n) for n in ("a", "b"))
+    with pytest.raises(InputError, match="there are no weights"):
+        weights_file(one)
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    assert weights_file(one) == tmp_path / "a"
+    assert digest(one) != digest(other) and digest(one) == digest(Named(LEARNED[0], "", tmp_path / "a"))
