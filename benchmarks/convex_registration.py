@@ -1,4 +1,4 @@
-"""What descending the learned similarity is worth before a registration: held-out made pelves, the starts of Gao et al. 2024.
+"""What a learned similarity, or a regressor, is worth before a registration: held-out made pelves, the starts of Gao et al. 2024.
 
     python benchmarks/convex_registration.py --weights FILE [--patients 20] [--cases 2] [--methods prost,direct,...] [--json FILE]
 
@@ -7,7 +7,8 @@ mm in plane, 300 mm in depth, 50 degrees); no domain randomisation. ``prost`` de
 ``prost, CT`` with what of the whole CT is dense enough; ``direct`` registers the whole CT within 20 degrees and 35 mm of the
 start; ``prost+direct`` the same from where the descent ended; ``direct, search`` looks through 50 degrees, 200 mm and 300 mm
 about the start that knows nothing; ``prost+xreg`` and ``xreg-wide`` are xReg's recipe (CMA-ES on patch gradient NCC), from there
-and in the wide box. TRE is the mean over points of the model's surface; processor seconds of one thread.
+and in the wide box. Of the weights of a regressor (``recipes/gao2024_regression.yaml``) ``prost`` stands for its iterations,
+and is printed as its name. TRE is the mean over points of the model's surface; processor seconds of one thread.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ from raylign.data import Volume, XRay
 from raylign.data.restrict import restricted
 from raylign.geometry import Rigid
 from raylign.methods.convex_similarity.registrar import ConvexSimilarity
-from raylign.methods.convex_similarity.training import TrainingConfig
-from raylign.methods.convex_similarity.weights import read_learned
+from raylign.methods.convex_similarity.training import TrainingConfig as SimilarityConfig
+from raylign.methods.convex_similarity.weights import read_learned as read_similarity
 from raylign.methods.cubes import centred as centred_at
 from raylign.methods.cubes import cube_of, uncentred
 from raylign.methods.patients import case_recipe
+from raylign.methods.pose_regression.registrar import PoseRegression
+from raylign.methods.pose_regression.training import TrainingConfig as RegressionConfig
+from raylign.methods.pose_regression.weights import METHOD as REGRESSION
+from raylign.methods.pose_regression.weights import read_learned as read_regressor
+from raylign.methods.weights import read_weights
 from raylign.registration import Problem, SearchConfig, registrar
 from raylign.registration.problem import centred
 from raylign.registration.register import WIDE
@@ -56,10 +62,12 @@ def main() -> None:
     said = parser.parse_args()
     torch.set_num_threads(1)
     warm_kernels()
-    learned = read_learned(said.weights)
-    settings = typed(TrainingConfig, learned.about["settings"], "settings", said.weights)
+    label, far = _far(said.weights)
+    learned = far.learned
+    kind = SimilarityConfig if isinstance(far, ConvexSimilarity) else RegressionConfig
+    settings = typed(kind, learned.about["settings"], "settings", said.weights)
     data, law = settings.data, settings.start
-    far, zero = ConvexSimilarity(learned), torch.zeros(3, dtype=torch.float64)
+    zero = torch.zeros(3, dtype=torch.float64)
     wanted = [name.replace("_", ", ") for name in said.methods.split(",")]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("start", *wanted)}
     for seed in data.seeds("test")[: said.patients]:
@@ -109,9 +117,18 @@ def main() -> None:
         errors, seconds = torch.tensor(pairs, dtype=torch.float64).unbind(1)
         low, middle_, high = (float(errors.quantile(q)) for q in (0.25, 0.5, 0.75))
         under = " / ".join(f"{100 * float((errors < limit).double().mean()):.0f}" for limit in (2, 10, 20))
-        print(f"| {name} | {low:.1f} | {middle_:.1f} | {high:.1f} | {under} | {float(seconds.median()):.1f} |")
+        row = name.replace("prost", label)
+        print(f"| {row} | {low:.1f} | {middle_:.1f} | {high:.1f} | {under} | {float(seconds.median()):.1f} |")
     if said.json:
         said.json.write_text(json.dumps(found, indent=1))
+
+
+def _far(weights: Path) -> tuple[str, ConvexSimilarity | PoseRegression]:
+    """What brings poses nearer, and its name."""
+    if read_weights(weights)[1].get("method") == REGRESSION:
+        regressor = read_regressor(weights)
+        return regressor.network.config.kind, PoseRegression(regressor)
+    return "prost", ConvexSimilarity(read_similarity(weights))
 
 
 def _by(method: str, search: SearchConfig | None, model: Volume, xray: XRay, start: Rigid) -> Callable[[], Tensor]:

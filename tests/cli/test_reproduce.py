@@ -61,7 +61,8 @@ def test_one_case_of_the_convex_similarity_from_nothing_to_the_report(
     rows = {(r["part"], r["method"]): r for r in said["rows"]}
     assert {part for part, _ in rows} == {"pelvis", "tool"}
     assert {m for part, m in rows if part == "pelvis"} == {
-        "start", "similarity", "similarity + direct", "similarity + CMA-ES", "CMA-ES", "direct, global search",
+        "start", "ProST (similarity)", "ProST (similarity) + direct", "ProST (similarity) + CMA-ES", "CMA-ES",
+        "direct, global search",
     }  # fmt: skip
     assert rows["pelvis", "start"]["tre_p50"] > 10 > rows["pelvis", "direct, global search"]["tre_p50"]
     assert (out / "report.html").exists() and (out / "pelvis" / "report.html").exists()

@@ -112,9 +112,9 @@ def test_weights_name_their_row(tmp_path: Path) -> None:
     replace(learned(), about=said).save(tmp_path / "one.safetensors")
     learned().save(tmp_path / "two.safetensors")
     assert gao.network(tmp_path / "one.safetensors") == gao.Network(
-        "gao2024, small-plain", "convex-similarity", tmp_path / "one.safetensors", "lumbar"
+        "ProST (small-plain)", "convex-similarity", tmp_path / "one.safetensors", "lumbar"
     )
-    assert gao.network(tmp_path / "two.safetensors").label == "two"
+    assert gao.network(tmp_path / "two.safetensors").label == "ProST (two)"
     with pytest.raises(InputError, match="there are no weights"):
         gao.network(tmp_path / "three.safetensors")
 

@@ -8,13 +8,17 @@ import pytest
 
 from raylign.errors import InputError
 from raylign.methods.convex_similarity.registrar import ConvexSimilarity
-from raylign.methods.named import LEARNED, Asked, Named, digest, learned_registrar, parsed, weights_file
+from raylign.methods.named import LEARNED, Asked, Named, describe, digest, learned_registrar, parsed, weights_file
+from raylign.methods.pose_regression.network import RegressionNetwork
+from raylign.methods.pose_regression.registrar import PoseRegression
+from raylign.methods.pose_regression.weights import Learned as Regressor
 from raylign.registration import METHODS, Direct, Pipeline, SearchConfig
 from tests.methods.test_convex_registrar import learned
+from tests.methods.test_pose_regression import CUBE, DMW
 
 
 def test_a_name_says_what_comes_after_and_whose_weights() -> None:
-    (name,) = LEARNED
+    name = LEARNED[0]
     assert parsed(name) == Named(name, "direct")
     assert parsed(f"{name}-alone") == Named(name, "")
     assert parsed(f"{name}+xreg-wide") == Named(name, "xreg-wide")
@@ -47,3 +51,16 @@ def test_weights_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"2")
     assert weights_file(one) == tmp_path / "a"
     assert digest(one) != digest(other) and digest(one) == digest(Named(LEARNED[0], "", tmp_path / "a"))
+
+
+def test_regressors_want_weights_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no weights come with this method"):
+        weights_file(Named("pose-regression"))
+    file = tmp_path / "regressor.safetensors"
+    Regressor(RegressionNetwork(DMW, 32).eval(), CUBE).save(file)
+    said = describe(file)
+    assert (said.method, said.kind, said.phantom) == ("pose-regression", "DMW", "pelvis")
+    made = learned_registrar(Named("pose-regression", "", file), Asked(SearchConfig()))
+    assert isinstance(made, PoseRegression)
+    with pytest.raises(InputError, match="not a convex-similarity"):
+        learned_registrar(Named("convex-similarity", "", file), Asked(SearchConfig()))

@@ -145,14 +145,14 @@ class Reproduced:
 
 
 def network(file: Path | None) -> Network:
-    """Weights as rows call them: by their recipe's preset, or "ProST" for those that come with raylign.
+    """Weights as rows call them: by what papers call the method and by their recipe's preset, which shipped ones go without.
 
     Raises
     ------
     InputError: they cannot be read, or are of a method that takes no volumes.
     """
     said = describe(file)
-    label = "ProST" if file is None else f"{said.name}, {said.preset}" if said.preset else file.stem
+    label = said.kind if file is None else f"{said.kind} ({said.preset or file.stem})"
     return Network(label, said.method, file, said.phantom)
 
 

@@ -64,12 +64,25 @@ def look(image: Float[Tensor, "B H W"], valid: Bool[Tensor, "B H W"], views: Seq
         for x in (torch.where(valid, image, torch.zeros_like(image)), valid)
     )
     has = (counts > 0.5).to(torch.float32)
-    means = has * sums / counts.clamp(min=1e-6)
-    whole = means.sum((1, 2, 3), keepdim=True) / has.sum((1, 2, 3), keepdim=True).clamp(min=1)
-    means = has * (means - whole)  # so that squares cancel little
+    shown = compared(has * sums / counts.clamp(min=1e-6), has)
+    vectors = torch.stack([view.resample((pixels, pixels)).vectors for view in views])
+    return Looks(shown, vectors)
+
+
+def compared(images: Float[Tensor, "B C N N"], has: Float[Tensor, "B C N N"]) -> Float[Tensor, "B C N N"]:
+    """Each pixel about the mean and in units of the standard deviation of those within an eighth of the image's side.
+
+    What is nearly flat stays small: a hundredth of the mean variance is added to all. Nothing is further off than ``_MOST``.
+
+    Parameters
+    ----------
+    images: zero where nothing is known. has: 1 where something is known, 0 elsewhere; the result is 0 there.
+    """
+    whole = images.sum((1, 2, 3), keepdim=True) / has.sum((1, 2, 3), keepdim=True).clamp(min=1)
+    means = has * (images - whole)  # so that squares cancel little
+    radius = images.shape[-1] // _ABOUT
 
     def about(x: Tensor) -> Tensor:
-        radius = pixels // _ABOUT
         return torch.nn.functional.avg_pool2d(x, 2 * radius + 1, 1, radius)
 
     number = about(has).clamp(min=1e-6)
@@ -77,8 +90,7 @@ def look(image: Float[Tensor, "B H W"], valid: Bool[Tensor, "B H W"], views: Seq
     spread = (about(means**2) / number - middle**2).clamp(min=0)
     least = (0.1**2) * (spread.sum((1, 2, 3), keepdim=True) / has.sum((1, 2, 3), keepdim=True).clamp(min=1))
     shown = has * (means - middle) / (spread + least).sqrt().clamp(min=1e-6)
-    vectors = torch.stack([view.resample((pixels, pixels)).vectors for view in views])
-    return Looks(shown.clamp(-_MOST, _MOST), vectors)
+    return shown.clamp(-_MOST, _MOST)
 
 
 def seen(xray: XRay, pixels: int) -> Looks:

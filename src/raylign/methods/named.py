@@ -17,10 +17,11 @@ from raylign.errors import InputError
 if TYPE_CHECKING:
     from raylign.registration import Registrar, SearchConfig
 
-LEARNED = ("convex-similarity",)
+SIMILARITY, REGRESSION = LEARNED = ("convex-similarity", "pose-regression")
 """Methods that learn and take volumes."""
 
 ALONE = "-alone"
+_KINDS = {"deepim": "DeepIM", "dmw": "DMW"}
 _DIRECT = "direct"
 
 
@@ -93,11 +94,19 @@ def learned_registrar(named: Named, asked: Asked) -> Registrar:
     ------
     InputError: weights that are not there or cannot be read.
     """
-    from raylign.methods.convex_similarity.registrar import ConvexSimilarity
-    from raylign.methods.convex_similarity.weights import shipped
     from raylign.registration import Pipeline, registrar
 
-    first = ConvexSimilarity(shipped(named.weights))
+    first: Registrar
+    if named.method == SIMILARITY:
+        from raylign.methods.convex_similarity.registrar import ConvexSimilarity
+        from raylign.methods.convex_similarity.weights import read_learned as similarity
+
+        first = ConvexSimilarity(similarity(weights_file(named)))
+    else:
+        from raylign.methods.pose_regression.registrar import PoseRegression
+        from raylign.methods.pose_regression.weights import read_learned as regressor
+
+        first = PoseRegression(regressor(weights_file(named)))
     if not named.after:
         return first
     return Pipeline((first, registrar(named.after, search=asked.search, seed=asked.seed, progress=asked.progress)))
@@ -109,11 +118,12 @@ class Described:
 
     Parameters
     ----------
-    method: one of ``LEARNED``. name, preset: of the recipe, where there was one. phantom: of whom: pelvis, lumbar.
+    method: one of ``LEARNED``. kind: what papers call it. preset: of the recipe, where there was one.
+    phantom: of whom: pelvis, lumbar.
     """
 
     method: str
-    name: str
+    kind: str
     preset: str
     phantom: str
 
@@ -125,17 +135,16 @@ def describe(file: Path | None) -> Described:
     ------
     InputError: they cannot be read, or are of a method that takes no volumes.
     """
-    from raylign.methods.convex_similarity.weights import shipped_file
     from raylign.methods.weights import read_weights
 
-    path = shipped_file(file)
+    path = weights_file(Named(SIMILARITY, weights=file))
     _, said = read_weights(path)
     if said.get("method") not in LEARNED:
         raise InputError(f"holds {said.get('method', 'something else')}, not {' or '.join(LEARNED)}", file=path)
     about = dict(said.get("about", {}))
     data = dict(dict(about.get("settings", {})).get("data", {}))
-    name, preset = (str(about.get(key, "")) for key in ("name", "preset"))
-    return Described(str(said["method"]), name, preset, str(data.get("phantom", "pelvis")))
+    kind = _KINDS.get(str(dict(said.get("network", {})).get("kind", "")), "ProST")
+    return Described(str(said["method"]), kind, str(about.get("preset", "")), str(data.get("phantom", "pelvis")))
 
 
 def weights_file(named: Named) -> Path:
@@ -147,6 +156,11 @@ def weights_file(named: Named) -> Path:
     """
     from raylign.methods.convex_similarity.weights import shipped_file
 
+    if named.method == REGRESSION and named.weights is None:
+        raise InputError(
+            "no weights come with this method", field="method",
+            remedy=f"train some (raylign train recipes/gao2024_regression.yaml) and name {REGRESSION}@OUT/regressor.safetensors",
+        )  # fmt: skip
     return shipped_file(named.weights)
 
 

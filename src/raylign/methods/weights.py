@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,39 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(about, dict):
         raise InputError("what stands beside its weights is damaged (no names and values)", file=file, remedy=remedy)
     return tensors, about
+
+
+def read_weights_of(path: str | Path, method: str, schema: int, recipe: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """``read_weights`` of one method's file; ``recipe``: that such files come from.
+
+    Raises
+    ------
+    InputError: as of ``read_weights``; a file of another method or schema.
+    """
+    tensors, said = read_weights(path)
+    if said.get("method") != method or said.get("schema") != schema:
+        raise InputError(
+            f"holds {said.get('method', 'something else')}, not a {method} of schema {schema}", file=path,
+            remedy=f"name the weights of a raylign train of {recipe}",
+        )  # fmt: skip
+    return tensors, said
+
+
+@contextmanager
+def fitting(path: str | Path) -> Iterator[None]:
+    """Within it a network is made of what a file says; what does not fit is the file's fault.
+
+    Raises
+    ------
+    InputError: names or shapes that are missing, too many or others.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"its weights do not fit ({str(error).splitlines()[0]})", file=path) from None
+
+
+def whole_scans(about: Mapping[str, Any]) -> bool:
+    """Whether the models of a training were whole scans; else they were bones. ``about``: what stands beside its weights."""
+    data = dict(dict(about.get("settings", {})).get("data", {}))
+    return "structures" in data and not data["structures"]

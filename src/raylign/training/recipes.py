@@ -17,6 +17,7 @@ from raylign.simulation.datasets.typed import typed
 METHODS = {
     "imitation-agent": ("raylign.methods.imitation_agent.training", "TrainingConfig", "AgentTraining"),
     "convex-similarity": ("raylign.methods.convex_similarity.training", "TrainingConfig", "SimilarityTraining"),
+    "pose-regression": ("raylign.methods.pose_regression.training", "TrainingConfig", "RegressionTraining"),
 }
 """Module, settings and training of each method that learns."""
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from raylign.errors import InputError
 from raylign.methods.convex_similarity.model import Similarity
-from raylign.methods.geodesic import moved
 from raylign.methods.looks import Looks
+from raylign.methods.walks import Limits, walked
 
 _AT_ONCE = 16  # poses whose gradients are taken together
 
@@ -86,22 +86,12 @@ def descend(
 
 
 def _some(similarity: Similarity, channels: Tensor, looks: Looks, poses: Tensor, config: DescentConfig) -> Descended:
-    paths, going = [poses], torch.ones(len(poses), dtype=torch.bool)
-    for number in range(config.steps):
+    def way(number: int, some: Tensor, at: Tensor) -> Tensor:
         rate = config.rate * config.decay ** (number // config.every)
-        some = going.nonzero()[:, 0]
-        if not len(some):
-            paths.append(poses)
-            continue
-        _, slopes = similarity.gradient(channels, looks.repeated(some), poses[some])
-        # the network is taught the gradient of half of the squared distance
-        step = (-2 * rate * slopes).nan_to_num(0.0, 0.0, 0.0)  # what has no gradient stays, and has arrived
-        length = step.norm(dim=-1, keepdim=True)
-        step = step * (config.longest / length.clamp(min=config.longest))
-        poses = poses.clone()
-        poses[some] = moved(poses[some], step, similarity.cube.unit_mm)
-        going[some] = length[:, 0] >= config.least
-        paths.append(poses)
+        _, slopes = similarity.gradient(channels, looks.repeated(some), at)
+        return -2 * rate * slopes  # the network is taught the gradient of half of the squared distance
+
+    paths, _ = walked(poses, way, Limits(config.steps, config.least, config.longest, similarity.cube.unit_mm))
     with torch.no_grad():
-        values = similarity.of(channels, looks, poses).cpu()
-    return Descended(poses, values, torch.stack(paths, 1))
+        values = similarity.of(channels, looks, paths[:, -1]).cpu()
+    return Descended(paths[:, -1], values, paths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict, dataclass
 
@@ -10,16 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from raylign.data import Volume, XRay, restricted
-from raylign.errors import InputError
-from raylign.geometry import Rigid
+from raylign.data import Volume, XRay
 from raylign.methods.convex_similarity.descent import Descended, DescentConfig, descend
 from raylign.methods.convex_similarity.weights import METHOD, Learned
-from raylign.methods.cubes import bones, centred, cube_of, uncentred
+from raylign.methods.cubes import centred, uncentred
 from raylign.methods.looks import seen
+from raylign.methods.unjudged import Came, bare, one_xray, shown_cube, unjudged
 from raylign.registration.problem import Problem
-from raylign.registration.result import Confidence, Result, Step
-from raylign.registration.versions import versions
+from raylign.registration.result import Result
 
 _WHY = "a descent brings a pose nearer and does not judge it: refine it by another method"
 
@@ -47,32 +44,15 @@ class ConvexSimilarity:
         InputError: several X-rays, one that is too small, a model without bone.
         """
         begun = time.perf_counter()
-        if len(problem.xrays) > 1:
-            raise InputError(
-                f"{len(problem.xrays)} X-rays for a similarity that looks at one", field="xrays",
-                remedy="give one, or use another method",
-            )  # fmt: skip
-        model = problem.model
-        if problem.bones is not None and not self.learned.whole:
-            model = restricted(model, problem.bones, list(problem.bones.present()))
-        found, middle = self.descents(model, problem.xrays[0], problem.start.matrix[None])
-        path = uncentred(found.paths[0], middle)
-        pose = path[-1]
-        wide = torch.tensor([math.radians(30.0)] * 3 + [50.0] * 3, dtype=torch.float64)
-        return Result(
-            transform=Rigid(pose),
-            start=problem.start,
-            covariance=torch.diag(wide**2),
-            centre=found.poses[0, :3, 3],
-            score=-float(found.values[0]),
-            confidence=Confidence(0.0, False, (_WHY,), {"similarity": float(found.values[0])}),
-            trajectory=tuple(Step(0, n, 0.0, p) for n, p in enumerate(path)),
-            timings={"descent": time.perf_counter() - begun},
-            method=METHOD,
-            versions=versions(),
-            settings={**asdict(self.config or self.learned.descent), "cube": asdict(self.learned.cube)},
-            renders=found.paths.shape[1] - 1,
-        )
+        one_xray(problem, "a similarity")
+        found, middle = self.descents(bare(problem, self.learned.whole), problem.xrays[0], problem.start.matrix[None])
+        value = float(found.values[0])
+        came = Came(
+            uncentred(found.paths[0], middle), found.poses[0, :3, 3], -value, {"similarity": value},
+            {"descent": time.perf_counter() - begun},
+        )  # fmt: skip
+        settings = {**asdict(self.config or self.learned.descent), "cube": asdict(self.learned.cube)}
+        return unjudged(problem, came, METHOD, _WHY, settings)
 
     def descents(self, model: Volume, xray: XRay, starts: Float[Tensor, "B 4 4"]) -> tuple[Descended, Float[Tensor, "3"]]:
         """Descents from many poses ``T_world_from_volume`` at once: poses of the cube, and the middle (LPS mm) of that cube.
@@ -81,10 +61,7 @@ class ConvexSimilarity:
         ------
         InputError: as of ``register``.
         """
-        whole = self.learned.whole
-        if whole and model.unit == "raw":
-            raise InputError("the volume is in raw numbers", field="volume", remedy="give a CT in HU")
-        cube, middle = cube_of(model if whole else bones(model), self.learned.cube)
+        cube, middle = shown_cube(model, self.learned.cube, self.learned.whole)
         device = next(self.learned.network.parameters()).device
         with torch.no_grad():
             channels = self.learned.network.expanded(cube.to(device))

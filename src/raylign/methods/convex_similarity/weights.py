@@ -14,7 +14,7 @@ from raylign.methods.convex_similarity.descent import DescentConfig
 from raylign.methods.convex_similarity.model import Similarity
 from raylign.methods.convex_similarity.network import NetworkConfig, SimilarityNetwork
 from raylign.methods.cubes import CubeConfig
-from raylign.methods.weights import read_weights, write_weights
+from raylign.methods.weights import fitting, read_weights_of, whole_scans, write_weights
 from raylign.simulation.datasets.typed import typed
 
 METHOD = "convex-similarity"
@@ -43,8 +43,7 @@ class Learned:
     @property
     def whole(self) -> bool:
         """Whether its models were whole scans; else they were bones."""
-        data = dict(dict(self.about.get("settings", {})).get("data", {}))
-        return "structures" in data and not data["structures"]
+        return whole_scans(self.about)
 
     @property
     def similarity(self) -> Similarity:
@@ -101,19 +100,12 @@ def read_learned(path: str | Path, device: str | torch.device = "cpu") -> Learne
     ------
     InputError: no such file, a damaged one, one of another method.
     """
-    tensors, said = read_weights(path)
-    if said.get("method") != METHOD or said.get("schema") != _SCHEMA:
-        raise InputError(
-            f"holds {said.get('method', 'something else')}, not a {METHOD} of schema 1", file=path,
-            remedy="name the weights of a raylign train of recipes/gao2024.yaml",
-        )  # fmt: skip
-    try:
+    tensors, said = read_weights_of(path, METHOD, _SCHEMA, "recipes/gao2024.yaml")
+    with fitting(path):
         cube, descent = typed(CubeConfig, said["cube"], "cube", path), typed(DescentConfig, said["descent"], "descent", path)
         network = SimilarityNetwork(typed(NetworkConfig, said["network"], "network", path), cube.pixels)
         network.load_state_dict(tensors)
         about = said["about"]
         if not isinstance(about, Mapping):
             raise TypeError("about holds no names and values")
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"its weights do not fit ({str(error).splitlines()[0]})", file=path) from None
     return Learned(network.to(device).eval(), cube, descent, about)
