@@ -181,7 +181,8 @@ def reproduce(config: ReproduceConfig, out: Path, workers: int, tell: Tell) -> R
 
     parts, count = [], 2 * len(config.parts)
     for place, name in enumerate(config.parts):
-        protocol = load_protocol(_PARTS[name][0])
+        # patient after patient, so that a few cases are of many
+        protocol = load_protocol(_PARTS[name][0]).model_copy(update={"per_subject": 1})
         cases = config.cases if name == "pelvis" else config.slow
         records: dict[str, Sequence[Record]] = {}
         for half, (rows, many) in enumerate(zip(wanted(config, name), (cases, min(config.slow, cases)), strict=True)):
