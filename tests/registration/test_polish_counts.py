@@ -8,7 +8,7 @@ import torch
 from raylign.data import XRay
 from raylign.geometry import View
 from raylign.registration.polish_beam import developed, fit_beam
-from raylign.registration.polish_counts import Explained, counted, variance
+from raylign.registration.polish_counts import Explained, counted, softness, variance
 from raylign.registration.polish_kernels import normal_equations, weighted_less_mean
 from raylign.registration.polish_scatter import sources
 from raylign.simulation.physics import materials, spectrum
@@ -123,3 +123,47 @@ def test_weighted_means_and_equations_against_plain_sums() -> None:
     flat = out.reshape(3, -1).astype(float)
     np.testing.assert_allclose(np.triu(hessian), np.triu((flat[1:] * weight.ravel()) @ flat[1:].T), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.sum(0), (flat[1:] * weight.ravel()) @ flat[0], rtol=1e-4, atol=1e-4)
+
+
+def _blurred(image: np.ndarray, variance: float) -> np.ndarray:
+    """``-log`` of light that a kernel on three by three pixels has spread, of so many pixels squared along each axis."""
+    light = np.exp(-image)
+    for axis in (0, 1):
+        beside = [np.take(light, np.clip(np.arange(light.shape[axis]) + i, 0, light.shape[axis] - 1), axis) for i in (-1, 1)]
+        light = light + variance / 2 * (beside[0] - 2 * light + beside[1])
+    return np.asarray(-np.log(light))
+
+
+def test_light_that_is_spread_moves_nothing() -> None:
+    """An exposure softer than the model by a third of a pixel: without a number of its own, that changes the parameters."""
+    random = np.random.default_rng(6)
+    image, derivatives = _scene(random)
+    whole = np.ones(image.shape, np.bool_)
+    # a parameter that does in part what spread light does
+    derivatives[1] += 5 * softness(image.astype(np.float32), whole)
+    images = np.concatenate([image[None], derivatives]).astype(np.float32)
+    fixed = (_blurred(image, 0.1) + random.normal(size=image.shape) * 1e-4).astype(np.float32)
+    step = counted([Explained(images, fixed, whole)], 10, 16)
+    assert step is not None
+    weight = np.exp(-images[0])
+    flat = np.empty_like(images)
+    weighted_less_mean(np.concatenate([(fixed - images[0])[None], images[1:]]), weight, 10, flat)
+    rows = flat.reshape(3, -1).astype(float)
+    without = np.linalg.solve((rows[1:] * weight.ravel()) @ rows[1:].T, (rows[1:] * weight.ravel()) @ rows[0])
+    assert np.abs(without).max() > 0.001
+    assert np.abs(step[0]).max() < 0.05 * np.abs(without).max()
+
+
+def test_softness_is_what_light_spread_over_neighbours_changes() -> None:
+    """Against a kernel of a small variance on the grid itself; zero where a neighbour is not valid."""
+    image, _ = _scene(np.random.default_rng(7))
+    variance = 0.002  # pixels squared, along each axis
+    moved = _blurred(image, variance)
+    valid = np.ones(image.shape, np.bool_)
+    valid[50, 60] = False
+    image[50, 60] = 1e4
+    found = softness(image.astype(np.float32), valid)
+    assert found[50, 60] == found[49, 60] == found[50, 61] == 0
+    assert np.isfinite(found).all()
+    inner = (slice(60, -1), slice(1, -1))
+    np.testing.assert_allclose(found[inner] * variance / 2, (moved - image)[inner], rtol=0.02, atol=1e-5)

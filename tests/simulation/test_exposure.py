@@ -154,6 +154,19 @@ def test_two_integrators_agree() -> None:
     assert float((a[0] - rendered).abs().max()) < 0.02 * float(rendered.max())
 
 
+def test_padding_beside_tissue_takes_nothing_from_it() -> None:
+    """Numbers below any that a scanner measures stand for what was not reconstructed: air, like -1000."""
+    body = lump()
+    air = torch.zeros(body.data.shape, dtype=torch.bool)
+    air[:, :, : body.data.shape[2] // 2] = True
+    padded = replace(body, data=torch.where(air, torch.full_like(body.data, -2048.0), body.data))
+    plain = replace(body, data=torch.where(air, torch.full_like(body.data, -1000.0), body.data))
+    v = view(primary=25, secondary=-10)
+    ours, same = (path_lengths(x, v, CENTRED, generator(1)) for x in (padded, plain))
+    for name, mm in same.items():
+        assert torch.equal(ours[name], mm)
+
+
 @pytest.mark.parametrize("angles", [(0.0, 0.0), (80.0, 5.0), (20.0, 70.0)])
 def test_water_and_bone_in_one_pass_are_those_of_the_projector(angles: tuple[float, float]) -> None:
     """Along each axis in turn; two bytes a number err by parts in a hundred thousand."""

@@ -108,7 +108,7 @@ def polish(problem: Problem, result: Result, config: PolishConfig | None = None)
         if step is None or not _short(stage, step.twist, axes):
             break
         trial = moved(matrix, step.twist, centre_under(stage.scale, matrix))
-        seen = _shown(stage, trial, masks, shown, jacobian=iteration < config.steps)
+        seen = _shown(stage, trial, masks, shown, jacobian=config.counts or iteration < config.steps)
         before, after = (_cost(stage, images, step) for images in (shown, seen))
         if not after < before:
             break
@@ -250,7 +250,8 @@ def _counted(stage: Stage, shown: list[_Shown], covariance: Array64) -> tuple[Ar
     """The step that counts demand from where windows ended, and its covariance; None where the two do not agree.
 
     They do not where beam and scatter leave more unexplained than photons do, in many places or altogether, or where this
-    step is longer than the covariance of the windows' pose allows. Derivatives are those of the rendering before.
+    step is longer than the covariance of the windows' pose allows. Derivatives are those at the windows' end: with the ones from
+    where the windows began this step fell short.
     """
     views = []
     for i, image in enumerate(shown):

@@ -6,6 +6,9 @@ offset a window alone, and its variance is that of the model's expected intensit
 
     r = F - G(T)        var r = phi / I + tau
 
+The exposure may be softer or sharper than what the model shows, by one number a view that is fitted and left out: detector and
+focal spot spread light, and so did the scanner. That moves -log where light and dark meet, as depth does.
+
 ``phi`` is the noise of counted photons (theirs is 1 / counts, whatever the unit), ``tau`` what no model explains; both are read
 off the residuals' spread against ``I``. Where the residuals of a small patch are larger than that, contrast agent, metal or moved
 tissue are in the way, and the patch loses its say. Weights from what is expected, not from what was measured, do not go up and
@@ -99,13 +102,13 @@ def counted(views: list[Explained], radius: int, block: int) -> tuple[Array64, l
     """
     twist = np.zeros(len(views[0].images) - 1)
     weights: list[Array32] = [_by_counts(v) for v in views]
+    soft = [softness(v.images[0], v.valid) for v in views]
     found: list[Equations] = []
     for _ in range(_ROUNDS):
         found = []
         for i, view in enumerate(views):
-            weights[i], spread = _reweighted(view, twist, weights[i], radius)
-            flat = np.empty_like(view.images)
-            weighted_less_mean(_with_residual(view, twist), weights[i], radius, flat)
+            weights[i], spread = _reweighted(view, twist, weights[i], radius, soft[i])
+            flat = _flat(_with_residual(view, twist), weights[i], radius, soft[i])
             blocks = -(-view.fixed.shape[0] // block) * -(-view.fixed.shape[1] // block)
             hessian, scores = np.zeros((len(twist), len(twist))), np.zeros((blocks, len(twist)))
             normal_equations(flat, weights[i], block, hessian, scores)
@@ -117,6 +120,39 @@ def counted(views: list[Explained], radius: int, block: int) -> tuple[Array64, l
             return None
         twist = twist + np.linalg.solve(scaled, right / scale) / scale
     return twist, found
+
+
+def softness(image: Array32, valid: NDArray[np.bool_]) -> Array32:
+    """[H, W]: by how much ``-log`` of an intensity changes with the variance, in pixels squared, over which it is spread; halved.
+
+    To first order ``-lap(I) / I``. Zero beside pixels that are not valid, where ``image`` need not hold anything.
+
+    Parameters
+    ----------
+    image: [H, W] ``-log`` of the intensity.
+    valid: pixels to look at.
+    """
+    inner = (slice(1, -1), slice(1, -1))
+    beside = ((slice(2, None), inner[1]), (slice(None, -2), inner[1]), (inner[0], slice(2, None)), (inner[0], slice(None, -2)))
+    kept = valid[inner].copy()
+    for at in beside:
+        kept &= valid[at]
+    # what lies beside an edge of the valid pixels must not overflow
+    more = sum(1 - np.exp(np.where(kept, image[inner] - image[at], np.float32(0.0))) for at in beside)
+    out = np.zeros_like(image)
+    out[inner] = more
+    return out
+
+
+def _flat(images: Array32, weight: Array32, radius: int, soft: Array32) -> Array32:
+    """``images`` [S, H, W] less their weighted local means, and less what of them goes with ``soft`` [H, W]."""
+    flat = np.empty((len(images) + 1, *soft.shape), np.float32)
+    weighted_less_mean(np.concatenate([images, soft[None]]), weight, radius, flat)
+    weighted = (weight * flat[-1]).astype(np.float64).ravel()
+    power = float(weighted @ flat[-1].ravel())
+    if power > 0:
+        flat[:-1] -= ((flat[:-1].reshape(len(images), -1) @ weighted) / power).astype(np.float32)[:, None, None] * flat[-1]
+    return flat[:-1]
 
 
 def _by_counts(view: Explained) -> Array32:
@@ -131,10 +167,11 @@ def _with_residual(view: Explained, twist: Array64) -> Array32:
     return out
 
 
-def _reweighted(view: Explained, twist: Array64, weight: Array32, radius: int) -> tuple[Array32, tuple[float, float, float]]:
+def _reweighted(
+    view: Explained, twist: Array64, weight: Array32, radius: int, soft: Array32
+) -> tuple[Array32, tuple[float, float, float]]:
     """New weights; the variance of the median pixel by photons, what is not explained, and the share of pixels that count."""
-    left = np.empty((1, *view.fixed.shape), np.float32)
-    weighted_less_mean(_with_residual(view, twist)[:1], weight, radius, left)
+    left = _flat(_with_residual(view, twist)[:1], weight, radius, soft)
     intensity = np.exp(-view.images[0])
     phi, tau = variance(left[0], intensity, view.valid)
     expected = np.float32(phi) / intensity + np.float32(tau)

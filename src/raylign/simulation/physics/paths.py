@@ -22,6 +22,7 @@ from raylign.simulation.physics import materials
 from raylign.simulation.subject import Subject
 
 _TISSUES = len(materials.TISSUES)  # then blood, iodine and metal
+_LEAST_HU = -1024.0  # no scanner measures less: smaller numbers pad what was not reconstructed
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -127,6 +128,8 @@ def path_lengths(
     rays = np.concatenate([ends, start[:, None]], 1)
     names = (*materials.TISSUES, "blood", "iodine", metal)
     out = np.zeros((_TISSUES + 3, len(ends)))
+    # interpolated with what lies beside it, padding would take some of that away
+    hu = hu.masked_fill(hu < _LEAST_HU, table[0])
     array, source = np.ascontiguousarray(hu.numpy()), seen.source.numpy()
     run_chunks(lambda first, last: _march(array, agent, table, source, rays, step, out, first, last), len(ends))
     # a voxel is worth a different number of mm along each ray
