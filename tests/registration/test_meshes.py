@@ -119,3 +119,13 @@ def test_what_a_mesh_cannot_be_asked_is_refused_before_it_is_made_solid() -> Non
         raylign.register(mesh, xray, init=start, method="contour", search=SearchConfig())
     with pytest.raises(InputError, match="not sought from nowhere"):
         raylign.register(mesh, (xray, xray), init="anywhere")
+
+
+def test_turns_of_a_near_search_are_no_denser_than_a_refinement_makes_good() -> None:
+    dense = part_search(SearchConfig(degrees=15, mm=20))
+    assert dense.grid.degrees == 7.5 and dense.refined == 32
+    default = part_search(SearchConfig())
+    assert default.grid.degrees == SearchConfig().grid.degrees and default.refined == 48
+    assert part_search(SearchConfig(hypotheses=1)).hypotheses == 1
+    wide = part_search(SearchConfig(degrees=15, mm=100))
+    assert (wide.hypotheses, wide.refined) == (125, 48)
