@@ -60,7 +60,7 @@ def test_the_search_for_a_part_keeps_the_box() -> None:
     box = SearchConfig(degrees=12, mm=18, depth=25)
     part = part_search(box)
     assert (part.degrees, part.mm, part.depth) == (12, 18, 25)
-    assert part.refined >= 48 and part.pixels > box.pixels
+    assert part.refined > 2 * box.refined and part.pixels > box.pixels
     config = part_config(DirectConfig(search=box))
     assert finer(config, 400.0).coarsest == 2 * config.coarsest and finer(config, 400.0).search.kept > config.search.kept
     assert finer(config, 200.0).coarsest == 50  # the third level of a model 200 pixels wide, and no finer one

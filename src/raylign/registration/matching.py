@@ -38,6 +38,7 @@ from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLeve
 
 Mask = NDArray[np.bool_]
 Run = Callable[[Callable[[int, int], object], int, int], None]
+_LITTLE = 0.6  # of an exposure's pixels: a model that shows in more of them is compared in all
 _SHARED = 50000  # pixels from which the loops over an image are spread over threads: handing out the pieces of less costs more
 
 
@@ -201,10 +202,12 @@ def _compared(moving: Array32, image: ImageLevel, windows: Windows, config: Matc
     return _Compared(windows, delta, gradient, factor, energy, variance)
 
 
-def _sparsely_compared(integrals: Array32, image: ImageLevel, windows: Windows, config: MatchConfig) -> _Compared:
-    """The same of a model that shows little, and of what its voxels alone show: integrals of rays of unit length."""
+def _sparsely_compared(integrals: Array32, image: ImageLevel, windows: Windows, config: MatchConfig) -> _Compared | None:
+    """The same of what the voxels alone show, integrals of rays of unit length; None where that is most of the image."""
     spans = np.empty((3, image.shape[0], 2), np.int32)
     match_sparse.spans_of(integrals, config.window, spans)
+    if np.diff(spans[match_sparse.OUTER], axis=1).sum() > _LITTLE * integrals.size:
+        return None
     gradient = np.empty((2, *image.shape), np.float32)
     factor, moving, variance = np.empty((3, *image.shape), np.float32)
     setting = ((windows.has, windows.count, windows.energy), windows.pixels, config.window, spans)
@@ -374,8 +377,9 @@ def compare(
     found = []
     sparse = level.grid.blocks is not None
     for image, integrals, window in zip(images, rendering.integrals, windows, strict=True):
-        if sparse and image.background is None:
-            found.append(_sparsely_compared(integrals, image, window, config))
+        little = _sparsely_compared(integrals, image, window, config) if sparse and image.background is None else None
+        if little is not None:
+            found.append(little)
             continue
         moving = integrals * image.lengths
         if image.background is not None:
