@@ -199,7 +199,7 @@ def test_a_coarse_exposure_is_the_mean_of_its_blocks(factor: int) -> None:
     assert level.shape == (h, w) and np.array_equal(level.valid, valid) and not valid.all()
     inner = valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
     slopes = np.stack([(image[1:-1, 2:] - image[1:-1, :-2]) / 2, (image[2:, 1:-1] - image[:-2, 1:-1]) / 2]) * inner
-    assert np.array_equal(level.gradient[:, 1:-1, 1:-1], slopes) and level.usable == inner.sum()
+    assert np.abs(level.gradient[:, 1:-1, 1:-1] - slopes).max() < 1e-5 and level.usable == inner.sum()
     lengths = level.view.rays()[1].norm(dim=-1).numpy()
     assert np.allclose(level.lengths, lengths, rtol=1e-6)
 
