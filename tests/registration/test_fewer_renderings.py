@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from raylign.projection.threads import run_chunks
 from raylign.registration import Direct, DirectConfig, Problem, SearchConfig, refinement
+from raylign.registration.drift import best_shifts
 from raylign.registration.evidence import pattern
 from raylign.registration.levels import Scale, build_scales, centre_under
 from raylign.registration.matching import answered, compare, render, windows_of
-from raylign.registration.pyramid import content, model_pyramid
+from raylign.registration.pyramid import Footprint, content, image_level, model_pyramid
 from raylign.registration.readings import Reading, apart, explained_beyond, levels_as, plainly
 from raylign.registration.refinement import lengthened, on_images, refine
 from raylign.registration.search import Bounds, camera_axes, moved
@@ -179,3 +181,32 @@ def test_steps_are_lengthened_by_what_the_last_one_left() -> None:
     assert lengthened((step, 1.0), -0.3 * step, hessian, 5.0) == 1
     assert lengthened((step, 1.0), np.array([0.0, 0.0, 0.0, 0.0, 7.0, 0.0]), hessian, 5.0) == 1
     assert lengthened((step, 1.0), 0.75 * step, hessian, 1.0) == 1
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 9])
+def test_a_coarse_exposure_is_the_mean_of_its_blocks(factor: int) -> None:
+    xray = scene.exposure()
+    mask = xray.mask.clone()
+    mask[5:9, 40:60] = False
+    xray = replace(xray, mask=mask)
+    rows, columns = slice(3, 120), slice(10, 141)
+    level = image_level(xray, Footprint(rows, columns, 0, 0, 0.0), factor)
+    h, w = (117 // factor, 131 // factor)
+    blocks = (h, factor, w, factor)
+    cut = (slice(3, 3 + h * factor), slice(10, 10 + w * factor))
+    image = xray.image.numpy()[cut].reshape(blocks).mean((1, 3), dtype=np.float32)
+    valid = mask.numpy()[cut].reshape(blocks).all((1, 3))
+    assert level.shape == (h, w) and np.array_equal(level.valid, valid) and not valid.all()
+    inner = valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
+    slopes = np.stack([(image[1:-1, 2:] - image[1:-1, :-2]) / 2, (image[2:, 1:-1] - image[:-2, 1:-1]) / 2]) * inner
+    assert np.abs(level.gradient[:, 1:-1, 1:-1] - slopes).max() < 1e-5 and level.usable == inner.sum()
+    lengths = level.view.rays()[1].norm(dim=-1).numpy()
+    assert np.allclose(level.lengths, lengths, rtol=1e-6)
+
+
+def test_what_pieces_gain_is_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLIGN_THREADS", "3")
+    fixed, moving = np.random.default_rng(0).normal(size=(2, 2, 40, 50)).astype(np.float32)
+    alone, shared = best_shifts(fixed, moving, 1.0), best_shifts(fixed, moving, 1.0, run_chunks)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, shared, strict=True))
+    assert (alone[1] >= alone[0]).all() and (alone[1] > alone[0]).any()

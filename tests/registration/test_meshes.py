@@ -60,7 +60,7 @@ def test_the_search_for_a_part_keeps_the_box() -> None:
     box = SearchConfig(degrees=12, mm=18, depth=25)
     part = part_search(box)
     assert (part.degrees, part.mm, part.depth) == (12, 18, 25)
-    assert part.refined >= 48 and part.pixels > box.pixels
+    assert part.refined > 2 * box.refined and part.pixels > box.pixels
     config = part_config(DirectConfig(search=box))
     assert finer(config, 400.0).coarsest == 2 * config.coarsest and finer(config, 400.0).search.kept > config.search.kept
     assert finer(config, 200.0).coarsest == 50  # the third level of a model 200 pixels wide, and no finer one
@@ -119,3 +119,13 @@ def test_what_a_mesh_cannot_be_asked_is_refused_before_it_is_made_solid() -> Non
         raylign.register(mesh, xray, init=start, method="contour", search=SearchConfig())
     with pytest.raises(InputError, match="not sought from nowhere"):
         raylign.register(mesh, (xray, xray), init="anywhere")
+
+
+def test_turns_of_a_near_search_are_no_denser_than_a_refinement_makes_good() -> None:
+    dense = part_search(SearchConfig(degrees=15, mm=20))
+    assert dense.grid.degrees == 7.5 and dense.refined == 32
+    default = part_search(SearchConfig())
+    assert default.grid.degrees == SearchConfig().grid.degrees and default.refined == 48
+    assert part_search(SearchConfig(hypotheses=1)).hypotheses == 1
+    wide = part_search(SearchConfig(degrees=15, mm=100))
+    assert (wide.hypotheses, wide.refined) == (125, 48)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Bool, Float32
 from numba import njit
 from numpy.typing import NDArray
+
+from raylign.projection.threads import run_chunks
 
 
 def distance_to(
@@ -21,34 +25,36 @@ def distance_to(
     targets, asked: one shape. pitch: mm along D, H and W.
     """
     out = np.zeros(targets.shape, np.float32)
-    where = np.argwhere(asked)
-    if not len(where):
+    if not asked.any():
         return out
-    low, high = where.min(0), where.max(0) + 1
-    _distance(np.ascontiguousarray(targets), np.ascontiguousarray(asked), np.array(pitch), low, high, out)
+    sides = [np.flatnonzero(asked.any(others)) for others in ((1, 2), (0, 2), (0, 1))]
+    low, high = (np.array([side[end] + shift for side in sides]) for end, shift in ((0, 0), (-1, 1)))
+    plane = np.empty(targets.shape, np.float32)
+    held, wanted, sizes = np.ascontiguousarray(targets), np.ascontiguousarray(asked), np.array(pitch)
+    run_chunks(partial(_in_planes, held, sizes, low, high, plane), len(held), smallest=4)
+    run_chunks(partial(_across_planes, plane, wanted, sizes, low, high, out), int(high[0] - low[0]), smallest=4)
     return out
 
 
 @njit(cache=True, nogil=True)
-def _distance(targets, asked, pitch, low, high, out):  # type: ignore[no-untyped-def]
-    d, h, w = targets.shape
-    # squared distances along W, then in the plane of H and W
-    line = np.empty((h, w), np.float32)
-    plane = np.empty((d, h, w), np.float32)
+def _in_planes(targets, pitch, low, high, plane, first, last):  # type: ignore[no-untyped-def]
+    """Squared distances within the planes of H and W number ``first`` to ``last - 1``, where ``low`` to ``high`` are asked."""
+    _, h, w = targets.shape
+    line = np.empty((h, w), np.float32)  # squared distances along W
     far = np.float32(np.inf)
-    for k in range(d):
+    for k in range(first, last):
         for j in range(h):
-            last = -1
+            before = -1
             for i in range(w):
                 if targets[k, j, i]:
-                    last = i
-                line[j, i] = far if last < 0 else np.float32(((i - last) * pitch[2]) ** 2)
-            last = -1
+                    before = i
+                line[j, i] = far if before < 0 else np.float32(((i - before) * pitch[2]) ** 2)
+            before = -1
             for i in range(w - 1, -1, -1):
                 if targets[k, j, i]:
-                    last = i
-                if last >= 0:
-                    line[j, i] = min(line[j, i], np.float32(((last - i) * pitch[2]) ** 2))
+                    before = i
+                if before >= 0:
+                    line[j, i] = min(line[j, i], np.float32(((before - i) * pitch[2]) ** 2))
         for j in range(low[1], high[1]):
             for i in range(low[2], high[2]):
                 best = line[j, i]
@@ -61,7 +67,13 @@ def _distance(targets, asked, pitch, low, high, out):  # type: ignore[no-untyped
                     if j + step < h:
                         best = min(best, line[j + step, i] + away)
                 plane[k, j, i] = best
-    for k in range(low[0], high[0]):
+
+
+@njit(cache=True, nogil=True)
+def _across_planes(plane, asked, pitch, low, high, out, first, last):  # type: ignore[no-untyped-def]
+    """Distances from those within the planes, at ``low[0] + first`` to ``low[0] + last - 1``."""
+    d = len(plane)
+    for k in range(low[0] + first, low[0] + last):
         for j in range(low[1], high[1]):
             for i in range(low[2], high[2]):
                 if not asked[k, j, i]:

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.geometry import Rigid
+from raylign.projection import cpu
 from raylign.registration.levels import build_scales, centre_under, evaluate
 from raylign.registration.problem import Problem, as_read
-from raylign.registration.refinement import refine
+from raylign.registration.refinement import Candidate, refine
 from raylign.registration.result import Result
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
@@ -74,11 +75,15 @@ def agreement(problem: Problem, result: Result, config: DirectConfig | None = No
     centre = centre_under(scale, matrix)
     around = torch.from_numpy(centre + scale.model.radius * np.concatenate([np.eye(3), -np.eye(3)]))
     points = result.transform.inverse().apply(around)
+
+    def by_itself(number: int) -> Candidate:
+        axes = camera_axes(problem.xrays[number].view)
+        one = replace(scale, images=[scale.images[number]])
+        return refine(one, matrix, Bounds(matrix, axes, centre, _DEGREES, _MM, 2 * _MM), near, threaded=False)
+
     alone, apart = [], []
-    for i, xray in enumerate(problem.xrays):
-        bounds = Bounds(matrix, camera_axes(xray.view), centre, _DEGREES, _MM, 2 * _MM)
-        one = replace(scale, images=[scale.images[i]])
-        found = refine(one, matrix, bounds, near, threaded=True)
+    each = cpu.pool(cpu.threads()).map(by_itself, range(len(problem.xrays)))
+    for xray, found in zip(problem.xrays, each, strict=True):
         alone.append(found.normal.explained)
         there = Rigid(torch.from_numpy(found.matrix)).apply(points)
         across = torch.linalg.cross(xray.view.directions(there), around - there)

@@ -7,11 +7,15 @@ poorly (under metal, moved soft tissue, a bent display curve) finds nothing bett
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numba import njit
 
-from raylign.registration.matching import box_sum
-from raylign.registration.pyramid import Array64
+from raylign.projection.threads import run_chunks
+from raylign.registration.match_kernels import alone
+from raylign.registration.matching import Run, box_sum
+from raylign.registration.pyramid import Array32, Array64
 
 _RADIUS = 8  # pixels of the window
 _REACH = 6  # pixels that a window may move along either axis
@@ -22,7 +26,7 @@ _FEWEST = 200  # pixels about which there must be something to compare
 _COMPARED = 0.3  # share of what the model has to say that the exposure must say something about
 
 
-def drift(fixed: Array64, moving: Array64, share: Array64) -> float:
+def drift(fixed: Array64, moving: Array64, share: Array64, *, threaded: bool = False) -> float:
     """Mean gain in local correlation where every window takes its best shift, 0 to 2; 2 where there is too little to compare.
 
     Windows in which the exposure is flat (burnt out, clipped) say nothing. If most of what the model shows lies there, or what
@@ -32,6 +36,7 @@ def drift(fixed: Array64, moving: Array64, share: Array64) -> float:
     ----------
     fixed, moving: [2, h, w] gradients, cut off at a length, zero where they cannot be compared.
     share: [h, w] part of each pixel that can be.
+    threaded: over all threads; not for callers that are one of several pieces of work themselves.
     """
     from scipy.ndimage import uniform_filter
 
@@ -49,14 +54,33 @@ def drift(fixed: Array64, moving: Array64, share: Array64) -> float:
     told = weight * (answer > _FLAT * answer.max())
     if (told > 0).sum() < _FEWEST or told.sum() < _COMPARED * weight.sum():
         return 2.0
-    still, best = (np.zeros(share.shape, np.float32) for _ in range(2))
-    _best_shifts(fixed.astype(np.float32), moving.astype(np.float32), np.float32(floor), _RADIUS, _REACH, still, best)
+    still, best = best_shifts(fixed.astype(np.float32), moving.astype(np.float32), floor, run_chunks if threaded else alone)
     return float((told * (best - still)).sum() / told.sum())
 
 
+def best_shifts(fixed: Array32, moving: Array32, floor: float, run: Run = alone) -> tuple[Array32, Array32]:
+    """Correlation of every window as it is, and at the best shift of the moving image that leaves it something to say.
+
+    Parameters
+    ----------
+    fixed, moving: [2, h, w] gradients. floor: energy that a moved window has at least.
+    run: spreads the work, by rows that the image is moved by.
+
+    Returns
+    -------
+    Two [h, w].
+    """
+    rows = 2 * _REACH + 1
+    still = np.zeros(fixed.shape[1:], np.float32)
+    best = np.full((rows, *still.shape), -1, np.float32)
+    setting = (fixed, moving, np.float32(floor), _RADIUS, _REACH, still, best)
+    run(partial(_best_shifts, *setting), rows, 1)
+    return still, np.maximum(best.max(0), still)
+
+
 @njit(cache=True, nogil=True)
-def _best_shifts(fixed, moving, floor, radius, reach, still, best):  # type: ignore[no-untyped-def]
-    """Correlation of every window as it is, and at the best shift of the moving image that leaves it something to say."""
+def _best_shifts(fixed, moving, floor, radius, reach, still, best, first, last):  # type: ignore[no-untyped-def]
+    """By rows that the moving image is moved, from ``first - reach`` to ``last - 1 - reach``: ``best`` [rows, h, w]."""
     _, h, w = fixed.shape
     product, sums, power, energy, scratch = (
         np.empty((h, w), np.float32),
@@ -73,8 +97,7 @@ def _best_shifts(fixed, moving, floor, radius, reach, still, best):  # type: ign
     box_sum(sums, radius, scratch, energy)
     # running sums in single precision end a little beside zero
     least = np.float32(1e-4) * max(power.max(), np.float32(1e-30))
-    best[:] = -1.0
-    for dy in range(-reach, reach + 1):
+    for dy in range(first - reach, last - reach):
         for dx in range(-reach, reach + 1):
             for y in range(h):
                 for x in range(w):
@@ -92,9 +115,5 @@ def _best_shifts(fixed, moving, floor, radius, reach, still, best):  # type: ign
                         c = sums[y, x] / np.sqrt(power[y, x] * e)
                         if centre:
                             still[y, x] = c
-                        if c > best[y, x]:
-                            best[y, x] = c
-    for y in range(h):
-        for x in range(w):
-            if best[y, x] < still[y, x]:
-                best[y, x] = still[y, x]
+                        if c > best[dy + reach, y, x]:
+                            best[dy + reach, y, x] = c

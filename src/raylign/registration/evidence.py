@@ -21,7 +21,7 @@ from raylign.registration.drift import drift
 from raylign.registration.levels import Scale, centre_under
 from raylign.registration.matching import MatchConfig, Rendering, answered, render
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
-from raylign.registration.refinement import refine
+from raylign.registration.refinement import Candidate, refine
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import DirectConfig
 
@@ -80,11 +80,12 @@ def pattern(
     if rendering.pixels is not None:
         masks = [mask & pixels for mask, pixels in zip(masks, rendering.pixels, strict=True)]
 
+    several = threaded and len(masks) > 1
+
     def one(image: ImageLevel, integrals: Array32, mask: NDArray[np.bool_]) -> Pattern:
-        drifted = drift(*limited(*reduced(image, integrals, mask, _FINER)))
+        drifted = drift(*limited(*reduced(image, integrals, mask, _FINER)), threaded=threaded and not several)
         return replace(_pattern(*reduced(image, integrals, mask, _ACROSS), config.window), drift=drifted)
 
-    several = threaded and len(masks) > 1
     found = list((cpu.pool(cpu.threads()).map if several else map)(one, scale.images, rendering.integrals, masks))
     worst = {
         name: (max if name in ("opposed", "contrast", "drift") else min)(getattr(p, name) for p in found)
@@ -217,15 +218,24 @@ def mirrored(scales: Sequence[Scale], matrix: Array64, config: DirectConfig) -> 
     middle = min(range(len(scales)), key=lambda k: abs(np.log(np.sqrt(np.mean([i.usable for i in scales[k].images])) / _ACROSS)))
     scale = scales[middle]
     axes = camera_axes(scale.images[0].view)
-    own = refine(scale, matrix, Bounds(matrix, axes, centre_under(scale, matrix), 15.0, 25.0, 25.0), config, threaded=True)
-    pose = matrix
-    for level in (scales[min(middle + 1, len(scales) - 1)], scale):
-        model, off = mirror_image(level.model)
-        if pose is matrix:
-            axis = int(np.abs(model.affine[0, :3]).argmax())
-            pose = matrix.copy()
-            pose[:3, 3] += matrix[:3, :3] @ model.affine[:3, axis] * off
-        bounds = Bounds(pose, axes, centre_under(level, pose), 15.0, 25.0, 25.0)
-        other = refine(replace(level, model=model), pose, bounds, config, threaded=True)
-        pose = other.matrix
-    return float(np.clip(other.normal.cost / min(own.normal.cost, -1e-6), 0, 2))
+    chain = (scales[min(middle + 1, len(scales) - 1)], scale)
+    images = [mirror_image(level.model) for level in chain]
+
+    def own() -> Candidate:
+        return refine(scale, matrix, Bounds(matrix, axes, centre_under(scale, matrix), 15.0, 25.0, 25.0), config, threaded=False)
+
+    def other() -> Candidate:
+        found: Candidate | None = None
+        for level, (model, off) in zip(chain, images, strict=True):
+            pose = matrix.copy() if found is None else found.matrix
+            if found is None:
+                axis = int(np.abs(model.affine[0, :3]).argmax())
+                pose[:3, 3] += matrix[:3, :3] @ model.affine[:3, axis] * off
+            bounds = Bounds(pose, axes, centre_under(level, pose), 15.0, 25.0, 25.0)
+            found = refine(replace(level, model=model), pose, bounds, config, threaded=False)
+        assert found is not None
+        return found
+
+    # side by side: a middle level is too small to be shared out
+    costs = [found.normal.cost for found in cpu.pool(cpu.threads()).map(lambda work: work(), (own, other))]
+    return float(np.clip(costs[1] / min(costs[0], -1e-6), 0, 2))

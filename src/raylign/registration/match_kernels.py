@@ -301,3 +301,50 @@ def _system(images, fixed, gradient, has, factor, work, turns, block, parts, sco
         for k in range(number):
             for m in range(k):
                 parts[line, k, m] = parts[line, m, k]
+
+
+def jacobian_images(integrals, slopes, lengths, world, source, steps, images, run=alone, spans=None):  # type: ignore[no-untyped-def]
+    """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]; ``run`` spreads rows.
+
+    ``spans`` [H, 2]: first column and one past the last of each row, where they are wanted; all of them, where it is not given.
+    """
+    if spans is None:
+        spans = np.tile(np.array([0, lengths.shape[1]], np.int32), (len(lengths), 1))
+    run(partial(_jacobian_rows, integrals, slopes, lengths, world, source, steps, spans, images), len(lengths), smallest=8)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _jacobian_rows(integrals, slopes, lengths, world, source, steps, spans, images, first, last):  # type: ignore[no-untyped-def]
+    for r in range(first, last):
+        for c in range(spans[r, 0], spans[r, 1]):
+            length = lengths[r, c]
+            value = integrals[r, c]
+            dx = np.float32(steps[0, 0] + c * steps[1, 0] + r * steps[2, 0])
+            dy = np.float32(steps[0, 1] + c * steps[1, 1] + r * steps[2, 1])
+            dz = np.float32(steps[0, 2] + c * steps[1, 2] + r * steps[2, 2])
+            gx = gy = gz = hx = hy = hz = np.float32(0.0)
+            for i in range(3):
+                s0 = slopes[r, c, i]
+                s1 = slopes[r, c, 3 + i]
+                gx += world[0, i] * s0
+                gy += world[1, i] * s0
+                gz += world[2, i] * s0
+                hx += world[0, i] * s1
+                hy += world[1, i] * s1
+                hz += world[2, i] * s1
+            square = dx * dx + dy * dy + dz * dz
+            along = (gx * dx + gy * dy + gz * dz) / square
+            gx -= along * dx
+            gy -= along * dy
+            gz -= along * dz
+            along = (hx * dx + hy * dy + hz * dz + value) / square
+            hx -= along * dx
+            hy -= along * dy
+            hz -= along * dz
+            images[0, r, c] = length * value
+            images[1, r, c] = -length * (source[1] * gz - source[2] * gy + dy * hz - dz * hy)
+            images[2, r, c] = -length * (source[2] * gx - source[0] * gz + dz * hx - dx * hz)
+            images[3, r, c] = -length * (source[0] * gy - source[1] * gx + dx * hy - dy * hx)
+            images[4, r, c] = -length * gx
+            images[5, r, c] = -length * gy
+            images[6, r, c] = -length * gz

@@ -22,22 +22,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from raylign.projection import cpu
 from raylign.projection.threads import run_chunks
-from raylign.registration import match_kernels
+from raylign.registration import match_kernels, match_sparse
 from raylign.registration.cut_rays import clear_unanswered as clear_unanswered
-from raylign.registration.match_kernels import FAST, alone
+from raylign.registration.match_kernels import alone
 from raylign.registration.match_kernels import box_sum as box_sum
+from raylign.registration.match_kernels import jacobian_images as jacobian_images
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
 
 Mask = NDArray[np.bool_]
 Run = Callable[[Callable[[int, int], object], int, int], None]
+_LITTLE = 0.6  # of an exposure's pixels: a model that shows in more of them is compared in all
+_SHARED = 50000  # pixels from which the loops over an image are spread over threads: handing out the pieces of less costs more
 
 
 @dataclass(frozen=True)
@@ -79,49 +81,6 @@ class Normal:
     centre: Array64
     shares: Array64
     costs: Array64
-
-
-def jacobian_images(integrals, slopes, lengths, world, source, steps, images, run=alone):  # type: ignore[no-untyped-def]
-    """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]; ``run`` spreads rows."""
-    run(partial(_jacobian_rows, integrals, slopes, lengths, world, source, steps, images), len(lengths), smallest=8)
-
-
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def _jacobian_rows(integrals, slopes, lengths, world, source, steps, images, first, last):  # type: ignore[no-untyped-def]
-    w = lengths.shape[1]
-    for r in range(first, last):
-        for c in range(w):
-            length = lengths[r, c]
-            value = integrals[r, c]
-            dx = np.float32(steps[0, 0] + c * steps[1, 0] + r * steps[2, 0])
-            dy = np.float32(steps[0, 1] + c * steps[1, 1] + r * steps[2, 1])
-            dz = np.float32(steps[0, 2] + c * steps[1, 2] + r * steps[2, 2])
-            gx = gy = gz = hx = hy = hz = np.float32(0.0)
-            for i in range(3):
-                s0 = slopes[r, c, i]
-                s1 = slopes[r, c, 3 + i]
-                gx += world[0, i] * s0
-                gy += world[1, i] * s0
-                gz += world[2, i] * s0
-                hx += world[0, i] * s1
-                hy += world[1, i] * s1
-                hz += world[2, i] * s1
-            square = dx * dx + dy * dy + dz * dz
-            along = (gx * dx + gy * dy + gz * dz) / square
-            gx -= along * dx
-            gy -= along * dy
-            gz -= along * dz
-            along = (hx * dx + hy * dy + hz * dz + value) / square
-            hx -= along * dx
-            hy -= along * dy
-            hz -= along * dz
-            images[0, r, c] = length * value
-            images[1, r, c] = -length * (source[1] * gz - source[2] * gy + dy * hz - dz * hy)
-            images[2, r, c] = -length * (source[2] * gx - source[0] * gz + dz * hx - dx * hz)
-            images[3, r, c] = -length * (source[0] * gy - source[1] * gx + dx * hy - dy * hx)
-            images[4, r, c] = -length * gx
-            images[5, r, c] = -length * gy
-            images[6, r, c] = -length * gz
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +139,8 @@ def render(
 
 def answered(level: ModelLevel, images: list[ImageLevel], matrix: Array64) -> list[Mask]:
     """For each exposure the valid pixels whose ray leaves the model through no face where the patient goes on."""
+    if not any(face.size for face in level.faces):
+        return [image.valid.copy() for image in images]
     masks = []
     for image in images:
         rays, _ = voxel_rays(level, image, matrix)
@@ -203,6 +164,11 @@ class Windows:
     energy: Array32
     pixels: int
 
+    @cached_property
+    def power(self) -> float:
+        """The sum of ``energy`` over the pixels with a gradient."""
+        return float((self.energy * self.has).sum(dtype=np.float64))
+
 
 def windows_of(image: ImageLevel, valid: Mask, config: MatchConfig) -> Windows:
     """The windows of an exposure of which the ``valid`` pixels [H, W] are compared."""
@@ -213,7 +179,10 @@ def windows_of(image: ImageLevel, valid: Mask, config: MatchConfig) -> Windows:
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """A rendering beside one exposure, window by window; names as in ``match_kernels``."""
+    """A rendering beside one exposure, window by window; names as in ``match_kernels``.
+
+    ``spans`` as in ``match_sparse``, where the model is sparse: arrays hold nothing outside them.
+    """
 
     windows: Windows
     delta: float
@@ -221,6 +190,7 @@ class _Compared:
     factor: Array32
     moving: Array32
     variance: Array32
+    spans: NDArray[np.int32] | None = None
 
 
 def _compared(moving: Array32, image: ImageLevel, windows: Windows, config: MatchConfig) -> _Compared:
@@ -230,6 +200,19 @@ def _compared(moving: Array32, image: ImageLevel, windows: Windows, config: Matc
     setting = (windows.has, windows.count, windows.pixels, config.window)
     delta = match_kernels.residuals(moving, image.gradient, *setting, gradient, factor, energy, variance)
     return _Compared(windows, delta, gradient, factor, energy, variance)
+
+
+def _sparsely_compared(integrals: Array32, image: ImageLevel, windows: Windows, config: MatchConfig) -> _Compared | None:
+    """The same of what the voxels alone show, integrals of rays of unit length; None where that is most of the image."""
+    spans = np.empty((3, image.shape[0], 2), np.int32)
+    match_sparse.spans_of(integrals, config.window, spans)
+    if np.diff(spans[match_sparse.OUTER], axis=1).sum() > _LITTLE * integrals.size:
+        return None
+    gradient = np.empty((2, *image.shape), np.float32)
+    factor, moving, variance = np.empty((3, *image.shape), np.float32)
+    setting = ((windows.has, windows.count, windows.energy), windows.pixels, config.window, spans)
+    delta = match_sparse.residuals(integrals, image.lengths, image.gradient, *setting, gradient, (factor, moving, variance))
+    return _Compared(windows, delta, gradient, factor, moving, variance, spans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,14 +240,24 @@ def _system(
     block, count = 2 * config.window + 1, 6 if derivatives is None else len(derivatives)
     h, w = image.shape
     hessian, scores = np.zeros((count, count)), np.zeros((-(-h // block) * -(-w // block), count))
+    if h * w < _SHARED:
+        run = alone
     if compared.delta == 0:  # nothing to compare
         return ExposureSystem(0.0, 0.0, 0.0, windows.pixels, 0.0, hessian, scores)
+    if compared.spans is not None:
+        sums = (compared.factor, compared.moving, compared.variance)
+        known = (windows.has, windows.count, windows.energy), sums, compared.spans
+        cost, explained, seen, left = match_sparse.judged(*known, windows.power, compared.delta, least)
+        if derivatives is not None:
+            given = (derivatives, image.gradient, compared.gradient, *known)
+            match_sparse.derivatives(*given, least, config.window, block, hessian, scores, run)
+        return ExposureSystem(cost, explained, seen, windows.pixels, left, hessian, scores)
     own = (compared.moving, compared.variance)
     cost, explained, seen, left = match_kernels.judged(windows.has, windows.count, windows.energy, *own, compared.delta, least)
     if derivatives is not None:
-        sums = (windows.has, windows.count, compared.factor, *own)
+        these = (windows.has, windows.count, compared.factor, *own)
         match_kernels.derivatives(
-            derivatives, image.gradient, compared.gradient, sums, least, config.window, block, hessian, scores, run
+            derivatives, image.gradient, compared.gradient, these, least, config.window, block, hessian, scores, run
         )
     return ExposureSystem(cost, explained, seen, windows.pixels, left, hessian, scores)
 
@@ -279,11 +272,12 @@ def exposure_system(moving: Array32, image: ImageLevel, valid: Mask, floor: floa
 
 def summed(found: Sequence[ExposureSystem], images: Sequence[ImageLevel], centre: Array64) -> Normal:
     """What all exposures say together, about ``centre``."""
-    scores = np.concatenate([f.scores for f in found])
+    single = len(found) == 1  # as most are, and thousands of them
+    scores = found[0].scores if single else np.concatenate([f.scores for f in found])
     seen, usable = sum(f.seen for f in found), max(1, sum(image.usable for image in images))
     return Normal(
         cost=sum(f.cost for f in found) / usable,
-        hessian=np.sum([f.hessian for f in found], 0),
+        hessian=found[0].hessian if single else np.sum([f.hessian for f in found], 0),
         gradient=scores.sum(0),
         scores=scores,
         explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
@@ -348,10 +342,13 @@ class Comparison:
             return list(self.known)
         found = []
         matrix, centre = self.rendering.matrix, self._centre()
-        for image, integrals, slopes in zip(self.images, self.rendering.integrals, self.rendering.slopes, strict=True):
-            moving = np.empty((7, *image.shape), np.float32)
-            world = np.ascontiguousarray(np.linalg.inv(matrix @ self.level.affine)[:3, :3].T)
-            jacobian_images(integrals, slopes, image.lengths, world, image.source - centre, image.steps, moving, self.run)
+        world = np.ascontiguousarray(np.linalg.inv(matrix @ self.level.affine)[:3, :3].T)
+        for i, (image, integrals) in enumerate(zip(self.images, self.rendering.integrals, strict=True)):
+            spans = self.compared[i].spans if self.compared else None
+            moving = (np.empty if spans is None else np.zeros)((7, *image.shape), np.float32)
+            rays = (self.rendering.slopes[i], image.lengths, world, image.source - centre, image.steps)
+            run = self.run if spans is None and integrals.size >= _SHARED else alone
+            jacobian_images(integrals, *rays, moving, run, None if spans is None else spans[match_sparse.BASE])
             found.append(moving[1:])
         return found
 
@@ -378,7 +375,12 @@ def compare(
 ) -> Comparison:
     """A rendering beside every exposure, of each the pixels of its ``windows``; ``threaded`` as of ``render``."""
     found = []
+    sparse = level.grid.blocks is not None
     for image, integrals, window in zip(images, rendering.integrals, windows, strict=True):
+        little = _sparsely_compared(integrals, image, window, config) if sparse and image.background is None else None
+        if little is not None:
+            found.append(little)
+            continue
         moving = integrals * image.lengths
         if image.background is not None:
             moving += image.background

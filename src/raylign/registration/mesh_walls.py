@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
+from numba import njit
 from numpy.typing import NDArray
 
 from raylign.data import Volume
 from raylign.data.distances import distance_to
+from raylign.projection import cpu
+from raylign.projection.threads import run_chunks
 from raylign.registration.levels import Scale
 from raylign.registration.pyramid import Array64, content, model_pyramid
 from raylign.registration.refinement import refine
@@ -57,13 +61,27 @@ class Tube:
 
     def walled(self, times: float) -> Volume:
         """The solid with a wall that many times as thick."""
-        data = self.volume.data.numpy()
-        compact = float(data.max())
-        voxel = min(self.volume.spacing)
-        share = np.clip(0.5 + (times * self.wall - self.depth) / voxel, 0, 1).astype(np.float32)
-        inner = self.depth > voxel  # what the surface itself runs through is not touched
-        changed = np.where(self.canal, data + (compact - data) * share, np.where(inner, data * share, data))
-        return replace(self.volume, data=torch.from_numpy(changed.astype(np.float32)))
+        data = np.ascontiguousarray(self.volume.data.numpy(), np.float32)
+        out = np.empty(data.shape, np.float32)
+        numbers = (np.float32(data.max()), np.float32(times), np.float32(min(self.volume.spacing)))
+        run_chunks(partial(_walled, data, self.depth, self.wall, self.canal, *numbers, out), len(data), smallest=16)
+        return replace(self.volume, data=torch.from_numpy(out))
+
+
+@njit(cache=True, nogil=True)
+def _walled(data, depth, wall, canal, compact, times, voxel, out, first, last):  # type: ignore[no-untyped-def]
+    """Slices ``first`` to ``last - 1`` of ``Tube.walled``."""
+    zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+    for k in range(first, last):
+        for j in range(data.shape[1]):
+            for i in range(data.shape[2]):
+                value, deep = data[k, j, i], depth[k, j, i]
+                share = min(max(half + (times * wall[k, j, i] - deep) / voxel, zero), one)
+                if canal[k, j, i]:
+                    value += (compact - value) * share
+                elif deep > voxel:  # what the surface itself runs through is not touched
+                    value *= share
+                out[k, j, i] = value
 
 
 def tube_of(volume: Volume) -> Tube | None:
@@ -151,14 +169,18 @@ def wall_at(scale: Scale, tube: Tube, matrix: Array64, config: DirectConfig) -> 
     centre = matrix[:3, :3] @ scale.model.middle + matrix[:3, 3]
     bounds = Bounds(matrix, camera_axes(scale.images[0].view), centre, *_NEAR)
 
-    def cost(times: float) -> float:
-        return refine(with_wall([scale], tube, times)[0], matrix, bounds, config, threaded=True).normal.cost
+    def cost(level: Scale) -> float:
+        return refine(level, matrix, bounds, config, threaded=False).normal.cost
 
-    own = cost(1.0)
+    # side by side: a level above the finest is too small to be shared out, and mostly the first of either side is asked
+    asked = (1.0, _THICKER[0], _THINNER[0])
+    levels = [with_wall([scale], tube, times)[0] for times in asked]
+    costs = dict(zip(asked, cpu.pool(cpu.threads()).map(cost, levels), strict=True))
+    own = costs[1.0]
     best, least = 1.0, own
     for side in (_THICKER, _THINNER):
         for times in side:
-            trial = cost(times)
+            trial = costs[times] if times in costs else cost(with_wall([scale], tube, times)[0])
             if trial >= least:
                 break
             best, least = times, trial

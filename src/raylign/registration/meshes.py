@@ -34,6 +34,7 @@ STRETCH = 5.0
 """How many times as long as Gauss and Newton's a step may be where all models are surfaces: they leave much unexplained."""
 
 _NEAR = 60.0  # mm
+_TURN = 7.5  # degrees between turns of a search near the start, at least
 _ALONG = SearchConfig(degrees=4.0, mm=4.0, depth=25.0, hypotheses=1)
 """About a pose of one exposure, which hardly sees its depth."""
 _HERE = SearchConfig(degrees=6.0, mm=25.0, hypotheses=1)
@@ -50,10 +51,15 @@ def part_search(search: SearchConfig) -> SearchConfig:
 
     What a coarse picture shows of a bone whose inside is not quite as the model has it looks like much else. So places are sought
     in finer pictures, and many more are refined: at the level where that begins a refinement is cheap, and so it is there that
-    poses beside the best are tried.
+    poses beside the best are tried. The turns that are rendered need be no denser than what a refinement makes good, and of
+    fewer turns fewer places are refined.
     """
     near = max(search.mm, search.along) <= _NEAR
     pixels, refined = 60 if near else 40, max(48, 2 * search.refined)
+    turns, enough = round(2 * search.degrees / search.grid.degrees), math.ceil(2 * search.degrees / _TURN)
+    if near and enough < turns:
+        search = replace(search, hypotheses=max(2, search.hypotheses * enough**3 // turns**3))
+        refined = max(2 * search.refined, min(refined, enough**3 // 2))
     return replace(search, pixels=pixels, refined=refined, kept=max(6, search.kept), finalists=1, beside=0)
 
 
@@ -213,7 +219,7 @@ def finished(problem: Problem, found: Descent, config: DirectConfig) -> tuple[De
 
     Levels are made anew about the pose: the model may lie elsewhere in the images than at the start, and in more of them.
     """
-    scales = about(problem, found.best.matrix, replace(config, search=_HERE), most=2)
+    scales = about(problem, found.best.matrix, replace(config, search=_HERE), most=3)  # the third for the evidence alone
     tube, times, bounds = tube_of(problem.model), 1.0, found.bounds
     best, renders, steps = found.best, found.renders, found.steps
     if tube is not None:
@@ -221,7 +227,7 @@ def finished(problem: Problem, found: Descent, config: DirectConfig) -> tuple[De
         times = wall_at(close, tube, best.matrix, config)
         scales = with_wall(scales, tube, times)
     # in one exposure the second level is done, and done twice it would let the depth wander farther
-    levels = scales[:1] if len(problem.xrays) == 1 and times == 1 else scales
+    levels = scales[: 1 if len(problem.xrays) == 1 and times == 1 else 2]
     for scale in reversed(levels):
         best = refine(scale, best.matrix, bounds, config, threaded=True)
         renders, steps = renders + best.renders, steps + best.steps

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from weakref import WeakKeyDictionary
 
@@ -18,13 +18,17 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from raylign.data import Volume, XRay
+from raylign.data import Volume
 from raylign.errors import InputError
-from raylign.geometry import View
 from raylign.projection import cpu
+from raylign.registration.image_levels import Array32 as Array32
+from raylign.registration.image_levels import Array64 as Array64
+from raylign.registration.image_levels import Footprint as Footprint
+from raylign.registration.image_levels import ImageLevel as ImageLevel
+from raylign.registration.image_levels import footprint as footprint
+from raylign.registration.image_levels import image_level as image_level
+from raylign.registration.image_levels import plain_level as plain_level
 
-Array32 = NDArray[np.float32]
-Array64 = NDArray[np.float64]
 _THIN = 0.006  # 1/mm, of -700 HU about
 Cut = Sequence[Sequence[bool]]  # for each axis x, y, z: at the first and at the last face
 
@@ -61,26 +65,6 @@ class ModelLevel:
     def radius(self) -> float:
         """A typical distance of the model's surface from its centre, mm: half of half the diagonal."""
         return float(np.linalg.norm(self.size * self.spacing)) / 4
-
-
-@dataclass(frozen=True, eq=False)
-class ImageLevel:
-    """An exposure at one resolution: its gradient (per pixel, columns then rows) where it is valid."""
-
-    view: View
-    source: Array64
-    steps: Array64  # [3, 3]: first pixel minus source, column step, row step
-    lengths: Array32  # [H, W] mm from the source to each pixel
-    longest: float  # mm, of the longest ray
-    gradient: Array32  # [2, H, W]
-    valid: NDArray[np.bool_]  # [H, W]: the pixel itself is valid
-    energy: float  # mean squared gradient over pixels with a gradient
-    usable: int  # how many pixels have a gradient
-    background: Array32 | None = None  # [H, W] line integrals of what does not move with the model, added to its rendering
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.view.shape
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
@@ -302,99 +286,3 @@ def _level(model: Volume, made: tuple[Array32, Array64]) -> ModelLevel:
     threshold = 0.3 * hu[0] if hu else (_THIN if model.unit == "1/mm" else 0.1 * float(data.max()))
     faces = _faces(data, mean_pitch, threshold, cut_faces(model))
     return ModelLevel(cpu.grid_around(padded), affine, faces, mean_pitch)
-
-
-def image_level(xray: XRay, region: Footprint, factor: int) -> ImageLevel:
-    """An exposure's region of interest averaged over blocks of ``factor`` x ``factor`` pixels.
-
-    A block counts as valid only where all its pixels are; a remainder of pixels is dropped at the far edges.
-    """
-    rows, columns = (slice(s.start, s.start + (s.stop - s.start) // factor * factor) for s in (region.rows, region.columns))
-    view = xray.view.crop(rows, columns)
-    h, w = view.shape[0] // factor, view.shape[1] // factor
-    view = view.resample((h, w))
-    blocks = (h, factor, w, factor)
-    image = xray.image.numpy()[rows, columns].reshape(blocks).mean((1, 3), dtype=np.float32)
-    valid = np.asarray(xray.mask.numpy()[rows, columns].reshape(blocks).all((1, 3)))
-    gradient = np.zeros((2, h, w), np.float32)
-    gradient[0, :, 1:-1] = (image[:, 2:] - image[:, :-2]) / 2
-    gradient[1, 1:-1] = (image[2:] - image[:-2]) / 2
-    has = np.zeros(valid.shape, np.bool_)
-    has[1:-1, 1:-1] = valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
-    gradient *= has
-    usable = int(has.sum())
-    energy = float((gradient.astype(np.float64) ** 2).sum() / max(usable, 1))
-    return replace(plain_level(view, valid), gradient=gradient, energy=energy, usable=usable)
-
-
-def plain_level(view: View, valid: NDArray[np.bool_]) -> ImageLevel:
-    """A view's rays and valid pixels without an image."""
-    vectors = view.vectors.detach().numpy()
-    lengths = view.rays()[1].norm(dim=-1).detach().numpy().astype(np.float32)
-    steps = np.stack([vectors[1] - vectors[0], vectors[2], vectors[3]])
-    return ImageLevel(
-        view, vectors[0], steps, lengths, float(lengths.max()), np.zeros((2, *view.shape), np.float32), valid, 0.0, 0
-    )
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Where a model at its start may show on an exposure.
-
-    Parameters
-    ----------
-    rows, columns: the region of interest: valid pixels that the model reaches, a margin around it included.
-    long, short: sides in pixels of the part of the image that the model itself covers.
-    depth: mm from the source to the model's centre along the detector's normal.
-    """
-
-    rows: slice
-    columns: slice
-    long: int
-    short: int
-    depth: float
-
-
-def footprint(xray: XRay, corners: Array64, margin: float) -> Footprint:
-    """The part of an exposure that matters for a model.
-
-    Parameters
-    ----------
-    corners: [N, 3] world mm of points that enclose the model at its start.
-    margin: mm at the model by which it may move.
-
-    Raises
-    ------
-    InputError: the model at its start projects outside the valid part of the image, or lies behind the source.
-    """
-    view = xray.view
-    points = torch.as_tensor(corners)
-    depths = ((points - view.source) @ view.normal).detach().numpy()
-    mask = xray.mask.numpy()
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    whole = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
-    depth = float(depths.mean())
-    wrong = InputError(
-        "the model at its starting pose does not project onto the valid part of this image",
-        file=xray.name,
-        field="start",
-        remedy="give a better start with --init, or check the geometry with raylign info",
-    )
-    if depth <= 0:
-        raise wrong
-    sides, box = whole, whole
-    if (depths > 0.05 * float(view.sid)).all():
-        pixels = view.project(points).detach().numpy()
-        low, high = np.floor(pixels.min(0)).astype(int), np.ceil(pixels.max(0)).astype(int) + 1
-        by_row, by_column = (math.ceil(margin * float(view.sid) / depth / p) for p in view.pixel_spacing)
-        sides = _clamped(whole, (low[1], high[1], low[0], high[0]))
-        box = _clamped(whole, (low[1] - by_row, high[1] + by_row, low[0] - by_column, high[0] + by_column))
-    height, width = sides[1] - sides[0], sides[3] - sides[2]
-    if min(height, width) < 8 or box[1] - box[0] < 16 or box[3] - box[2] < 16:
-        raise wrong
-    return Footprint(slice(box[0], box[1]), slice(box[2], box[3]), max(height, width), min(height, width), depth)
-
-
-def _clamped(outer: tuple[int, ...], inner: tuple[int, ...]) -> tuple[int, int, int, int]:
-    (a, b, c, d), (e, f, g, h) = outer, inner
-    return max(int(a), int(e)), min(int(b), int(f)), max(int(c), int(g)), min(int(d), int(h))

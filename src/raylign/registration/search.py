@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 
 from raylign.geometry import View
@@ -87,7 +89,20 @@ class Bounds:
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
     """How far apart two poses put the model, mm: its centre (world mm under ``a``), plus what the turn moves at ``radius``."""
-    rotation = a[:3, :3] @ b[:3, :3].T
-    angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
-    in_model = a[:3, :3].T @ (centre - a[:3, 3])
-    return float(np.linalg.norm(b[:3, :3] @ in_model + b[:3, 3] - centre) + radius * angle)
+    return float(_separation(a, b, centre, radius))
+
+
+@njit(cache=True, nogil=True)
+def _separation(a, b, centre, radius):  # type: ignore[no-untyped-def]
+    trace = 0.0
+    square = 0.0
+    for i in range(3):
+        for j in range(3):
+            trace += a[i, j] * b[i, j]
+    for i in range(3):
+        away = b[i, 3] - centre[i]
+        for j in range(3):
+            in_model = a[0, j] * (centre[0] - a[0, 3]) + a[1, j] * (centre[1] - a[1, 3]) + a[2, j] * (centre[2] - a[2, 3])
+            away += b[i, j] * in_model
+        square += away * away
+    return math.sqrt(square) + radius * math.acos(min(max((trace - 1) / 2, -1.0), 1.0))
