@@ -25,7 +25,7 @@ from raylign.simulation.seeds import generator
 
 Tell = Callable[[str, float], None]
 
-_PAIRS, _VALIDATION, _TEST, _WEIGHTS = range(3, 7)  # places in the tree of seeds
+_PAIRS, VALIDATION, TEST, _WEIGHTS = range(3, 7)  # places in the tree of seeds
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,12 @@ class PairTraining(ABC):
 
     def validate(self) -> dict[str, float]:
         """Figures of registrations of validation patients; the same ones every time."""
-        return self.figures("validation", self.pairs.validation_cases, _VALIDATION)
+        return self.figures("validation", self.pairs.validation_cases, VALIDATION)
 
     def finish(self, tell: Tell | None = None) -> tuple[Any, dict[str, Any]]:
         """What was trained, and its figures on validation and test patients."""
         made = {}
-        for n, (part, seed) in enumerate((("validation", _VALIDATION), ("test", _TEST))):
+        for n, (part, seed) in enumerate((("validation", VALIDATION), ("test", TEST))):
             if tell is not None:
                 tell(f"registering {part} patients", n / 2)
             every = len(self.pairs.data.seeds(part)) * self.pairs.data.exposures[part]
