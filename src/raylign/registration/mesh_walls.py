@@ -19,9 +19,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from raylign.data import Volume
-from raylign.data.distances import distance_to
 from raylign.projection import cpu
 from raylign.projection.threads import run_chunks
+from raylign.registration.distances import distance_to
 from raylign.registration.levels import Scale
 from raylign.registration.pyramid import Array64, content, model_pyramid
 from raylign.registration.refinement import refine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from raylign.data.distances import distance_to
+from raylign.registration.distances import distance_to
 
 
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.6])
