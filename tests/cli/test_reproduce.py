@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raylign.evaluation import gao2024
+from raylign.evaluation.gao2024_figures import FiguresConfig, figures
 from raylign.methods.convex_similarity.descent import DescentConfig
 from raylign.methods.imitation_agent.agent import Agent
 from raylign.methods.imitation_agent.network import make_network
@@ -49,8 +50,9 @@ def test_one_case_from_nothing_to_the_report(raylign: Command, weights: Path, tm
 def test_one_case_of_the_convex_similarity_from_nothing_to_the_report(
     raylign: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # CMA-ES takes minutes, and is measured elsewhere
+    # CMA-ES takes minutes, and so do figures of twenty patients
     monkeypatch.setattr(gao2024, "CLASSICAL", "direct")
+    monkeypatch.setattr(gao2024, "figures", lambda file, _, seed: figures(file, FiguresConfig(1, 2, 2), seed))
     weights, out = tmp_path / "similarity.safetensors", tmp_path / "run"
     learned().save(weights)
     words = ("reproduce", "gao2024", "--cases", 1, "--weights", weights, "--workers", 1, "-o", out)
