@@ -37,29 +37,32 @@ def _headline(done: Reproduced) -> Markup:
 
 
 def _part(part: Part) -> Markup:
-    spent = seconds(part)
-    head = ("", "Cases", *(f"{what} {q} %" for what in ("Turn, degrees", "Shift, mm", "TRE, mm") for q in PERCENTILES),
-            "under 2 mm, %", "under 10 mm, %", "trusted, %", "trusted and off", "CPU seconds")  # fmt: skip
+    spent, found = seconds(part), rows(part)
+    head = ("", "Cases", *(f"{q} %" for q in PERCENTILES), "under 2 mm, %", "under 10 mm, %", "trusted, %", "trusted and off",
+            "CPU seconds")  # fmt: skip
     body = [
         (
             r["method"],
             r["n"],
-            *(number(r[f"{name}_p{q}"], 1) for name in ("angle", "shift", "tre") for q in PERCENTILES),
+            *(number(r[f"tre_p{q}"], 1) for q in PERCENTILES),
             share(r["success_2mm"], 1),
             between(r, "success", shares=True),
             share(r["trusted"], 1) if "trusted" in r else "",
             r.get("silent", ""),
             number(spent[r["method"]], 1) if r["method"] in spent else "",
         )
-        for r in rows(part)
+        for r in found
     ]
+    poses = [(r["method"], *(number(r[f"{name}_p{q}"], 1) for name in ("angle", "shift") for q in PERCENTILES)) for r in found]
+    apart = ("", *(f"{what} {q} %" for what in ("Turn, degrees,", "Shift, mm,") for q in PERCENTILES))
     says = (
-        "Percentiles of the whole rotation, of the shift of the targets' centroid and of the mean TRE over points of the bones."
+        "Percentiles of the mean TRE over points of the bones, of the whole rotation, and of the shift of the targets' centroid."
         " Small: 95 % intervals over patients. Rows with CMA-ES are of the first cases only. Trusted and off: results that the"
         " method trusts and that are 10 mm off or more; a descent alone is never trusted. Seconds: median processor time, on"
         " the machine that ran it."
     )
-    return section(part.name, part.title, f"<p>{text(says)}</p>", table(head, body, part.title))
+    tables = table(head, body, "TRE, mm, and success"), table(apart, poses, "Errors of poses")
+    return section(part.name, part.title, f"<p>{text(says)}</p>", *tables)
 
 
 def _published() -> Markup:
