@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from raylign.simulation import (
     thorax,
 )
 from raylign.simulation.datasets.recipes import TargetPoints
-from raylign.simulation.datasets.residents import isocentres, target_points
+from raylign.simulation.datasets.residents import chosen_labels, isocentres, target_points
 from raylign.simulation.subjects import subject_from_ct
 
 HELD_OUT = 990_000
@@ -220,8 +219,9 @@ def _named(subject: Subject, points: TargetPoints) -> LabelMap | None:
     if not points.structures:
         return None
     labels = subject.labels
-    chosen = [n for n, name in labels.present().items() if any(fnmatch.fnmatchcase(name, w) for w in points.structures)]
-    mask: LabelMap = LabelMap(labels.mask(chosen).to(torch.uint8), labels.affine, {1: ", ".join(points.structures)})
+    mask: LabelMap = LabelMap(
+        labels.mask(chosen_labels(subject, points)).to(torch.uint8), labels.affine, {1: ", ".join(points.structures)}
+    )
     return mask
 
 

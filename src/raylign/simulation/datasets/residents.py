@@ -114,8 +114,7 @@ def target_points(subject: Subject, wanted: TargetPoints) -> Float[Tensor, "N 3"
     InputError: the subject has none of the structures.
     """
     if wanted.structures:
-        names = subject.labels.present()
-        chosen = [n for n, name in names.items() if any(fnmatch.fnmatchcase(name, w) for w in wanted.structures)]
+        chosen = chosen_labels(subject, wanted)
         inside = torch.isin(subject.labels.data, torch.tensor(chosen, dtype=subject.labels.data.dtype))
     else:
         inside = subject.volume.decoded().data > _BONE_HU
@@ -128,6 +127,12 @@ def target_points(subject: Subject, wanted: TargetPoints) -> Float[Tensor, "N 3"
     rng = numpy_generator(int.from_bytes(subject.id.encode()[-6:], "big"))
     picked = torch.from_numpy(rng.choice(len(places), min(wanted.count, len(places)), replace=False))
     return _patient(subject, places[picked])
+
+
+def chosen_labels(subject: Subject, wanted: TargetPoints) -> list[int]:
+    """Numbers of the labels that the wanted structures name."""
+    names = subject.labels.present()
+    return [n for n, name in names.items() if any(fnmatch.fnmatchcase(name, w) for w in wanted.structures)]
 
 
 def _inner(inside: Tensor) -> Tensor:
