@@ -169,6 +169,20 @@ def test_a_case_that_cannot_be_made_is_a_record_until_it_can(tmp_path: Path) -> 
     assert not [r for r in records if r.failure.startswith(NOT_MADE)]
 
 
+def test_cases_and_methods_are_added_to_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    told: list[State] = []
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    both = tiny(tmp_path, GUESS, "direct")
+    run(both, whole, RunSettings(data=data, cases=3))
+    first = run(tiny(tmp_path, GUESS), grown, RunSettings(data=data, cases=2))
+    records = run(both, grown, RunSettings(data=data, cases=3), told.append)
+    assert told[0] == State(2, 6, 2) and [r for r in records if r.method == GUESS][:2] == first
+    assert tables(records, both, tmp_path / "a") == tables(read_records(whole), both, tmp_path / "b")
+    assert (read_run(grown)["cases"], read_run(grown)["methods"]) == (3, [GUESS, "direct"])
+    with pytest.raises(InputError, match=f"the methods was {GUESS}, direct and is direct"):
+        run(tiny(tmp_path, "direct"), grown, RunSettings(data=data, cases=3))
+
+
 def test_another_run_in_the_folder_is_left_alone(data: Path, tmp_path: Path) -> None:  # noqa: F811
     protocol, out = tiny(tmp_path, GUESS), tmp_path / "run"
     run(protocol, out, RunSettings(data=data, cases=2))
@@ -181,7 +195,7 @@ def test_another_run_in_the_folder_is_left_alone(data: Path, tmp_path: Path) -> 
         assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
     refused("another run: the seed was 0 and is 1", seed=1)
-    refused("the number of cases was 2 and is 3", cases=3)
+    refused("the number of cases was 2 and is 1", cases=1)
     refused(f"the methods was {GUESS} and is {CRASHING}", methods=(CRASHING,))
     refused("the protocol differs in starts", protocol.model_copy(update={"starts": "center"}))
     told = json.loads(before["run.json"])

@@ -2,7 +2,7 @@
 
 A folder holds ``run.json`` (what is measured, with what), ``records.jsonl`` (a line for every registration, written through to
 the disk as it is done) and, when all are there, the tables and the report. Cases depend on the seed and their index alone, so
-that order, processes and interruptions change nothing in the tables.
+that order, processes and interruptions change nothing in the tables, and cases and methods can be added later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = "raylign.evaluation/1"
 RUN, LOCK = "run.json", ".lock"
 
-# what must be the same for a run to be gone on with, as the user calls it
+# what must be the same for a run to be gone on with, as the user calls it; cases and methods may become more
 _SAME = {
     "protocol": "the protocol",
     "seed": "the seed",
@@ -40,6 +40,7 @@ _SAME = {
     "data": "the folder of data",
     "weights": "the digest of weights",
 }
+_MAY_GROW = ("cases", "methods")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def run(
 
     Parameters
     ----------
-    out: folder; new, without an evaluation in it, or with a part of this very run, which is kept.
+    out: folder; new, without an evaluation in it, or with a part of this very run, which is kept: fewer of its cases, fewer of
+        its methods, or broken off.
     settings: see ``RunSettings``.
 
     Returns
@@ -110,7 +112,7 @@ def run(
     _made(target)
     with _locked(target):
         _compared(target, told)
-        if not (target / RUN).exists():
+        if not (target / RUN).exists() or _grows(read_run(target), told):
             write_text(target / RUN, json.dumps(told, indent=1, allow_nan=False) + "\n")
         _cut(target / RECORDS)
         records = latest(read_records(target)) if (target / RECORDS).exists() else {}
@@ -302,9 +304,19 @@ def _compared(target: Path, told: dict[str, Any]) -> None:
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What differs between two runs that should be one, in words; None where nothing does. Machines may differ."""
+    """What differs between two runs that should be one, in words; None where nothing does.
+
+    Machines may differ, and there may be more cases and methods now.
+    """
     for key, name in _SAME.items():
-        if key == "protocol":
+        if key in _MAY_GROW and _within(before[key], now[key]):
+            continue
+        if key == "weights":
+            both = {m for m in before["methods"] if m in now["methods"]}
+            a, b = ({m: told.get(key, {}).get(m) for m in sorted(both)} for told in (before, now))
+            if a != b:
+                return f"{name} was {_short(a)} and is {_short(b)}"
+        elif key == "protocol":
             # the seed and so on are in it too, and are better told by themselves
             rest = [{k: v for k, v in told[key].items() if k not in ("seed", "cases", "methods")} for told in (before, now)]
             fields = [k for k in sorted({*rest[0], *rest[1]}) if rest[0].get(k) != rest[1].get(k)]
@@ -322,6 +334,14 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         elif (before.get(key) or None) != (now.get(key) or None):
             return f"{name} was {_short(before.get(key))} and is {_short(now.get(key))}"
     return None
+
+
+def _within(before: Any, now: Any) -> bool:
+    return set(before) <= set(now) if isinstance(now, list) else bool(before <= now)
+
+
+def _grows(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return any(before[key] != now[key] for key in _MAY_GROW)
 
 
 def _data_difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str | None:
