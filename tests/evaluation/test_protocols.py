@@ -103,6 +103,7 @@ def test_robustness_has_every_arm_that_was_promised() -> None:
         (PLAIN + "disturbances: [{kind: fog, levels: [1]}]\n", r"mine\.yaml: disturbances\.0\.kind: .*'noise'.*got 'fog'"),
         (PLAIN + "disturbances: [{kind: metal, levels: [1.5]}]\n", r"mine\.yaml: disturbances\.0\.levels: 1\.5 instruments"),
         (PLAIN + "disturbances: [{kind: noise, levels: [1, 1]}]\n", r"mine\.yaml: disturbances: two arms are the same"),
+        (PLAIN + "views: {<<: {size: 3}}\n", r"mine\.yaml: views\.size: "),
         (PLAIN + "title: again\n", r"mine\.yaml: title \(line 4\): stands there twice"),
         ("name: mine\ntitle: t\n", r"mine\.yaml: subjects: is missing; add it"),
         ("name: mine\ntitle: t\nsubjects: {kind: horses}\n", r"mine\.yaml: subjects: .*'phantoms'"),

@@ -212,3 +212,17 @@ def test_rates_go_up_and_down() -> None:
     assert paper.at(0, 15_000) == pytest.approx(1e-5) and paper.at(100, 15_000) == pytest.approx(1e-3)
     assert paper.at(200, 15_000) == pytest.approx(1e-5) and paper.at(50, 15_000) == pytest.approx(5.05e-4)
     assert adam.at(0, 100) < 2e-4 and adam.at(9, 100) > 9e-4 and adam.at(99, 100) < 2e-5
+
+
+def test_each_variant_of_the_paper_changes_one_thing_of_brief() -> None:
+    base = read_training(RECIPE, "brief").settings
+    changes = {
+        "scan": {"data": replace(base.data, structures=())},
+        "plain": {"appearance": "plain"},
+        "flat": {"network": replace(base.network, expand=False)},
+        "value": {"loss": "value"},
+        "residual": {"network": replace(base.network, encoder="residual")},
+        "spine": {"data": replace(base.data, phantom="lumbar", structures=("vertebrae_L*",))},
+    }
+    for name, change in changes.items():
+        assert read_training(RECIPE, f"brief-{name}").settings == replace(base, **change)

@@ -28,6 +28,8 @@ def read_yaml(file: Path, what: str, begin: str) -> Mapping[str, Any]:
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
             seen: set[Any] = set()
             for key, _ in node.value:
+                if key.tag == "tag:yaml.org,2002:merge":  # "<<": names that stand elsewhere, and may be told otherwise here
+                    continue
                 name = self.construct_object(key, deep=True)
                 if isinstance(name, Hashable) and name in seen:
                     raise InputError("stands there twice", field=f"{name} (line {key.start_mark.line + 1})", file=file)
