@@ -222,7 +222,7 @@ def test_each_variant_of_the_paper_changes_one_thing_of_brief() -> None:
         "flat": {"network": replace(base.network, expand=False)},
         "value": {"loss": "value"},
         "residual": {"network": replace(base.network, encoder="residual")},
-        "spine": {"data": replace(base.data, phantom="lumbar", structures=("vertebrae_L*",))},
+        "spine": {"data": replace(base.data, phantom="lumbar", structures=tuple(f"vertebrae_L{n}" for n in range(1, 6)))},
     }
     for name, change in changes.items():
         assert read_training(RECIPE, f"brief-{name}").settings == replace(base, **change)
