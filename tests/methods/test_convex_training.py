@@ -17,7 +17,7 @@ from raylign.methods.convex_similarity.training import OptimiserConfig, Similari
 from raylign.methods.convex_similarity.weights import read_learned
 from raylign.methods.cubes import cube_of, uncentred
 from raylign.methods.looks import shadows
-from raylign.methods.pairs import Laws, make_pairs
+from raylign.methods.pairs import Laws, left, left_open, make_pairs
 from raylign.methods.patients import Pool, PoolConfig, case_recipe, read_patient
 from raylign.simulation.datasets.cases import make_cases
 from raylign.simulation.datasets.plan import Plan
@@ -226,3 +226,21 @@ def test_each_variant_of_the_paper_changes_one_thing_of_brief() -> None:
     }
     for name, change in changes.items():
         assert read_training(RECIPE, f"brief-{name}").settings == replace(base, **change)
+
+
+def test_what_is_left_is_told_in_the_exposures_own_axes(pool: Path) -> None:
+    patient = read_patient(sorted(pool.glob("*.npz"))[0])
+    laws = Laws("gao2024/moving", "plain", 32)
+    pairs = make_pairs(patient, torch.arange(3), laws, torch.Generator().manual_seed(0))
+    columns = pairs.looks.vectors[:, 2]
+    beam = torch.nn.functional.normalize(torch.linalg.cross(columns, pairs.looks.vectors[:, 3]), dim=-1)
+    poses = pairs.truth.clone()
+    # 10 mm along the columns and 20 along the beam off, and turned by 0.3 radians about the beam
+    away = 10 * torch.nn.functional.normalize(columns, dim=-1) + 20 * beam
+    turn = se3.exp(torch.cat([0.3 * beam, torch.zeros_like(beam)], -1).to(poses))
+    poses[:, :3, :3] = turn[:, :3, :3] @ poses[:, :3, :3]
+    poses[:, :3, 3] += away
+    expected = torch.tensor([np.degrees(0.3), 10.0, 20.0], dtype=torch.float64)
+    torch.testing.assert_close(left(poses, pairs), expected.expand(3, 3), atol=1e-3, rtol=0)
+    said = left_open(torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [100.0, 300.0, 500.0]]))
+    assert said == {"open_degrees": 4.0, "open_mm": 8.0, "open_depth": 12.0}

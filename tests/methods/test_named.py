@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raylign.errors import InputError
 from raylign.methods.convex_similarity.registrar import ConvexSimilarity
-from raylign.methods.named import LEARNED, Asked, Named, describe, digest, learned_registrar, parsed, weights_file
+from raylign.methods.named import LEARNED, Asked, Named, around, describe, digest, learned_registrar, parsed, weights_file
 from raylign.methods.pose_regression.network import RegressionNetwork
 from raylign.methods.pose_regression.registrar import PoseRegression
 from raylign.methods.pose_regression.weights import Learned as Regressor
@@ -64,3 +65,19 @@ def test_regressors_want_weights_of_their_own(tmp_path: Path) -> None:
     assert isinstance(made, PoseRegression)
     with pytest.raises(InputError, match="not a convex-similarity"):
         learned_registrar(Named("convex-similarity", "", file), Asked(SearchConfig()))
+
+
+def test_what_comes_after_looks_through_what_was_left_open_for_validation_patients(tmp_path: Path) -> None:
+    file = tmp_path / "some.safetensors"
+    named = Named(LEARNED[0], weights=file)
+
+    def told(**left: float) -> SearchConfig:
+        figures = {"validation": {f"open_{name}": value for name, value in left.items()}}
+        replace(learned(), about={"figures": figures} if left else {}).save(file)
+        return around(named)
+
+    assert told() == SearchConfig()
+    found = told(degrees=30.0, mm=60.0, depth=120.0)
+    assert (found.degrees, found.mm, found.along, found.hypotheses) == (30.0, 60.0, 120.0, 270)
+    found = told(degrees=3.0, mm=1000.0, depth=5.0)
+    assert (found.degrees, found.mm, found.along, found.hypotheses) == (20.0, 200.0, 35.0, 125)

@@ -266,9 +266,9 @@ def _learned(flags: SolveFlags, mesh: Mesh | None, tell: Tell) -> Registrar:
         return ImitationAgent(mesh, shipped(flags.weights))
     from raylign.methods.named import Asked, Named, around, learned_registrar
 
+    named = Named(SIMILARITY, weights=flags.weights)
     # what a descent leaves open is not what its start does
-    asked = Asked(stated(around(), flags), flags.seed, tell)
-    return learned_registrar(Named(SIMILARITY, weights=flags.weights), asked)
+    return learned_registrar(named, Asked(stated(around(named), flags), flags.seed, tell))
 
 
 def _trusting(chosen: Any, trust: float | None) -> Registrar:

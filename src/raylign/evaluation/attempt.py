@@ -86,7 +86,7 @@ def solve(case: Case, method: str, seed: int) -> Result:
         return registrar("direct", search=WIDE, seed=mine).register(problem)
     learned, chosen = parsed(method), None
     if learned is not None:  # what comes after looks about where the learned method ended, not through all that the start leaves
-        chosen = learned_registrar(learned, Asked(around(), mine))
+        chosen = learned_registrar(learned, Asked(around(learned), mine))
     elif ":" in method:
         chosen = _factory(method)(case.search, mine)
     else:

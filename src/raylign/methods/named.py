@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,11 +80,31 @@ def parsed(name: str) -> Named | None:
     return None
 
 
-def around() -> SearchConfig:
-    """What a method that comes after looks through about a descent's end."""
-    from raylign.registration import SearchConfig
+def around(named: Named) -> SearchConfig:
+    """What a method that comes after looks through about where the learned one ends: what that left open for validation patients.
 
-    return SearchConfig()
+    At least what is looked through by default, at most ``WIDE``, as densely as that.
+
+    Raises
+    ------
+    InputError: weights that are not there or cannot be read.
+    """
+    from raylign.methods.weights import read_weights
+    from raylign.registration import WIDE, SearchConfig
+
+    least = SearchConfig()
+    _, said = read_weights(weights_file(named))
+    found = dict(dict(dict(said.get("about", {})).get("figures", {})).get("validation", {}))
+    if not {"open_degrees", "open_mm", "open_depth"} <= set(found):  # of a training that did not measure it
+        return least
+    degrees, mm, depth = (
+        min(max(float(found[f"open_{name}"]), low), high)
+        for name, low, high in (
+            ("degrees", least.degrees, WIDE.degrees), ("mm", least.mm, WIDE.mm), ("depth", least.along, WIDE.along),
+        )
+    )  # fmt: skip
+    turns = max(least.hypotheses, round(WIDE.hypotheses * (degrees / WIDE.degrees) ** 2))
+    return replace(WIDE, degrees=degrees, mm=mm, depth=depth, hypotheses=turns)
 
 
 def learned_registrar(named: Named, asked: Asked) -> Registrar:

@@ -48,6 +48,14 @@ def came_down(prefix: str, where: str, moves: str) -> tuple[Row, ...]:
     )
 
 
+LEFT_OPEN: tuple[Row, ...] = (
+    ("open_degrees", "turn that is left, twice the median, degrees", ".1f"),
+    ("open_mm", "shift across the beam that is left, twice the median, mm", ".1f"),
+    ("open_depth", "shift along the beam that is left, twice the median, mm", ".1f"),
+)
+"""Rows of what ``pairs.left_open`` gives."""
+
+
 def card(about: Mapping[str, Any], digest: str, words: Words) -> str:
     """The card in Markdown: ``about`` as ``training.run`` has it; SHA-256 of the weights."""
     settings = about["settings"]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from raylign.geometry import View, se3
+from raylign.methods.geodesic import downhill
 from raylign.methods.looks import Looks, look
 from raylign.methods.patients import Patient
 from raylign.simulation.appearance import appearance
@@ -74,6 +75,26 @@ def drawn(law: str, truth: Float[Tensor, "B 4 4"], views: tuple[View, ...], seed
 def mean_tre(poses: Float[Tensor, "B 4 4"], truth: Float[Tensor, "B 4 4"], points: Float[Tensor, "P 3"]) -> Float[Tensor, " B"]:
     """Mean distance of points between two poses, mm."""
     return (se3.transform(poses, points) - se3.transform(truth, points)).norm(dim=-1).mean(-1)
+
+
+def left(poses: Float[Tensor, "B 4 4"], pairs: Pairs) -> Float[Tensor, "B 3"]:
+    """How far from poses the true ones lie, in each exposure's own axes: the largest of the turns about them (degrees), of the
+    shifts across the beam (mm), and the shift along it (mm)."""
+    across, down = (pairs.looks.vectors[:, n].to(poses) for n in (2, 3))
+    axes = torch.stack([across, down, torch.linalg.cross(across, down)], 1)
+    axes = axes / axes.norm(dim=-1, keepdim=True)
+    way = downhill(poses, pairs.truth, 1.0).to(axes)
+    turn, shift = ((axes @ part[..., None])[..., 0].abs() for part in (way[:, :3], way[:, 3:]))
+    return torch.stack([torch.rad2deg(turn.amax(-1)), shift[:, :2].amax(-1), shift[:, 2]], -1)
+
+
+def left_open(errors: Float[Tensor, "N 3"]) -> dict[str, float]:
+    """Half widths of a box about where registrations end, that a method which goes on has to look through.
+
+    Twice the medians of ``left``: a quarter of all ends anywhere, and says nothing of how near the others come.
+    """
+    degrees, mm, depth = (2 * errors.median(0).values).tolist()
+    return {"open_degrees": degrees, "open_mm": mm, "open_depth": depth}
 
 
 def nearer(before: Float[Tensor, " N"], after: Float[Tensor, " N"]) -> dict[str, float]:

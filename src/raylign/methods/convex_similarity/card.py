@@ -13,6 +13,7 @@ _WHAT = (
 )
 _ROWS = (
     *pair_card.came_down("", "", "the descent"),
+    *pair_card.LEFT_OPEN,
     ("cosine", "cosine of gradient and true direction, mean", ".3f"),
     ("correlation", "correlation of similarity and distance", ".3f"),
 )

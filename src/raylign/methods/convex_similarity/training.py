@@ -19,7 +19,7 @@ from raylign.methods.convex_similarity.network import NetworkConfig, SimilarityN
 from raylign.methods.convex_similarity.weights import METHOD, Learned
 from raylign.methods.geodesic import between, downhill, squared
 from raylign.methods.pair_training import PairsConfig, PairTraining, directed
-from raylign.methods.pairs import Pairs, mean_tre, nearer
+from raylign.methods.pairs import Pairs, left, left_open, mean_tre, nearer
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class SimilarityTraining(PairTraining):
         square root of the squared distance over starts and moving poses; TRE is the mean over the model's points, mm.
         """
         unit = self.config.cube.unit_mm
-        before, after, losses, cosines = ([] for _ in range(4))
+        before, after, ends, losses, cosines = ([] for _ in range(5))
         values, distances = [], []
         self.network.eval()
         for held in self.held(part, cases, seed):
@@ -141,12 +141,14 @@ class SimilarityTraining(PairTraining):
             found = descend(self.similarity, channels, looks, begun.moving, self.config.descent)
             before.append(mean_tre(begun.moving, begun.truth, points))
             after.append(mean_tre(found.poses, begun.truth, points))
+            ends.append(left(found.poses, begun))
         together = torch.stack([torch.cat(values).double(), torch.cat(distances)])
         return {
             "gradient_loss": float(torch.cat(losses).mean()),
             "cosine": float(torch.cat(cosines).mean()),
             "correlation": float(torch.corrcoef(together)[0, 1]),
             **nearer(torch.cat(before), torch.cat(after)),
+            **left_open(torch.cat(ends)),
         }
 
     def said(self, test: Mapping[str, float]) -> str:

@@ -19,6 +19,7 @@ _WHAT = {
 }
 _ROWS = (
     *pair_card.came_down("", "", "iterations"),
+    *pair_card.LEFT_OPEN,
     *pair_card.came_down("near_", " (moving poses)", "iterations"),
     ("motion_loss", "squared distance of the motion said and the true one, moving poses, mean", ".3f"),
     ("cosine", "cosine of the motion said and the true one, moving poses, mean", ".3f"),

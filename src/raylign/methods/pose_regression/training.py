@@ -16,7 +16,7 @@ from raylign.geometry import se3
 from raylign.methods.geodesic import between, downhill
 from raylign.methods.looks import Looks
 from raylign.methods.pair_training import PairsConfig, PairTraining, directed
-from raylign.methods.pairs import Pairs, mean_tre, nearer
+from raylign.methods.pairs import Pairs, left, left_open, mean_tre, nearer
 from raylign.methods.pose_regression.cameras import Cameras
 from raylign.methods.pose_regression.card import card
 from raylign.methods.pose_regression.iterate import IterateConfig, iterate
@@ -144,7 +144,7 @@ class RegressionTraining(PairTraining):
         mm; ``arrived`` is the share, from the law of starts, whose last motion was below the threshold.
         """
         unit = self.config.cube.unit_mm
-        losses, cosines, arrived = ([] for _ in range(3))
+        losses, cosines, arrived, open_ = ([] for _ in range(4))
         ends: dict[str, list[Tensor]] = {name: [] for name in ("near", "near_before", "begun", "begun_before")}
         self.network.eval()
         for held in self.held(part, cases, seed):
@@ -159,6 +159,8 @@ class RegressionTraining(PairTraining):
                 found = iterate(self.regressor, voxels, looks, pairs.moving, self.config.iterate)
                 ends[name].append(mean_tre(found.poses, pairs.truth, points))
                 ends[f"{name}_before"].append(mean_tre(pairs.moving, pairs.truth, points))
+            # of the last pairs: from the law of starts
+            open_.append(left(found.poses, held.begun))
             arrived.append(found.lengths < self.config.iterate.least)
         tre = {name: torch.cat(values) for name, values in ends.items()}
         near = nearer(tre["near_before"], tre["near"])
@@ -167,6 +169,7 @@ class RegressionTraining(PairTraining):
             "cosine": float(torch.cat(cosines).mean()),
             "arrived": float(torch.cat(arrived).double().mean()),
             **nearer(tre["begun_before"], tre["begun"]),
+            **left_open(torch.cat(open_)),
             **{f"near_{name}": value for name, value in near.items() if name != "cases"},
         }
 
