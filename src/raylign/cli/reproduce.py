@@ -28,7 +28,7 @@ class ReproduceFlags:
     metrics: Annotated[
         int | None,
         typer.Option(
-            help="So many of them by what costs ten times as much too: metrics and silhouettes (by default all), CMA-ES (100).",
+            help="So many of them by what costs many times as much too: metrics and silhouettes (by default all), CMA-ES (100).",
             metavar="N",
         ),
     ] = None
