@@ -64,7 +64,7 @@ def test_one_case_of_the_convex_similarity_from_nothing_to_the_report(
     assert {part for part, _ in rows} == {"pelvis", "tool"}
     assert {m for part, m in rows if part == "pelvis"} == {
         "start", "ProST (similarity)", "ProST (similarity) + direct", "ProST (similarity) + CMA-ES", "CMA-ES",
-        "direct, global search",
+        "direct about the start", "direct, global search",
     }  # fmt: skip
     assert rows["pelvis", "start"]["tre_p50"] > 10 > rows["pelvis", "direct, global search"]["tre_p50"]
     assert (out / "report.html").exists() and (out / "pelvis" / "report.html").exists()

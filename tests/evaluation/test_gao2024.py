@@ -52,7 +52,8 @@ def test_rows_are_those_of_the_paper_and_ours() -> None:
     assert fast["other + direct"] == f"convex-similarity@{Path('w.safetensors').resolve()}"
     # minutes a case: after the first network alone
     assert slow == {gao.CMAES: "xreg-wide", "ProST + CMA-ES": "convex-similarity+xreg-wide"}
-    assert set(gao.wanted(config, "spine")[0]) == {"spine", "spine + direct", gao.SEARCH}
+    assert fast[gao.NO_NETWORK] == "convex-similarity-skipped"
+    assert set(gao.wanted(config, "spine")[0]) == {"spine", "spine + direct", gao.NO_NETWORK, gao.SEARCH}
     assert config.parts == ("pelvis", "tool", "spine")
     assert gao.ReproduceConfig((PROST,), data=Path()).parts == ("pelvis", "tool", "scans")
     for name in ("tool", "scans"):

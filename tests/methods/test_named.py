@@ -22,6 +22,7 @@ def test_a_name_says_what_comes_after_and_whose_weights() -> None:
     name = LEARNED[0]
     assert parsed(name) == Named(name, "direct")
     assert parsed(f"{name}-alone") == Named(name, "")
+    assert parsed(f"{name}-skipped") == Named(name, "direct", skipped=True)
     assert parsed(f"{name}+xreg-wide") == Named(name, "xreg-wide")
     assert parsed(f"{name}+cmaes@a+b/c.safetensors") == Named(name, "cmaes", Path("a+b/c.safetensors"))
     assert [parsed(other) for other in (*METHODS, "search+direct", "module:factory", f"{name}s", "")] == [None] * (
@@ -42,6 +43,8 @@ def test_what_comes_after_looks_through_the_stated_box(tmp_path: Path) -> None:
     assert isinstance(first, ConvexSimilarity) and isinstance(second, Direct)
     assert second.config.search == search and second.config.seed == 5
     assert isinstance(learned_registrar(Named(LEARNED[0], "", file), Asked(search)), ConvexSimilarity)
+    skipped = learned_registrar(Named(LEARNED[0], weights=file, skipped=True), Asked(search, 5))
+    assert isinstance(skipped, Direct) and skipped.config == second.config
 
 
 def test_weights_are_told_apart(tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ from raylign.evaluation.record import Record
 from raylign.evaluation.runner import RunSettings, State, evaluate
 from raylign.evaluation.table import DRAWS, as_csv
 from raylign.io.atomic import write_text
-from raylign.methods.named import ALONE, Named, describe, digest
+from raylign.methods.named import ALONE, SKIPPED, Named, describe, digest
 
 Tell = Callable[[str, float], None]
 
 START, CMAES, SEARCH = "start", "CMA-ES", "direct, global search"
+NO_NETWORK = "direct about the start"
+"""It looks as far about the start as about the end of the first network: what that is worth."""
 SUCCESS_MM = 10.0
 PERCENTILES = (25, 50, 75, 95)
 CLASSICAL = "xreg-wide"
@@ -68,9 +70,10 @@ class Network:
     file: Path | None
     phantom: str
 
-    def named(self, after: str) -> str:
-        """The name of the method with what comes after it; "": nothing."""
-        name = self.method + (ALONE if not after else "" if after == "direct" else f"+{after}")
+    def named(self, after: str | None) -> str:
+        """The name of the method with what comes after it; "": nothing; None: the direct method in its place."""
+        endings = {None: SKIPPED, "": ALONE, "direct": ""}
+        name = self.method + endings.get(after, f"+{after}")
         return name if self.file is None else f"{name}@{self.file.resolve()}"
 
 
@@ -164,6 +167,7 @@ def wanted(config: ReproduceConfig, part: str) -> tuple[dict[str, str], dict[str
     for one in networks:
         fast[one.label] = one.named("")
         fast[f"{one.label} + direct"] = one.named("direct")
+    fast[NO_NETWORK] = networks[0].named(None)
     slow = {CMAES: CLASSICAL, f"{networks[0].label} + CMA-ES": networks[0].named(CLASSICAL)}
     return {**fast, SEARCH: SEARCHED}, slow
 

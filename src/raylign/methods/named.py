@@ -1,7 +1,9 @@
 """Methods that learn, by name, for those who register volumes: commands and evaluations.
 
 ``NAME``, ``NAME+METHOD`` and ``NAME-alone`` say what comes after the learned part: the direct method, another one of
-``raylign.registration.METHODS`` or nothing. ``...@FILE`` takes weights of one's own in place of those that come with raylign.
+``raylign.registration.METHODS`` or nothing. ``NAME-skipped`` is the direct method that looks as far about the start as ``NAME``
+lets it look about where the learned part ended: what that part is worth. ``...@FILE`` takes weights of one's own in place of
+those that come with raylign.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 SIMILARITY, REGRESSION = LEARNED = ("convex-similarity", "pose-regression")
 """Methods that learn and take volumes."""
 
-ALONE = "-alone"
+ALONE, SKIPPED = "-alone", "-skipped"
 _KINDS = {"deepim": "DeepIM", "dmw": "DMW"}
 _DIRECT = "direct"
 
@@ -33,11 +35,13 @@ class Named:
     ----------
     method: one of ``LEARNED``. after: the method that goes on from its end; "" for none.
     weights: a file; None for those that come with raylign.
+    skipped: whether only what comes after is done.
     """
 
     method: str
     after: str = _DIRECT
     weights: Path | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def parsed(name: str) -> Named | None:
             return Named(method, weights=weights)
         if said == method + ALONE:
             return Named(method, "", weights)
+        if said == method + SKIPPED:
+            return Named(method, weights=weights, skipped=True)
         if said.startswith(f"{method}+"):
             after = said.removeprefix(f"{method}+")
             if after not in METHODS or after == "contour":
@@ -116,6 +122,8 @@ def learned_registrar(named: Named, asked: Asked) -> Registrar:
     """
     from raylign.registration import Pipeline, registrar
 
+    if named.skipped:
+        return registrar(named.after, search=asked.search, seed=asked.seed, progress=asked.progress)
     first: Registrar
     if named.method == SIMILARITY:
         from raylign.methods.convex_similarity.registrar import ConvexSimilarity
