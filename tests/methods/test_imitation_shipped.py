@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 import pytest
 import torch
 
-from raylign.evaluation.subjects import HELD_OUT
 from raylign.methods.imitation_agent.domain import domain_of
 from raylign.methods.imitation_agent.mdp import cross_error
 from raylign.methods.imitation_agent.pool import PoolConfig, as_exposures, make_patient
-from raylign.methods.imitation_agent.registrar import SHIPPED, shipped
+from raylign.methods.imitation_agent.registrar import shipped
 from raylign.methods.imitation_agent.rollout import walk
 from raylign.methods.imitation_agent.training import StatesConfig
 from raylign.methods.imitation_agent.trust import about, agreed
 from raylign.methods.imitation_agent.world import World
 from raylign.simulation.seeds import generator
-
-STRANGER = HELD_OUT + 700
-
-
-def test_its_card_is_of_these_weights() -> None:
-    digest = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
-    assert digest in SHIPPED.with_name("card.md").read_text()
-    said = json.loads(SHIPPED.with_name("card.json").read_text())
-    assert said["settings"] == shipped().about["settings"]
-    assert SHIPPED.stat().st_size < 8e6  # it lies in every clone
-
-
-def test_nobody_was_trained_on_who_is_tested() -> None:
-    data = shipped().about["settings"]["data"]
-    assert max(data["train"]) < min(data["validation"]) <= max(data["validation"]) < HELD_OUT == min(data["test"])
-    assert max(data["test"]) < STRANGER
+from tests.methods.test_shipped import STRANGER
 
 
 def test_it_finds_a_strangers_ventricle() -> None:
