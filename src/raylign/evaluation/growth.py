@@ -27,10 +27,10 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         if key in _MAY_GROW and _within(before[key], now[key]):
             continue
         if key == "weights":
-            both = {m for m in before["methods"] if m in now["methods"]}
-            a, b = ({m: told.get(key, {}).get(m) for m in sorted(both)} for told in (before, now))
-            if a != b:
-                return f"{name} was {_short(a)} and is {_short(b)}"
+            for method in sorted(set(before["methods"]) & set(now["methods"])):
+                a, b = (told.get(key, {}).get(method) for told in (before, now))
+                if a != b:
+                    return f"{name} was {_short(a)} and is {_short(b)} ({method})"
         elif key == "protocol":
             # the seed and so on are in it too, and are better told by themselves
             rest = [{k: v for k, v in told[key].items() if k not in ("seed", "cases", "methods")} for told in (before, now)]

@@ -91,7 +91,7 @@ def left(poses: Float[Tensor, "B 4 4"], pairs: Pairs) -> Float[Tensor, "B 3"]:
 def left_open(errors: Float[Tensor, "N 3"]) -> dict[str, float]:
     """Half widths of a box about where registrations end, that a method which goes on has to look through.
 
-    Twice the medians of ``left``: a quarter of all ends anywhere, and says nothing of how near the others come.
+    Twice the medians of ``left``: some registrations end anywhere, and a box that held those too would be no box.
     """
     degrees, mm, depth = (2 * errors.median(0).values).tolist()
     return {"open_degrees": degrees, "open_mm": mm, "open_depth": depth}

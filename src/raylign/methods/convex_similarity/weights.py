@@ -19,7 +19,7 @@ from raylign.simulation.datasets.typed import typed
 
 METHOD = "convex-similarity"
 SHIPPED = Path(__file__).parent / "weights" / "similarity.safetensors"
-"""Weights that come with raylign, where some do."""
+"""Weights that come with raylign."""
 
 _SCHEMA = 1
 
@@ -74,12 +74,12 @@ def shipped_file(path: str | Path | None = None) -> Path:
     ------
     InputError: there is no such file.
     """
-    remedy = "train some (raylign train recipes/gao2024.yaml --out DIR) and name DIR/similarity.safetensors"
-    if path is None and not SHIPPED.is_file():
-        raise InputError("no weights come with this version", field="--weights", remedy=remedy)
     file = SHIPPED if path is None else Path(path)
     if not file.is_file():
-        raise InputError("there are no weights", file=file, field="--weights", remedy=remedy)
+        raise InputError(
+            "there are no weights", file=file, field="--weights",
+            remedy="train some (raylign train recipes/gao2024.yaml --out DIR) and name DIR/similarity.safetensors",
+        )  # fmt: skip
     return file
 
 
