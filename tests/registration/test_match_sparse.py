@@ -69,8 +69,8 @@ def sparsely(
     power = float((held[2] * held[0]).sum(dtype=np.float64))
     found = match_sparse.judged(held, sums, spans, power, delta, np.float32(sigma2))
     hessian, scores = np.zeros((6, 6)), np.zeros((-(-shape[0] // block) * -(-shape[1] // block), 6))
-    given = (images[1:], fixed, slope, held, sums, spans, np.float32(sigma2), radius, block)
-    match_sparse.derivatives(*given, hessian, scores, run)
+    pictures, known, numbers = (images[1:], fixed, slope), (held, sums, spans), (np.float32(sigma2), radius, block)
+    match_sparse.derivatives(pictures, known, numbers, (hessian, scores), run)
     return found, hessian, scores
 
 

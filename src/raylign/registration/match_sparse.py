@@ -194,8 +194,17 @@ def judged(windows, sums, spans, power, delta, sigma2):  # type: ignore[no-untyp
     return cost, seen - left, seen, max(noise, 0.0)
 
 
-def derivatives(images, fixed, gradient, windows, sums, spans, sigma2, radius, block, hessian, scores, run=alone):  # type: ignore[no-untyped-def]
-    """As ``match_kernels.derivatives``; ``images`` [K, H, W] are read within two pixels of the picture's spans."""
+def derivatives(pictures, known, numbers, system, run=alone):  # type: ignore[no-untyped-def]
+    """As ``match_kernels.derivatives``.
+
+    ``pictures``: ``images`` [K, H, W], read within two pixels of the picture's spans, ``fixed`` and ``gradient``. ``known``:
+    ``windows``, ``sums`` and ``spans``. ``numbers``: ``sigma2``, ``radius`` and ``block``. ``system``: ``hessian`` and
+    ``scores``, which are added to.
+    """
+    images, fixed, gradient = pictures
+    windows, sums, spans = known
+    sigma2, radius, block = numbers
+    hessian, scores = system
     number, h, _ = images.shape
     lines = -(-h // block)
     parts, weight = np.zeros((lines, number, number)), np.empty(windows[0].shape, np.float32)

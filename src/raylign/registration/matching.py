@@ -249,8 +249,8 @@ def _system(
         known = (windows.has, windows.count, windows.energy), sums, compared.spans
         cost, explained, seen, left = match_sparse.judged(*known, windows.power, compared.delta, least)
         if derivatives is not None:
-            given = (derivatives, image.gradient, compared.gradient, *known)
-            match_sparse.derivatives(*given, least, config.window, block, hessian, scores, run)
+            pictures, numbers = (derivatives, image.gradient, compared.gradient), (least, config.window, block)
+            match_sparse.derivatives(pictures, known, numbers, (hessian, scores), run)
         return ExposureSystem(cost, explained, seen, windows.pixels, left, hessian, scores)
     own = (compared.moving, compared.variance)
     cost, explained, seen, left = match_kernels.judged(windows.has, windows.count, windows.energy, *own, compared.delta, least)
