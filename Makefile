@@ -10,6 +10,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= build/demo
+# Tests run in so many processes at once; auto is one for each core and 6 GiB of memory.
+WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench clean
@@ -33,7 +35,7 @@ demo: $(READY)
 
 # The warning is that of ITK's wrappers as Python ends, after the last line of pytest.
 test: $(READY)
-	$(BIN)/python -W "ignore:builtin type:DeprecationWarning" -m pytest
+	$(BIN)/python -W "ignore:builtin type:DeprecationWarning" -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

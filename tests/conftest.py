@@ -12,6 +12,20 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# Tests that run beside others take their share of the cores; unshared, threads of one process wait for those of the next.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    torch.set_num_threads(max(1, _CORES // int(workers)))
+    os.environ.setdefault("RAYLIGN_THREADS", str(torch.get_num_threads()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for each core and 6 GiB of memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return max(1, min(_CORES, memory // (6 << 30)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
