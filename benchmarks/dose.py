@@ -1,14 +1,15 @@
 """Error of a registration against the Cramér-Rao bound of the exposure, as a function of dose.
 
 ``python benchmarks/dose.py --data FOLDER [--models pelvis,chest,thorax] [--photons 100,1500,20000] [--poses 2] [--seeds 4]
-[--polish [--light] [--counts]] [--sources] [--plot FOLDER] [--json]``
+[--polish] [--light] [--counts] [--sources] [--plot FOLDER] [--json]``
 
 Each model is exposed by ``raylign.simulation`` at known poses, photons as stated at the median pixel behind the patient, several
 times with noise of its own. The millimetres of tissue on the rays are summed once a pose by the simulator's own integrator;
 scatter, hardening, spread of light and noise are made anew each time. Each exposure is registered from about 3 mm and 1 degree
-away by the direct method from that start alone (what is measured is where it ends, not whether it finds there), and with
-``--polish`` by the last step behind it. The bound is of the same exposure: J times the slope of hardening and the part of the
-signal that is primary, counts with scatter, read-out noise; offset and gain known.
+away by the direct method from that start alone (what is measured is where it ends, not whether it finds there), with
+``--polish`` by the last step behind it, and with ``--light`` or ``--counts`` by the last step with these options.
+The bound is of the same exposure: J times the slope of hardening and the part of the signal that is primary, counts with
+scatter, read-out noise; offset and gain known.
 
 Printed for each dose, along the axes of the view through the model's centre: the bound, the bias (root mean square over poses
 of the mean over seeds, less what the noise of that mean is expected to leave), the standard deviation over seeds at one pose,
@@ -54,6 +55,11 @@ from raylign.simulation.physics.spectrum import few
 _Array = NDArray[np.float64]
 _SCANS = {"chest": "lidc0001", "pelvis": "totalseg_pelvis", "slab": "vhf_pelvis"}
 _NAMES = ("horizontal", "vertical", "depth")
+_DRAWN = {
+    "direct": ("tab:blue", "direct"),
+    "polish": ("tab:red", "and last step"),
+    "options": ("tab:green", "and last step with its options"),
+}
 _AIR = 0.3  # line integrals below which a pixel shows no patient
 
 
@@ -127,10 +133,10 @@ def error(s: Scene, result) -> _Array:  # type: ignore[no-untyped-def]
     return torch.cat([torch.rad2deg(axes @ twist[:3]), axes @ twist[3:]]).numpy()
 
 
-def runs(s: Scene, photons: float, seeds: int, last: PolishConfig | None) -> dict[str, tuple[_Array, float]]:
-    """Errors [seeds, 6] and processor seconds a registration, by method."""
-    errors: dict[str, list[_Array]] = {"direct": []}
-    spent = {"direct": 0.0, "polish": 0.0}
+def runs(s: Scene, photons: float, seeds: int, lasts: dict[str, PolishConfig]) -> dict[str, tuple[_Array, float]]:
+    """Errors [seeds, 6] and processor seconds a registration, by method: the direct one, and each last step behind it."""
+    errors: dict[str, list[_Array]] = {name: [] for name in ("direct", *lasts)}
+    spent = dict.fromkeys(errors, 0.0)
     config = DirectConfig(search=SearchConfig(hypotheses=1))
     for seed in range(seeds):
         xray = exposed(s, ExposureConfig(dose=Dose(photons=photons)), generator(seed, 79))
@@ -143,11 +149,11 @@ def runs(s: Scene, photons: float, seeds: int, last: PolishConfig | None) -> dic
         result = Direct(config).search_once(problem)
         spent["direct"] += time.process_time() - begun
         errors["direct"].append(error(s, result))
-        if last is not None:
+        for name, last in lasts.items():
             begun = time.process_time()
             polished = polish(problem, result, last)
-            spent["polish"] += time.process_time() - begun
-            errors.setdefault("polish", []).append(error(s, polished))
+            spent[name] += time.process_time() - begun
+            errors[name].append(error(s, polished))
     return {name: (np.array(found), spent[name] / seeds) for name, found in errors.items()}
 
 
@@ -246,12 +252,11 @@ def plot(table: dict[str, Any], folder: Path) -> list[Path]:
         figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
         rows = sorted((r for r in table["rows"] if r["model"] == name), key=lambda r: r["photons"])
         for panel, key in zip(panels, ("in_plane", "depth"), strict=True):
-            for method, colour in (("direct", "tab:blue"), ("polish", "tab:red")):
+            for method, (colour, label) in _DRAWN.items():
                 own = [r for r in rows if r["method"] == method]
                 if not own:
                     continue
                 dose = [r["photons"] for r in own]
-                label = {"direct": "direct", "polish": "direct and last step"}[method]
                 panel.plot(dose, [1e3 * r["rms"][key] for r in own], "o-", color=colour, label=f"{label}: error")
                 panel.plot(
                     dose, [1e3 * r["sd"][key] for r in own], "s--", color=colour, ms=4, lw=1, label=f"{label}: noise alone"
@@ -282,8 +287,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=384, help="pixels of a side of 307 mm")
     parser.add_argument("--polish", action="store_true", help="the last step too")
     parser.add_argument("--pixels", type=int, default=PolishConfig().pixels, help="of the last step")
-    parser.add_argument("--light", action="store_true", help="the last step: scatter from the exposure's own light")
-    parser.add_argument("--counts", action="store_true", help="the last step: and one more with the weights of counted photons")
+    parser.add_argument("--light", action="store_true", help="the last step with scatter from the exposure's own light")
+    parser.add_argument("--counts", action="store_true", help="the last step with one more of the weights of counted photons")
     parser.add_argument("--sources", action="store_true", help="no noise: which part of the exposure moves the end, and how far")
     parser.add_argument("--plot", type=Path, help="a folder for pictures")
     parser.add_argument("--json", action="store_true")
@@ -300,14 +305,17 @@ def main() -> None:
                     f"  {r['exposure']:20s} {r['method']:20s} in plane {1e3 * r['in_plane']:6.1f}  depth {1e3 * r['depth']:6.1f}"
                 )
         return
-    last = PolishConfig(pixels=given.pixels, light=given.light, counts=given.counts) if given.polish else None
+    last = PolishConfig(pixels=given.pixels)
+    lasts = {"polish": last} if given.polish else {}
+    if given.light or given.counts:
+        lasts["options"] = replace(last, light=given.light, counts=given.counts)
     rows: list[dict[str, Any]] = []
     for name in given.models.split(","):
         volume = model(name, given.data)
         scenes = [scene(volume, seed, given.size) for seed in range(given.poses)]
         for photons in (float(p) for p in given.photons.split(",")):
             bounds = [bound_of(s, photons) for s in scenes]
-            outcomes = [runs(s, photons, given.seeds, last) for s in scenes]
+            outcomes = [runs(s, photons, given.seeds, lasts) for s in scenes]
             for method in outcomes[0]:
                 found = [o[method][0] for o in outcomes]
                 cpu = float(np.mean([o[method][1] for o in outcomes]))

@@ -143,6 +143,18 @@ def test_another_method(raylign: Command, scene: Scene, tmp_path: Path) -> None:
     assert error_mm(result["pose"]["matrix"], scene) < 5.0
 
 
+def test_the_last_step_is_told(raylign: Command, scene: Scene, tmp_path: Path) -> None:
+    run = raylign("register", scene.volume, scene.xray, "--method", "direct+polish", "--trust", "0.5", "--out", tmp_path / "out")
+    assert run.exit_code in (0, 3), run.output
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    (told,) = [line.removeprefix("last step: ") for line in run.stdout.splitlines() if line.startswith("last step: ")]
+    assert told.startswith("taken" if result["settings"]["polish"]["steps_taken"] else "none, as no step explains")
+    assert told in (tmp_path / "out" / "report.html").read_text()
+    assert result["method"] == ("direct+polish" if told.startswith("taken") else "direct")
+    assert result["confidence"]["trusted"] == (result["confidence"]["probability"] >= 0.5)
+    assert error_mm(result["pose"]["matrix"], scene) < 5.0
+
+
 def test_the_volume_as_dicom(raylign: Command, scene: Scene, tmp_path: Path, ct_dicom: Path) -> None:
     run = raylign("register", ct_dicom, scene.xray, "--out", tmp_path / "out", "--starts", "1", "--json")
     assert run.exit_code in (0, 3), run.output

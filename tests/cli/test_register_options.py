@@ -192,6 +192,8 @@ def test_slicer_files_must_state_their_frame(raylign: Command, scene: Scene, tmp
         (["--labels", "nothing"], ("--labels", "LABELMAP:NAME")),
         (["--rest", "masked"], ("--rest", "--labels")),
         (["--starts", "8", "--method", "cmaes"], ("--starts", "--method direct")),
+        (["--labels", "a.nii:x", "--rest", "none", "--method", "direct+polish"], ("--method", "last step", "use direct")),
+        (["--geometry-sid", "5", "--method", "direct+polish"], ("--geometry-sid", "--method direct")),
         (["--search-mm", "8", "--method", "xreg"], ("--search-mm", "box of its own")),
         (["--search-degrees", "8", "--method", "xreg-wide"], ("--search-degrees", "box of its own")),
         (["--init", "Center"], ("--init", "'Center' is no start; give center, search, anywhere or a file")),

@@ -30,6 +30,7 @@ class Method(enum.StrEnum):
     """``raylign.registration.METHODS`` and methods that learn, known without loading them."""
 
     DIRECT = "direct"
+    DIRECT_POLISH = "direct+polish"
     CMAES = "cmaes"
     CMAES_DIRECT = "cmaes+direct"
     CONTOUR = "contour"
@@ -54,6 +55,11 @@ class Method(enum.StrEnum):
 
 SURFACES_ALONE = {Method.CONTOUR: "contours are those", Method.IMITATION_AGENT: "an imitation-agent moves the model"}
 """Methods that take no volume, and why."""
+VOLUMES_ALONE = {
+    Method.CONVEX_SIMILARITY: "it was trained on bones of CTs",
+    Method.DIRECT_POLISH: "a surface does not tell what attenuates how much",
+}
+"""Methods that take no surface, and why."""
 
 
 class Table(enum.StrEnum):
@@ -178,8 +184,8 @@ def register(flags: RegisterFlags) -> int:
         )
     if flags.method == Method.CONTOUR and (flags.init in WORDS or flags.search_degrees or flags.search_mm or flags.search_depth):
         raise InputError("contours do not search: they begin near", field="--init", remedy="give a pose, and no --search")
-    if flags.method == Method.CONVEX_SIMILARITY and is_surface(flags.volume):
-        raise InputError("it was trained on bones of CTs", field="--method", remedy="give a CT, or another method")
+    if flags.method in VOLUMES_ALONE and is_surface(flags.volume):
+        raise InputError(VOLUMES_ALONE[flags.method], field="--method", remedy="give a CT, or another method")
     if is_surface(flags.volume) and flags.init == ANYWHERE:
         raise InputError("a surface is not sought from nowhere", field="--init", remedy="give a pose, or a volume of the bone")
     check_start(flags, nowhere=True)

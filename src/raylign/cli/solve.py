@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raylign.registration import Problem, Registrar, Result
 
 AGENT, SIMILARITY = LEARNED = ("imitation-agent", "convex-similarity")
+POLISHED = "direct+polish"
 _GEOMETRY = (
     ("geometry_sid", "sid_mm", 500.0),
     ("geometry_principal", "principal_mm", 500.0),
@@ -100,6 +101,8 @@ def check_solve(flags: SolveFlags, xrays: int) -> None:
     if flags.method.value in LEARNED:
         _check_learned(flags, xrays)
     _check_search(flags)
+    if flags.method.value == POLISHED:
+        _check_polished(flags)
     if flags.init == ANYWHERE:
         _check_nowhere(flags, xrays)
     if flags.geometry_angle and xrays == 1:
@@ -139,6 +142,20 @@ def _check_nowhere(flags: SolveFlags, xrays: int) -> None:
         )
 
 
+def _check_polished(flags: SolveFlags) -> None:
+    """Refuse what the last step cannot do."""
+    if flags.labels is not None:
+        raise InputError(
+            "the last step explains all that an X-ray shows, and a structure does not", field="--method", remedy="use direct"
+        )
+    if _bounds(flags):
+        raise InputError(
+            f"not refined together with --method {POLISHED}",
+            field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
+            remedy="leave it out, or use --method direct",
+        )
+
+
 def _check_learned(flags: SolveFlags, xrays: int) -> None:
     """Refuse what a method that learns cannot do."""
     method = flags.method.value
@@ -170,7 +187,7 @@ def _check_search(flags: SolveFlags) -> None:
     method = flags.method.value
     if flags.weights is not None and method not in LEARNED:
         raise InputError(f"{method} has none", field="--weights", remedy=f"leave it out, or use --method {' or '.join(LEARNED)}")
-    if flags.starts is not None and method != "direct":
+    if flags.starts is not None and method not in ("direct", POLISHED):
         raise InputError(
             f"{method} does not choose among starts", field="--starts", remedy="leave it out, or use --method direct"
         )
@@ -255,7 +272,21 @@ def solve(
     chosen = _trusting(named, flags.trust)
     problem = Problem(volume, xrays, start.pose)
     solved = Solved(problem, chosen.register(problem), words=words)
+    if flags.method.value == POLISHED:
+        told = _last_step(solved)
+        solved = replace(solved, words={**words, "Last step": told}, said=(f"last step: {told}",))
     return _with_geometry(solved, _bounds(flags), tell) if _bounds(flags) else solved
+
+
+def _last_step(solved: Solved) -> str:
+    """What came of the last step, in words."""
+    found = solved.result.settings["polish"]
+    if found["steps_taken"]:
+        volts = [kv for kv in found["kv"] if kv is not None]
+        return f"taken, with {', '.join(f'{kv:.0f}' for kv in volts)} kV" if volts else "taken, without a beam"
+    if any(x.scale != "line-integral" for x in solved.problem.xrays):
+        return "none, as display values tell no attenuation"
+    return "none, as no step explains the X-rays better"
 
 
 def _learned(flags: SolveFlags, mesh: Mesh | None, tell: Tell) -> Registrar:
@@ -276,9 +307,12 @@ def _trusting(chosen: Any, trust: float | None) -> Registrar:
     if trust is None:
         return cast("Registrar", chosen)
     from raylign.registration import Pipeline
+    from raylign.registration.polish import Polish
 
     if isinstance(chosen, Pipeline):
         return Pipeline((*chosen.stages[:-1], _trusting(chosen.stages[-1], trust)))
+    if isinstance(chosen, Polish):
+        return replace(chosen, first=_trusting(chosen.first, trust))
     if hasattr(chosen.config, "direct"):
         return replace(chosen, config=replace(chosen.config, direct=replace(chosen.config.direct, trust=trust)))
     if hasattr(chosen.config, "trust"):

@@ -20,6 +20,7 @@ from raylign.registration.evolution import Evolution, EvolutionConfig
 from raylign.registration.implants import Implants
 from raylign.registration.meshes import Meshes
 from raylign.registration.pipeline import Pipeline
+from raylign.registration.polish import Polish
 from raylign.registration.presets import PRESETS, preset
 from raylign.registration.problem import Problem, Registrar, centred
 from raylign.registration.result import Result
@@ -30,6 +31,7 @@ Progress = Callable[[str, float], None]
 
 METHODS = {
     "direct": "many starts, then Gauss-Newton on locally normalised gradients, coarse to fine",
+    "direct+polish": "and a last step on the intensities that the beam and its scatter make of a CT",
     "cmaes": "CMA-ES on the same comparison, no derivatives",
     "cmaes+direct": "CMA-ES, then Gauss-Newton from where it ended",
     "contour": "a mesh's contours on edges, from near; what is inside it means nothing",
@@ -57,7 +59,7 @@ def registrar(
 
     Raises
     ------
-    InputError: no such method; "contour" of a model that is no mesh.
+    InputError: no such method; "contour" of a model that is no mesh, "direct+polish" of one that is.
     """
     search = SearchConfig() if search is None else search
     direct = DirectConfig(search=search, seed=seed)
@@ -66,6 +68,12 @@ def registrar(
         return Implants(symmetry_of(mesh), direct, progress)
     if method == "direct":
         return Direct(direct, progress) if mesh is None else Meshes(direct, progress)
+    if method == "direct+polish":
+        if mesh is not None:
+            raise InputError(
+                "the last step is of CTs, which tell how rays are attenuated", field="method", remedy="give a CT, or use direct"
+            )
+        return Polish(Direct(direct, progress))
     if method == "contour":
         if mesh is None:
             raise InputError("contours are those of a mesh", field="method", remedy="give a mesh, or use another method")
