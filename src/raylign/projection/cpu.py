@@ -35,19 +35,22 @@ def kernel_of(model: str, storage: int, gradients: bool) -> Any:
 
 def _worth_following(
     volume: Grid, rays: NDArray[np.float64], shape: tuple[int, int], mask: NDArray[np.bool_] | None
-) -> NDArray[np.bool_]:
-    """[B, rows, columns]: the pixels that are wanted without those that a sparse volume cannot show.
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """The pixels [B, H, W] that are wanted without those that a sparse volume cannot show, and between which t it can be met.
 
-    None of a view whose rays are no numbers: the kernels would read anywhere.
+    The latter [2, B H W]; [2, 0] of a volume that is not sparse. No pixels of a view whose rays are no numbers: the kernels would
+    read anywhere.
     """
     wanted = np.ones((len(rays), *shape), np.bool_) if mask is None else np.ascontiguousarray(mask)
     sound = np.array([bool(np.isfinite(view).all()) for view in rays])
     if not sound.all():
         wanted = wanted & sound[:, None, None]
     if rays.shape[1] != 4 or volume.blocks is None:
-        return wanted
+        return wanted, np.empty((2, 0), np.float32)
     shadows = [shadow(volume.blocks, view, shape) if good else None for view, good in zip(rays, sound, strict=True)]
-    return np.stack([own if dark is None else own & dark for own, dark in zip(wanted, shadows, strict=True)])
+    everywhere = np.broadcast_to(np.array([0, 1], np.float32)[:, None, None], (2, *shape))
+    reach = np.stack([everywhere if dark is None else dark for dark in shadows], 1)
+    return wanted & (reach[0] <= reach[1]), reach.reshape(2, -1)
 
 
 def forward(
@@ -83,12 +86,13 @@ def forward(
     h, w = shape
     batch = rays.shape[0]
     total = batch * h * w
-    valid = _worth_following(volume, rays, shape, mask).reshape(-1)
+    valid, reach = _worth_following(volume, rays, shape, mask)
     image = np.empty(total, np.float32)
     slopes = np.empty((total if gradients else 0, 6), np.float32)
     kernel = kernel_of(model, volume.storage, gradients)
     counts = np.ascontiguousarray(samples, np.int64)
-    setting = (volume.address, volume.data.shape, volume.occupied, volume.box, volume.culled, six(rays), (h, w), counts, valid)
+    space = (volume.address, volume.data.shape, volume.occupied, volume.box, volume.culled)
+    setting = (*space, six(rays), (h, w), counts, valid.reshape(-1), reach)
     if threaded:
         run_chunks(lambda first, last: kernel(*setting, image, slopes, first, last), total)
     else:

@@ -27,13 +27,14 @@ SEGMENT = 256
 def trilinear(storage: int, gradients: bool) -> Any:
     """The kernel for volumes of a storage type, with or without slopes.
 
-    ``kernel(address, size, occupied, box, culled, rays, shape, samples, mask, image, slopes, first, last)``: pixels first ..
-    last - 1 of the flat [B, H, W]; ``size`` is the padded (nz, ny, nx), ``rays`` [B, 6, 3].
+    ``kernel(address, size, occupied, box, culled, rays, shape, samples, mask, reach, image, slopes, first, last)``: pixels first
+    to last - 1 of the flat [B, H, W]; ``size`` is the padded (nz, ny, nx), ``rays`` [B, 6, 3], ``reach`` is from
+    ``cpu_shadow.shadow``.
     """
     width = 4 if storage == FLOAT32 else 2
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
-    def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, image, slopes, first, last):  # type: ignore[no-untyped-def]
+    def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, reach, image, slopes, first, last):  # type: ignore[no-untyped-def]
         nz, ny, nx = size
         h, w = shape
         sy = np.int32(nx)
@@ -41,6 +42,7 @@ def trilinear(storage: int, gradients: bool) -> Any:
         bytes_y = np.uintp(width * nx)
         bytes_z = np.uintp(width * nx * ny)
         zero = np.float32(0.0)
+        limited = reach.shape[1] > 0
         for pixel in range(first, last):
             image[pixel] = zero
             if gradients:
@@ -51,6 +53,8 @@ def trilinear(storage: int, gradients: bool) -> Any:
             b = pixel // (w * h)
             ox, oy, oz, dx, dy, dz = ray(rays, b, (pixel // w) % h, pixel % w)
             t0, t1 = inside(box, ox, oy, oz, dx, dy, dz)
+            if limited:
+                t0, t1 = max(t0, np.float64(reach[0, pixel])), min(t1, np.float64(reach[1, pixel]))
             if t0 > t1:
                 continue
             n = samples[b]
@@ -143,10 +147,11 @@ def joseph(storage: int, gradients: bool) -> Any:
     width = 4 if storage == FLOAT32 else 2
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")
-    def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, image, slopes, first, last):  # type: ignore[no-untyped-def]
+    def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, reach, image, slopes, first, last):  # type: ignore[no-untyped-def]
         nz, ny, nx = size
         h, w = shape
         zero = np.float32(0.0)
+        limited = reach.shape[1] > 0
         for pixel in range(first, last):
             image[pixel] = zero
             if gradients:
@@ -157,6 +162,8 @@ def joseph(storage: int, gradients: bool) -> Any:
             view = pixel // (w * h)
             ox, oy, oz, dx, dy, dz = ray(rays, view, (pixel // w) % h, pixel % w)
             t0, t1 = inside(box, ox, oy, oz, dx, dy, dz)
+            if limited:
+                t0, t1 = max(t0, np.float64(reach[0, pixel])), min(t1, np.float64(reach[1, pixel]))
             if t0 > t1:
                 continue
             # a: the steepest axis; b, c: the others

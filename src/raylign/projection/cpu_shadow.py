@@ -1,9 +1,10 @@
-"""Which pixels a sparse volume can show at all (Numba): the shadow of the blocks that hold anything.
+"""Which rays meet a sparse volume at all, and between which of their points (Numba): the shadow of the blocks that hold anything.
 
 A mesh made solid, a bone that was cut out, a vessel tree: most rays of an image meet nothing of it, and each costs a walk through
-the box around it. The blocks at the volume's surface, widened by the reach of interpolation, are projected onto the image
-instead, and their bounding rectangles are filled. A ray that passes anything passes one of these blocks, so that what is left out
-is zero, and the images are the same to the last bit.
+the box around it; those that meet something meet it on a part of that way. The blocks at the volume's surface, widened by the
+reach of interpolation, are projected onto the image instead, and their bounding rectangles filled with how near to the source and
+how far from it they reach. A ray that passes anything passes one of these blocks first and last, so that what is left out is
+zero, and the images are the same to the last bit.
 """
 
 # mypy: disable-error-code="assignment"
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 EDGE = 4  # voxels along each edge of a block
 SPARSE = 0.4  # of the blocks that hold anything: a volume with more is rendered as it is
+_SLACK = 0.05  # voxels beyond the reach of interpolation: positions are rounded, by far less
 
 
 def surface_blocks(data: NDArray[np.generic]) -> NDArray[np.int32] | None:
@@ -34,8 +36,8 @@ def surface_blocks(data: NDArray[np.generic]) -> NDArray[np.int32] | None:
     return np.ascontiguousarray(np.argwhere(held & ~around)[:, ::-1] * EDGE, np.int32)
 
 
-def shadow(blocks: NDArray[np.int32], rays: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """[H, W] pixels of a view whose rays can meet a volume.
+def shadow(blocks: NDArray[np.int32], rays: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """[2, H, W] between which t along each ray of a view it can meet a volume: the first larger than the second where it cannot.
 
     None where part of it lies beside or behind the source.
 
@@ -44,7 +46,7 @@ def shadow(blocks: NDArray[np.int32], rays: NDArray[np.float64], shape: tuple[in
     blocks: from ``surface_blocks``.
     rays: [4, 3], finite, in voxel coordinates: source, first pixel minus source, column step, row step.
     """
-    out = np.zeros(shape, np.bool_)
+    out = np.empty((2, *shape), np.float32)
     inverse = np.linalg.inv(rays[1:4].T)
     return out if _fill(blocks, rays[0], inverse, out) else None
 
@@ -59,15 +61,19 @@ def _hold(data, held):  # type: ignore[no-untyped-def]
                     held[z // 4, y // 4, x // 4] = True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
 def _fill(blocks, source, inverse, out):  # type: ignore[no-untyped-def]
     """Fills the rectangles; False where a corner has no image."""
-    h, w = out.shape
-    side = 5.0  # EDGE and a voxel of reach either way, from the voxel before the block to the one after it
+    h, w = out.shape[1], out.shape[2]
+    out[0] = np.float32(2.0)
+    out[1] = np.float32(-1.0)
+    before = 1.0 + _SLACK  # from the voxel before the block to the one after it
+    side = 3.0 + 2 * before
     least = 1e-3  # of the way to the first pixel's plane: nearer to the source there is no image
     for n in range(blocks.shape[0]):
-        x, y, z = blocks[n, 0] - 1.0 - source[0], blocks[n, 1] - 1.0 - source[1], blocks[n, 2] - 1.0 - source[2]
+        x, y, z = blocks[n, 0] - before - source[0], blocks[n, 1] - before - source[1], blocks[n, 2] - before - source[2]
         low_c, high_c, low_r, high_r = 1e30, -1e30, 1e30, -1e30
+        near, far = 1e30, -1e30
         for k in range(8):
             px = x + side * (k & 1)
             py = y + side * ((k >> 1) & 1)
@@ -79,9 +85,13 @@ def _fill(blocks, source, inverse, out):  # type: ignore[no-untyped-def]
             r = (inverse[2, 0] * px + inverse[2, 1] * py + inverse[2, 2] * pz) / share
             low_c, high_c = min(low_c, c), max(high_c, c)
             low_r, high_r = min(low_r, r), max(high_r, r)
+            near, far = min(near, share), max(far, share)
         first_c, last_c = int(max(np.floor(low_c), 0.0)), int(min(np.ceil(high_c), w - 1.0))
         first_r, last_r = int(max(np.floor(low_r), 0.0)), int(min(np.ceil(high_r), h - 1.0))
+        nearest, farthest = np.float32(near), np.float32(far)
         for r in range(first_r, last_r + 1):
-            for c in range(first_c, last_c + 1):
-                out[r, c] = True
+            before_all, after_all = out[0, r, first_c : last_c + 1], out[1, r, first_c : last_c + 1]
+            for c in range(last_c + 1 - first_c):
+                before_all[c] = min(before_all[c], nearest)
+                after_all[c] = max(after_all[c], farthest)
     return True

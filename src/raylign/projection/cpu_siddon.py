@@ -44,10 +44,10 @@ def _enters(o, d, low, high, t):  # type: ignore[no-untyped-def]
 
 @lru_cache(maxsize=16)
 def forward(storage: int, gradients: bool) -> Any:
-    """The kernel, with the parameters of ``cpu_forward.trilinear``; empty space is cut off by ``box`` alone."""
+    """The kernel, with the parameters of ``cpu_forward.trilinear``; empty space is cut off by ``box`` and ``mask`` alone."""
 
     @njit(cache=True, nogil=True, fastmath=FASTMATH - {"ninf", "nnan", "arcp", "reassoc"}, error_model="numpy")
-    def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, image, slopes, first, last):  # type: ignore[no-untyped-def]
+    def kernel(address, size, occupied, box, culled, rays, shape, samples, mask, reach, image, slopes, first, last):  # type: ignore[no-untyped-def]
         ny, nx = size[1], size[2]
         h, w = shape
         # faces of the voxels of the box, whose sides reach one voxel beyond them
