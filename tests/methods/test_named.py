@@ -29,7 +29,7 @@ def test_a_name_says_what_comes_after_and_whose_weights() -> None:
         len(METHODS) + 4
     )
     for unknown in ("contour", "nothing", ""):
-        with pytest.raises(InputError, match="to go on with; use one of direct, cmaes"):
+        with pytest.raises(InputError, match="to go on with; use one of direct, direct.polish, cmaes"):
             parsed(f"{name}+{unknown}")
 
 
@@ -74,7 +74,7 @@ def test_what_comes_after_looks_through_what_was_left_open_for_validation_patien
     file = tmp_path / "some.safetensors"
     named = Named(LEARNED[0], weights=file)
 
-    def told(**left: float) -> SearchConfig:
+    def told(**left: object) -> SearchConfig:
         figures = {"validation": {f"open_{name}": value for name, value in left.items()}}
         replace(learned(), about={"figures": figures} if left else {}).save(file)
         return around(named)
@@ -84,3 +84,6 @@ def test_what_comes_after_looks_through_what_was_left_open_for_validation_patien
     assert (found.degrees, found.mm, found.along, found.hypotheses) == (30.0, 60.0, 120.0, 270)
     found = told(degrees=3.0, mm=1000.0, depth=5.0)
     assert (found.degrees, found.mm, found.along, found.hypotheses) == (20.0, 200.0, 35.0, 125)
+    for wrong in ("far", None, "nan"):
+        with pytest.raises(InputError, match=r"some\.safetensors.*no number.*train it again"):
+            told(degrees=30.0, mm=wrong, depth=120.0)

@@ -9,6 +9,7 @@ those that come with raylign.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,16 +100,19 @@ def around(named: Named) -> SearchConfig:
     from raylign.registration import WIDE, SearchConfig
 
     least = SearchConfig()
-    _, said = read_weights(weights_file(named))
-    found = dict(dict(dict(said.get("about", {})).get("figures", {})).get("validation", {}))
-    if not {"open_degrees", "open_mm", "open_depth"} <= set(found):  # of a training that did not measure it
+    file = weights_file(named)
+    _, said = read_weights(file)
+    try:
+        found = said["about"]["figures"]["validation"]
+        left = [float(found[name]) for name in ("open_degrees", "open_mm", "open_depth")]
+    except KeyError:  # of a training that did not measure it
         return least
-    degrees, mm, depth = (
-        min(max(float(found[f"open_{name}"]), low), high)
-        for name, low, high in (
-            ("degrees", least.degrees, WIDE.degrees), ("mm", least.mm, WIDE.mm), ("depth", least.along, WIDE.along),
-        )
-    )  # fmt: skip
+    except (TypeError, ValueError):
+        left = [math.nan]
+    if not all(map(math.isfinite, left)):
+        raise InputError("what it leaves open for validation patients is no number", file=file, remedy="train it again")
+    ends = ((least.degrees, WIDE.degrees), (least.mm, WIDE.mm), (least.along, WIDE.along))
+    degrees, mm, depth = (min(max(value, low), high) for value, (low, high) in zip(left, ends, strict=True))
     turns = max(least.hypotheses, round(WIDE.hypotheses * (degrees / WIDE.degrees) ** 2))
     return replace(WIDE, degrees=degrees, mm=mm, depth=depth, hypotheses=turns)
 
