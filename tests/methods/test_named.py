@@ -29,7 +29,7 @@ def test_a_name_says_what_comes_after_and_whose_weights() -> None:
         len(METHODS) + 4
     )
     for unknown in ("contour", "nothing", ""):
-        with pytest.raises(InputError, match="to go on with; use one of direct, direct.polish, cmaes"):
+        with pytest.raises(InputError, match=r"to go on with; use one of direct, direct\+polish, cmaes"):
             parsed(f"{name}+{unknown}")
 
 
