@@ -142,18 +142,23 @@ def _check_nowhere(flags: SolveFlags, xrays: int) -> None:
         )
 
 
+def _check_given_geometry(flags: SolveFlags) -> None:
+    """Refuse a geometry that is to be refined with a method that cannot."""
+    if _bounds(flags):
+        raise InputError(
+            f"not refined together with --method {flags.method.value}",
+            field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
+            remedy="leave it out, or use --method direct",
+        )
+
+
 def _check_polished(flags: SolveFlags) -> None:
     """Refuse what the last step cannot do."""
     if flags.labels is not None:
         raise InputError(
             "the last step explains all that an X-ray shows, and a structure does not", field="--method", remedy="use direct"
         )
-    if _bounds(flags):
-        raise InputError(
-            f"not refined together with --method {POLISHED}",
-            field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
-            remedy="leave it out, or use --method direct",
-        )
+    _check_given_geometry(flags)
 
 
 def _check_learned(flags: SolveFlags, xrays: int) -> None:
@@ -163,12 +168,7 @@ def _check_learned(flags: SolveFlags, xrays: int) -> None:
         raise InputError(
             f"{method} looks at one X-ray, and {xrays} are given", field="--method", remedy="give one, or another method"
         )
-    if _bounds(flags):
-        raise InputError(
-            f"not refined together with --method {method}",
-            field=", ".join(_option(n) for n, _, _ in _GEOMETRY if getattr(flags, n)),
-            remedy="leave it out, or use --method direct",
-        )
+    _check_given_geometry(flags)
     if flags.init == "search":
         raise InputError(f"{method} does not search: it has a start", field="--init", remedy="use --init center, or give a pose")
     # read once more later: whoever has no weights should not wait for a model to be read
