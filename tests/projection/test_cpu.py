@@ -119,6 +119,25 @@ def test_a_source_within_or_beside_the_volume_sees_what_it_holds(z: float) -> No
     assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
 
 
+def test_rays_in_one_plane_with_their_source_are_followed_all_the_way() -> None:
+    """A detector seen edge-on has no image to cast a shadow on."""
+    volume = two_bodies()
+    rays = np.array([[[12.0, 25, -300], [0.0, -60, 600], [0.0, 1, 0], [0, 1.0, 0.5]]])
+    assert shadow(cpu.grid(volume).blocks, rays[0], (90, 60)) is None  # type: ignore[arg-type]
+    one, other = (cpu.forward(cpu.grid(volume, culling=c), rays, (90, 60), np.array([900])) for c in (True, False))
+    assert other[0].any() and np.array_equal(one[0], other[0])
+
+
+def test_many_views_are_each_view_alone() -> None:
+    grid = cpu.grid(two_bodies())
+    views = np.concatenate([image_of(seed, 260.0)[0] for seed in (1, 5)])
+    wanted = np.random.default_rng(0).random((2, 81, 81)) > 0.3
+    both = cpu.forward(grid, views, (81, 81), np.array([400, 400]), wanted)[0]
+    for view, mask, image in zip(views, wanted, both, strict=True):
+        alone = cpu.forward(grid, view[None], (81, 81), np.array([400]), mask[None])[0]
+        assert np.array_equal(alone[0], image)
+
+
 def test_rays_that_are_no_numbers_show_nothing_and_harm_nothing() -> None:
     grid = cpu.grid(two_bodies())
     rays = np.array([[[30.0, 25, -300], [-60.0, -50, 600], [1.0, 0, 0], [0, 1.0, 0]]])

@@ -57,6 +57,23 @@ def test_a_carried_picture_is_the_rendered_one_to_first_order() -> None:
     assert all(not c[~m].any() for c, m in zip(seen.carried(TWIST, matrix).rendering.integrals, masks, strict=True))
 
 
+def test_levels_that_nobody_asked_for_are_not_made_and_the_others_are_the_same() -> None:
+    problem = Problem(scene.chest(), (scene.exposure(),), scene.truth())
+    whole, some = build_scales(problem, CONFIG), build_scales(problem, CONFIG, most=3, finest=1)
+    assert [scale.index for scale in some] == [1, 2]
+    for one, other in zip(some, whole[1:3], strict=True):
+        assert np.array_equal(one.images[0].gradient, other.images[0].gradient)
+        assert np.array_equal(one.model.data, other.model.data)
+    assert [s.index for s in build_scales(problem, CONFIG, finest=50)] == [whole[-1].index]
+
+
+def test_an_image_level_holds_the_lengths_of_its_rays_and_the_energy_of_its_gradient() -> None:
+    image = scale_of(1).images[1]
+    lengths = image.view.ray_lengths().numpy()
+    assert np.abs(image.lengths - lengths).max() < 1e-6 * lengths.max() and image.longest == image.lengths.max()
+    assert image.energy == pytest.approx(float((image.gradient.astype(np.float64) ** 2).sum()) / image.usable)
+
+
 def test_pixels_of_the_model_are_those_of_the_view() -> None:
     scale, matrix = scale_of(0), scene.truth().matrix.numpy()
     ends = scale.model.middle + scale.model.radius * np.concatenate([np.eye(3), -np.eye(3)])

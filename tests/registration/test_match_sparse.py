@@ -111,7 +111,7 @@ def test_pieces_of_the_work_add_up_to_the_same_bits() -> None:
 def test_a_picture_of_nothing_has_no_say() -> None:
     images, lengths, fixed, known = scene((40, 61), 4)
     spans = np.empty((3, 40, 2), np.int32)
-    match_sparse.spans_of(np.zeros_like(images[0]), 4, spans)
+    assert match_sparse.spans_of(np.zeros_like(images[0]), 4, spans) == 0
     assert not spans.any()
     slope, sums = np.empty((2, 40, 61), np.float32), tuple(np.empty((3, 40, 61), np.float32))
     assert match_sparse.residuals(0 * images[0], lengths, fixed, known[0], known[1], 4, spans, slope, sums) == 0
@@ -124,9 +124,10 @@ def test_spans_hold_what_windows_on_the_gradient_hold() -> None:
     slopes = (gradient(images[0], has) != 0).any(0)
     near = binary_dilation(slopes, np.ones((9, 9)))
     spans = np.empty((3, 61, 2), np.int32)
-    match_sparse.spans_of(images[0], 4, spans)
+    count = match_sparse.spans_of(images[0], 4, spans)
     columns = np.arange(70)
     inside = (columns >= spans[..., :1]) & (columns < spans[..., 1:])
+    assert count == inside[match_sparse.OUTER].sum()
     for held, there in zip(inside, (images[0] != 0, slopes, near), strict=True):
         assert (held | ~there).all()
         assert held.sum() < 1.2 * there.sum()  # and hardly more

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raylign.projection import cpu_forward, cpu_siddon
 from raylign.projection.cpu_grid import Grid, grid, grid_around, inner, padded_zeros
-from raylign.projection.cpu_shadow import shadow
+from raylign.projection.cpu_shadow import finite, lit, shadow
 from raylign.projection.threads import pool, run_chunks, threads
 
 __all__ = ["Grid", "forward", "grid", "grid_around", "inner", "kernel_of", "padded_zeros", "pool", "run_chunks", "six", "threads"]
@@ -42,15 +42,22 @@ def _worth_following(
     read anywhere.
     """
     wanted = np.ones((len(rays), *shape), np.bool_) if mask is None else np.ascontiguousarray(mask)
-    sound = np.array([bool(np.isfinite(view).all()) for view in rays])
-    if not sound.all():
-        wanted = wanted & sound[:, None, None]
+    sound = [finite(view) for view in rays]
+    if not all(sound):
+        wanted = wanted & np.array(sound)[:, None, None]
     if rays.shape[1] != 4 or volume.blocks is None:
         return wanted, np.empty((2, 0), np.float32)
+    if len(rays) == 1:  # thousands of them, side by side: no array is copied while other threads wait for Python
+        alone = shadow(volume.blocks, rays[0], shape) if sound[0] else None
+        return (wanted, _everywhere(1, shape)) if alone is None else (lit(wanted, alone), alone.reshape(2, -1))
     shadows = [shadow(volume.blocks, view, shape) if good else None for view, good in zip(rays, sound, strict=True)]
-    everywhere = np.broadcast_to(np.array([0, 1], np.float32)[:, None, None], (2, *shape))
-    reach = np.stack([everywhere if dark is None else dark for dark in shadows], 1)
+    reach = np.stack([_everywhere(1, shape).reshape(2, *shape) if dark is None else dark for dark in shadows], 1)
     return wanted & (reach[0] <= reach[1]), reach.reshape(2, -1)
+
+
+def _everywhere(views: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """[2, B H W]: rays that are followed all the way."""
+    return np.repeat(np.array([[0.0], [1.0]], np.float32), views * shape[0] * shape[1], 1)
 
 
 def forward(

@@ -47,8 +47,27 @@ def shadow(blocks: NDArray[np.int32], rays: NDArray[np.float64], shape: tuple[in
     rays: [4, 3], finite, in voxel coordinates: source, first pixel minus source, column step, row step.
     """
     out = np.empty((2, *shape), np.float32)
-    inverse = np.linalg.inv(rays[1:4].T)
-    return out if _fill(blocks, rays[0], inverse, out) else None
+    return out if _fill(blocks, rays, out) else None
+
+
+@njit(cache=True, nogil=True)
+def finite(numbers):  # type: ignore[no-untyped-def]
+    """Whether all of an array are numbers."""
+    for number in numbers.flat:  # noqa: SIM110 - what numba compiles
+        if not np.isfinite(number):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def lit(wanted, reach):  # type: ignore[no-untyped-def]
+    """The pixels [1, H, W] that are ``wanted`` and that a shadow [2, H, W] does not rule out."""
+    out = np.empty(wanted.shape, np.bool_)
+    for r in range(wanted.shape[1]):
+        here, near, far, given = out[0, r], reach[0, r], reach[1, r], wanted[0, r]
+        for c in range(wanted.shape[2]):
+            here[c] = given[c] & (near[c] <= far[c])
+    return out
 
 
 @njit(cache=True, nogil=True)
@@ -62,9 +81,20 @@ def _hold(data, held):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def _fill(blocks, source, inverse, out):  # type: ignore[no-untyped-def]
+def _fill(blocks, rays, out):  # type: ignore[no-untyped-def]
     """Fills the rectangles; False where a corner has no image."""
     h, w = out.shape[1], out.shape[2]
+    source, first, across, down = rays[0], rays[1], rays[2], rays[3]
+    inverse = np.empty((3, 3))  # of the matrix of these columns: rows of cross products over the volume they span
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        inverse[0, i] = across[j] * down[k] - across[k] * down[j]
+        inverse[1, i] = down[j] * first[k] - down[k] * first[j]
+        inverse[2, i] = first[j] * across[k] - first[k] * across[j]
+    determinant = inverse[0, 0] * first[0] + inverse[0, 1] * first[1] + inverse[0, 2] * first[2]
+    if determinant == 0.0:
+        return False
+    inverse /= determinant
     out[0] = np.float32(2.0)
     out[1] = np.float32(-1.0)
     before = 1.0 + _SLACK  # from the voxel before the block to the one after it

@@ -69,7 +69,7 @@ def agreement(problem: Problem, result: Result, config: DirectConfig | None = No
     """
     config = config or DirectConfig()
     near = replace(config, search=replace(config.search, degrees=_DEGREES, mm=_MM, depth=None))
-    scales = build_scales(replace(as_read(problem, result), start=result.transform), near, most=level + 1)
+    scales = build_scales(replace(as_read(problem, result), start=result.transform), near, most=level + 1, finest=level)
     scale = scales[-1]
     matrix = result.transform.matrix.numpy()
     centre = centre_under(scale, matrix)

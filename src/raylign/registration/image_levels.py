@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,9 +51,8 @@ def image_level(xray: XRay, region: Footprint, factor: int) -> ImageLevel:
     pixels = np.ascontiguousarray(xray.image.detach().numpy()[rows, columns], np.float32)
     _pixel_means(pixels, xray.mask.numpy()[rows, columns], factor, image, valid)
     gradient = np.zeros((2, h, w), np.float32)
-    usable = _gradients(image, valid, gradient)
-    energy = float((gradient.astype(np.float64) ** 2).sum() / max(usable, 1))
-    return replace(plain_level(view, valid), gradient=gradient, energy=energy, usable=usable)
+    usable, energy = _gradients(image, valid, gradient)
+    return _level(view, valid, gradient, energy / max(usable, 1), usable)
 
 
 @njit(cache=True, nogil=True)
@@ -76,27 +75,48 @@ def _pixel_means(source, mask, factor, out, valid):  # type: ignore[no-untyped-d
 
 @njit(cache=True, nogil=True)
 def _gradients(image, valid, gradient):  # type: ignore[no-untyped-def]
-    """Central differences [2, H, W] where a pixel and its four neighbours are valid; returns how many such pixels there are."""
+    """Central differences [2, H, W] where a pixel and its four neighbours are valid.
+
+    Returns how many such pixels there are, and the sum of the squares.
+    """
     h, w = image.shape
     two = np.float32(2.0)
-    usable = 0
+    usable, energy = 0, 0.0
     for r in range(1, h - 1):
         for c in range(1, w - 1):
             if valid[r, c] and valid[r - 1, c] and valid[r + 1, c] and valid[r, c - 1] and valid[r, c + 1]:
                 gradient[0, r, c] = (image[r, c + 1] - image[r, c - 1]) / two
                 gradient[1, r, c] = (image[r + 1, c] - image[r - 1, c]) / two
                 usable += 1
-    return usable
+                energy += np.float64(gradient[0, r, c]) ** 2 + np.float64(gradient[1, r, c]) ** 2
+    return usable, energy
 
 
 def plain_level(view: View, valid: NDArray[np.bool_]) -> ImageLevel:
     """A view's rays and valid pixels without an image."""
+    return _level(view, valid, np.zeros((2, *view.shape), np.float32), 0.0, 0)
+
+
+def _level(view: View, valid: NDArray[np.bool_], gradient: Array32, energy: float, usable: int) -> ImageLevel:
     vectors = view.vectors.detach().numpy()
-    lengths = view.ray_lengths().detach().numpy().astype(np.float32)
     steps = np.stack([vectors[1] - vectors[0], vectors[2], vectors[3]])
-    return ImageLevel(
-        view, vectors[0], steps, lengths, float(lengths.max()), np.zeros((2, *view.shape), np.float32), valid, 0.0, 0
-    )
+    lengths = np.empty(view.shape, np.float32)
+    longest = _ray_lengths(steps, lengths)
+    return ImageLevel(view, vectors[0], steps, lengths, longest, gradient, valid, energy, usable)
+
+
+@njit(cache=True, nogil=True)
+def _ray_lengths(steps, out):  # type: ignore[no-untyped-def]
+    """Fills ``View.ray_lengths`` [H, W]; returns the longest."""
+    longest = np.float32(0.0)
+    ray = np.empty(3)
+    for r in range(out.shape[0]):
+        ray[:] = steps[0] + r * steps[2]
+        for c in range(out.shape[1]):
+            x, y, z = ray[0] + c * steps[1, 0], ray[1] + c * steps[1, 1], ray[2] + c * steps[1, 2]
+            out[r, c] = math.sqrt(x * x + y * y + z * z)
+            longest = max(longest, out[r, c])
+    return float(longest)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from raylign.registration.pyramid import (
     image_level,
     model_pyramid,
 )
+from raylign.registration.rotations import carried
 from raylign.registration.settings import DirectConfig
 
 
@@ -32,8 +33,9 @@ class Scale:
     images: list[ImageLevel]
 
 
-def build_scales(problem: Problem, config: DirectConfig, most: int | None = None) -> list[Scale]:
-    """The pyramid of a problem, finest level first; the finest ``most`` levels of it alone, where that is given."""
+def build_scales(problem: Problem, config: DirectConfig, most: int | None = None, finest: int = 0) -> list[Scale]:
+    """The pyramid of a problem, finest level first: the finest ``most`` levels of it alone, where that is given, and of these
+    none finer than level ``finest``, if there is a coarser one."""
     box = content(problem.model)
     corners = box_corners(problem.model, *box)
     start = problem.start.matrix.numpy()
@@ -53,7 +55,7 @@ def build_scales(problem: Problem, config: DirectConfig, most: int | None = None
     models = model_pyramid(problem.model, box, [1.5 * min(pitches) * 2**i for i in range(count)])
     scales = [
         Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
-        for i in range(count)
+        for i in range(min(finest, count - 1), count)
     ]
     seeing = _seeing_faces(scales[-1], start)
     return [replace(s, model=replace(s.model, faces=_only(s.model.faces, seeing))) for s in scales]
@@ -90,4 +92,4 @@ def evaluate(scale: Scale, matrix: Array64, config: MatchConfig) -> Normal:
 
 def centre_under(scale: Scale, matrix: Array64) -> Array64:
     """The model's centre in world mm under a pose."""
-    return np.asarray(matrix[:3, :3] @ scale.model.middle + matrix[:3, 3])
+    return np.asarray(carried(matrix, scale.model.middle))

@@ -40,7 +40,7 @@ from raylign.registration.pyramid import (
     image_level,
     model_pyramid,
 )
-from raylign.registration.rotations import matrix_of
+from raylign.registration.rotations import carried, matrix_of, rays_into
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.settings import LocateConfig
 from raylign.registration.whole import whole
@@ -240,6 +240,37 @@ class _Peak:
     shift: Array64
 
 
+@njit(cache=True, nogil=True)
+def _placed(turned, centre, depth, grid, corners, reach, shape):  # type: ignore[no-untyped-def]
+    """A turned model on the ray of a pixel at a depth: its pose [4, 4], and the pixels that it covers from the first to the last.
+
+    Pixels count from ``reach`` before the image; some around the model are among them.
+    """
+    source, origin, across, normal, inverse = grid
+    matrix, ray = np.eye(4), np.empty(3)
+    for i in range(3):
+        ray[i] = origin[i] + centre[0] * across[0, i] + centre[1] * across[1, i] - source[i]
+    share = depth / (ray[0] * normal[0] + ray[1] * normal[1] + ray[2] * normal[2])
+    for i in range(3):
+        matrix[i, 3] = source[i] + share * ray[i]
+        for j in range(3):
+            matrix[i, j] = turned[i, j]
+            matrix[i, 3] -= turned[i, j] * corners[:, j].mean()
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for n in range(len(corners)):
+        away = carried(matrix, corners[n]) - source
+        scale = inverse[2, 0] * away[0] + inverse[2, 1] * away[1] + inverse[2, 2] * away[2]
+        for k in range(2):
+            pixel = (inverse[k, 0] * away[0] + inverse[k, 1] * away[1] + inverse[k, 2] * away[2]) / scale
+            low[k], high[k] = min(low[k], pixel), max(high[k], pixel)
+    first, last = np.empty(2, np.int64), np.empty(2, np.int64)
+    for k in range(2):
+        limit = shape[k] + 2 * reach[k]
+        first[k] = min(max(int(np.floor(low[k])) - 2 + reach[k], 0), limit)
+        last[k] = min(max(int(np.ceil(high[k])) + 3 + reach[k], 0), limit)
+    return matrix, first, last
+
+
 def _scores(
     field: CoarseField, readings: Sequence[ModelLevel], turned: Array64, at: _Depth, config: LocateConfig, corners: Array64
 ) -> list[_Peak]:
@@ -247,33 +278,25 @@ def _scores(
     from scipy import fft
 
     model = readings[-1]
-    matrix = np.eye(4)
-    matrix[:3, :3] = turned
-    matrix[:3, 3] = field.point(at.centre, at.depth) - turned @ corners.mean(0)
-    h, w = field.image.shape
-    pixels = field.pixel(corners @ turned.T + matrix[:3, 3])
-    limit = np.array([h + 2 * at.reach[0], w + 2 * at.reach[1]])
-    first = np.clip(np.floor(pixels.min(0)).astype(int) - 2 + at.reach, 0, limit)
-    last = np.clip(np.ceil(pixels.max(0)).astype(int) + 3 + at.reach, 0, limit)
-    if (last - first < 4).any():
+    grid = (field.source, field.origin, field.across, field.normal, field.inverse)
+    matrix, first, last = _placed(turned, at.centre, at.depth, grid, corners, at.reach, field.image.shape)
+    if last[0] - first[0] < 4 or last[1] - first[1] < 4:
         return []
     # the part of the widened pixel grid that the model covers
     lengths = at.lengths[first[0] : last[0], first[1] : last[1]]
-    corner = field.ray((first - at.reach).astype(float))
-    world = np.stack([corner, field.across[1], field.across[0]])
-
-    def rays_in(level: ModelLevel) -> Array64:
-        to_voxels = np.linalg.inv(matrix @ level.affine)
-        return np.concatenate([(to_voxels[:3, :3] @ field.source + to_voxels[:3, 3])[None], world @ to_voxels[:3, :3].T])
+    world = np.empty((3, 3))
+    world[0], world[1], world[2] = field.ray(first - at.reach), field.across[1], field.across[0]
 
     everywhere = np.ones(lengths.shape, np.bool_)
-    samples = np.array([max(1, math.ceil(float(lengths.max()) / (_STEP * model.spacing)))])
-    integrals = cpu.forward(model.grid, rays_in(model)[None], lengths.shape, samples, everywhere[None], threaded=False)[0][0]
+    longest = max(float(lengths[y, x]) for y in (0, -1) for x in (0, -1))  # of a flat detector's rays
+    samples = np.array([max(1, math.ceil(longest / (_STEP * model.spacing)))])
+    rays, _ = rays_into(model.affine, matrix, field.source, world)
+    integrals = cpu.forward(model.grid, rays[None], lengths.shape, samples, everywhere[None], threaded=False)[0][0]
     peaks: list[_Peak] = []
     before = everywhere
     for number, reading in enumerate(readings):
         valid = everywhere.copy()
-        clear_unanswered(reading, rays_in(reading), valid)
+        clear_unanswered(reading, rays if reading is model else rays_into(reading.affine, matrix, field.source, world)[0], valid)
         if number and np.array_equal(valid, before):  # this reading sees what the last one did
             peaks += [replace(peak, reading=number) for peak in peaks[-1:]]
             continue

@@ -306,7 +306,8 @@ def _system(images, fixed, gradient, has, factor, work, turns, block, parts, sco
 def jacobian_images(integrals, slopes, lengths, world, source, steps, images, run=alone, spans=None):  # type: ignore[no-untyped-def]
     """Line integral and its derivatives by a twist about the origin of ``source`` (world mm): [7, H, W]; ``run`` spreads rows.
 
-    ``spans`` [H, 2]: first column and one past the last of each row, where they are wanted; all of them, where it is not given.
+    ``spans`` [H, 2]: first column and one past the last of each row, where they are wanted, and zero elsewhere; all of them,
+    where it is not given.
     """
     if spans is None:
         spans = np.tile(np.array([0, lengths.shape[1]], np.int32), (len(lengths), 1))
@@ -316,6 +317,8 @@ def jacobian_images(integrals, slopes, lengths, world, source, steps, images, ru
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _jacobian_rows(integrals, slopes, lengths, world, source, steps, spans, images, first, last):  # type: ignore[no-untyped-def]
     for r in range(first, last):
+        images[:, r, : spans[r, 0]] = np.float32(0.0)
+        images[:, r, spans[r, 1] :] = np.float32(0.0)
         for c in range(spans[r, 0], spans[r, 1]):
             length = lengths[r, c]
             value = integrals[r, c]

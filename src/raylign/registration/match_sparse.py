@@ -25,9 +25,13 @@ BASE, INNER, OUTER = 0, 1, 2
 
 @njit(cache=True, nogil=True)
 def spans_of(integrals, radius, spans):  # type: ignore[no-untyped-def]
-    """Fills ``spans`` [3, H, 2] for line integrals [H, W] and windows of a ``radius``; rows without any are (0, 0)."""
+    """Fills ``spans`` [3, H, 2] for line integrals [H, W] and windows of a ``radius``; rows without any are (0, 0).
+
+    Returns how many pixels the outer ones hold.
+    """
     h, w = integrals.shape
     spans[:] = 0
+    held = 0
     for r in range(h):
         row = integrals[r]
         first = 0
@@ -60,6 +64,8 @@ def spans_of(integrals, radius, spans):  # type: ignore[no-untyped-def]
         if first < last:
             spans[2, r, 0] = max(first, 0)
             spans[2, r, 1] = min(last, w)
+            held += spans[2, r, 1] - spans[2, r, 0]
+    return held
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")

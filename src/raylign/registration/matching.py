@@ -35,6 +35,7 @@ from raylign.registration.match_kernels import alone
 from raylign.registration.match_kernels import box_sum as box_sum
 from raylign.registration.match_kernels import jacobian_images as jacobian_images
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
+from raylign.registration.rotations import carried, inverse_of, rays_into
 
 Mask = NDArray[np.bool_]
 Run = Callable[[Callable[[int, int], object], int, int], None]
@@ -103,9 +104,7 @@ def samples_on(image: ImageLevel, step: float) -> int:
 
 def voxel_rays(level: ModelLevel, image: ImageLevel, matrix: Array64) -> tuple[Array64, Array64]:
     """An exposure's rays [4, 3] in voxel coordinates (source, first pixel minus source, steps), and voxel-from-world [4, 4]."""
-    voxel_from_world = np.asarray(np.linalg.inv(matrix @ level.affine), np.float64)
-    source = voxel_from_world[:3, :3] @ image.source + voxel_from_world[:3, 3]
-    rays: Array64 = np.concatenate([source[None], image.steps @ voxel_from_world[:3, :3].T])
+    rays, voxel_from_world = rays_into(level.affine, matrix, image.source, image.steps)
     return rays, voxel_from_world
 
 
@@ -205,8 +204,7 @@ def _compared(moving: Array32, image: ImageLevel, windows: Windows, config: Matc
 def _sparsely_compared(integrals: Array32, image: ImageLevel, windows: Windows, config: MatchConfig) -> _Compared | None:
     """The same of what the voxels alone show, integrals of rays of unit length; None where that is most of the image."""
     spans = np.empty((3, image.shape[0], 2), np.int32)
-    match_sparse.spans_of(integrals, config.window, spans)
-    if np.diff(spans[match_sparse.OUTER], axis=1).sum() > _LITTLE * integrals.size:
+    if match_sparse.spans_of(integrals, config.window, spans) > _LITTLE * integrals.size:
         return None
     gradient = np.empty((2, *image.shape), np.float32)
     factor, moving, variance = np.empty((3, *image.shape), np.float32)
@@ -239,7 +237,8 @@ def _system(
     least = np.float32(max(floor, config.floor * image.energy, 1e-20))
     block, count = 2 * config.window + 1, 6 if derivatives is None else len(derivatives)
     h, w = image.shape
-    hessian, scores = np.zeros((count, count)), np.zeros((-(-h // block) * -(-w // block), count))
+    blocks = 0 if derivatives is None else -(-h // block) * -(-w // block)
+    hessian, scores = np.zeros((count, count)), np.zeros((blocks, count))
     if h * w < _SHARED:
         run = alone
     if compared.delta == 0:  # nothing to compare
@@ -278,7 +277,7 @@ def summed(found: Sequence[ExposureSystem], images: Sequence[ImageLevel], centre
     return Normal(
         cost=sum(f.cost for f in found) / usable,
         hessian=found[0].hessian if single else np.sum([f.hessian for f in found], 0),
-        gradient=scores.sum(0),
+        gradient=scores.sum(0) if len(scores) else np.zeros(scores.shape[1]),
         scores=scores,
         explained=sum(f.explained for f in found) / seen if seen > 0 else 0.0,
         pixels=sum(f.pixels for f in found),
@@ -342,10 +341,10 @@ class Comparison:
             return list(self.known)
         found = []
         matrix, centre = self.rendering.matrix, self._centre()
-        world = np.ascontiguousarray(np.linalg.inv(matrix @ self.level.affine)[:3, :3].T)
+        world = np.ascontiguousarray(inverse_of(matrix[:3, :3] @ self.level.affine[:3, :3]).T)
         for i, (image, integrals) in enumerate(zip(self.images, self.rendering.integrals, strict=True)):
             spans = self.compared[i].spans if self.compared else None
-            moving = (np.empty if spans is None else np.zeros)((7, *image.shape), np.float32)
+            moving = np.empty((7, *image.shape), np.float32)
             rays = (self.rendering.slopes[i], image.lengths, world, image.source - centre, image.steps)
             run = self.run if spans is None and integrals.size >= _SHARED else alone
             jacobian_images(integrals, *rays, moving, run, None if spans is None else spans[match_sparse.BASE])
@@ -353,8 +352,7 @@ class Comparison:
         return found
 
     def _centre(self) -> Array64:
-        matrix = self.rendering.matrix
-        return np.asarray(matrix[:3, :3] @ self.level.middle + matrix[:3, 3])
+        return np.asarray(carried(self.rendering.matrix, self.level.middle))
 
     def _normal(self, sigma2: Array64, derivatives: Sequence[Array32 | None]) -> Normal:
         found = [

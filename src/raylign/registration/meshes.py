@@ -202,7 +202,7 @@ def together(problem: Problem, alone: Descent, config: DirectConfig) -> Descent:
     best of these places.
     """
     start = alone.best.matrix
-    top = about(problem, start, replace(config, search=_ALONG), most=3)[-1]
+    top = about(problem, start, replace(config, search=_ALONG), most=3, finest=2)[-1]
     bounds = Bounds(start, alone.bounds.axes, centre_under(top, start), _ALONG.degrees, _ALONG.mm, _ALONG.along)
     pool = cpu.pool(cpu.threads())
     beam = np.concatenate([np.zeros(3), bounds.axes[:, 2]])
@@ -223,7 +223,7 @@ def finished(problem: Problem, found: Descent, config: DirectConfig) -> tuple[De
     tube, times, bounds = tube_of(problem.model), 1.0, found.bounds
     best, renders, steps = found.best, found.renders, found.steps
     if tube is not None:
-        close = about(problem, best.matrix, replace(config, search=_CLOSE), most=2)[-1]
+        close = about(problem, best.matrix, replace(config, search=_CLOSE), most=2, finest=1)[-1]
         times = wall_at(close, tube, best.matrix, config)
         scales = with_wall(scales, tube, times)
     # in one exposure the second level is done, and done twice it would let the depth wander farther
@@ -234,9 +234,9 @@ def finished(problem: Problem, found: Descent, config: DirectConfig) -> tuple[De
     return replace(found, best=best, scales=scales, level=0, steps=steps, renders=renders), times
 
 
-def about(problem: Problem, matrix: Array64, config: DirectConfig, most: int) -> list[Scale]:
-    """The finest levels about a pose [4, 4]."""
-    return build_scales(replace(problem, start=Rigid(torch.from_numpy(matrix))), config, most)
+def about(problem: Problem, matrix: Array64, config: DirectConfig, most: int, finest: int = 0) -> list[Scale]:
+    """The finest levels about a pose [4, 4], as ``build_scales`` makes them."""
+    return build_scales(replace(problem, start=Rigid(torch.from_numpy(matrix))), config, most, finest)
 
 
 def walled(model: Volume, times: float) -> Volume:

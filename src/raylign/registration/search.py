@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from raylign.geometry import View
-from raylign.registration.rotations import matrix_of, vector_of
+from raylign.registration.rotations import matrix_of, offset_of
 
 Array64 = NDArray[np.float64]
 
@@ -73,9 +73,8 @@ class Bounds:
 
     def offset(self, matrix: Array64) -> tuple[Array64, Array64]:
         """Rotation vector in degrees, and shift of the centre in mm, of a pose from the start, along the axes."""
-        turn = np.degrees(self.axes.T @ vector_of(matrix[:3, :3] @ self.start[:3, :3].T))
-        in_model = self.start[:3, :3].T @ (self.centre - self.start[:3, 3])
-        return turn, self.axes.T @ (matrix[:3, :3] @ in_model + matrix[:3, 3] - self.centre)
+        turn, shift = offset_of(matrix, self.start, self.axes, self.centre)
+        return turn, shift
 
     def reach(self, share: float = 1.0) -> Array64:
         """How far the centre may go along each axis, mm, of a box that is a share of this one."""
