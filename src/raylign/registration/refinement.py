@@ -41,10 +41,17 @@ def on_images(scale: Scale, matrix: Array64) -> Array64:
     return np.array([shown_at(ends, matrix, image.source, image.steps) for image in scale.images])
 
 
+def compared_pixels(scale: Scale, matrix: Array64) -> list[Mask]:
+    """``answered``, to be read alone: of a model that answers for all rays the images' own valid pixels."""
+    if any(face.size for face in scale.model.faces):
+        return answered(scale.model, scale.images, matrix)
+    return [image.valid for image in scale.images]
+
+
 def renewed(known: Sequence[Windows], scale: Scale, masks: Sequence[Mask], config: MatchConfig) -> list[Windows]:
     """The windows of each exposure's pixels ``masks`` [H, W], the known ones where these are the same."""
     return [
-        old if np.array_equal(old.valid, mask) else windows_of(image, mask, config)
+        old if old.valid is mask or np.array_equal(old.valid, mask) else windows_of(image, mask, config)
         for old, image, mask in zip(known, scale.images, masks, strict=True)
     ]
 
@@ -78,7 +85,7 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
         return np.concatenate([np.radians(turn), shift])
 
     matrix = start
-    masks = answered(scale.model, scale.images, matrix)
+    masks = compared_pixels(scale, matrix)
     windows = [windows_of(image, mask, match) for image, mask in zip(scale.images, masks, strict=True)]
     rendering = render(scale.model, scale.images, matrix, match, threaded=threaded, pixels=masks)
     seen = compare(scale.model, scale.images, rendering, windows, match, threaded=threaded)
@@ -114,8 +121,8 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
                 trial_masks, trial_seen = masks, seen.carried(twist, trial_matrix)
             else:
                 # no ray is followed that is compared neither now nor after the step
-                trial_masks = answered(scale.model, scale.images, trial_matrix)
-                pixels = [window.valid | mask for window, mask in zip(windows, trial_masks, strict=True)]
+                trial_masks = compared_pixels(scale, trial_matrix)
+                pixels = [w.valid if w.valid is m else w.valid | m for w, m in zip(windows, trial_masks, strict=True)]
                 rendering = render(scale.model, scale.images, trial_matrix, match, threaded=threaded, pixels=pixels)
                 trial_seen = compare(scale.model, scale.images, rendering, windows, match, threaded=threaded)
                 renders += 1

@@ -82,8 +82,10 @@ class Bounds:
 
     def hold(self, matrix: Array64, share: float = 1.0) -> bool:
         """Whether a pose lies within, or within a box that is a share of this one."""
-        turn, shift = self.offset(matrix)
-        return bool(np.abs(turn).max() <= 1.5 * share * self.degrees + 5 and (np.abs(shift) <= self.reach(share)).all())
+        (a, b, c), (x, y, z) = self.offset(matrix)
+        turn, across, along = (1.5 * share * most + 5 for most in (self.degrees, self.mm, self.depth))
+        near = abs(x) <= across and abs(y) <= across and abs(z) <= along
+        return bool(near and abs(a) <= turn and abs(b) <= turn and abs(c) <= turn)
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
