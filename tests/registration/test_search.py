@@ -10,7 +10,7 @@ import torch
 
 from raylign.data import Volume
 from raylign.geometry import Rigid, se3
-from raylign.registration import WIDE, Direct, DirectConfig, Problem, SearchConfig
+from raylign.registration import WIDE, Direct, DirectConfig, Problem, Result, SearchConfig
 from raylign.registration import direct as direct_module
 from raylign.registration.levels import build_scales, evaluate
 from raylign.registration.locate import Place
@@ -105,6 +105,32 @@ def test_a_pose_at_the_edge_of_the_box_is_sought_about_itself() -> None:
     result = direct.register(problem)
     assert result.confidence.evidence["held"] and result.confidence.trusted and scene.error(result.transform) < 1
     assert torch.equal(result.start.matrix, start.matrix) and result.renders > once.renders
+
+
+@pytest.mark.parametrize(("near", "views"), [(True, 1), (True, 2), (False, 1)])
+def test_what_two_looks_near_the_start_did_not_find_is_sought_nearer(
+    near: bool, views: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half the box; and what is found there counts only if it is the surer."""
+    search = SearchConfig(degrees=10.0, mm=8.0) if near else WIDE
+    problem = Problem(scene.chest(), (scene.exposure(), scene.exposure(100.0))[:views], scene.truth())
+    once = Direct(DirectConfig(search=replace(search, hypotheses=27))).search_once(problem)
+    asked: list[SearchConfig] = []
+
+    def found(self: Direct, problem: Problem, first: int = 0) -> Result:
+        asked.append(self.config.search)
+        nearer = self.config.search.degrees < search.degrees
+        confidence = replace(once.confidence, probability=0.9 if nearer else 0.1, trusted=nearer)
+        return replace(once, confidence=confidence)
+
+    monkeypatch.setattr(Direct, "search_once", found)
+    result = Direct(DirectConfig(search=search)).register(problem)
+    assert len(asked) == 2 + near and result.confidence.trusted == near
+    assert result.renders == len(asked) * once.renders
+    assert (asked[1].hypotheses, asked[1].mm) == (2 * search.hypotheses, search.mm)
+    if near:
+        assert (asked[2].degrees, asked[2].mm, asked[2].depth) == (5.0, 4.0, None)
+        assert asked[2].hypotheses == asked[1].hypotheses
 
 
 def test_a_wrong_source_distance_shows_as_a_depth_that_nobody_expected() -> None:

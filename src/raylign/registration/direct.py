@@ -150,9 +150,10 @@ class Direct:
 
         A result that is not to be trusted is sought once more, from a grid twice as dense and as many candidates, and on
         the next exposure where there are several. One at the edge of the box is sought once more in a box about itself: the
-        best pose may lie just outside. Of the two the trusted one is returned, of two such the one inside its box, else the more
-        probable. Where one of several exposures disagrees with what all say together, or a single one puts the model far nearer
-        or farther than was searched, the result is not trusted.
+        best pose may lie just outside. Where that was no help near the start, its half of the box is searched as densely again:
+        what the coarsest level misreads in one grid of turns it often does not in another. Of these the trusted one is returned,
+        of two such the one inside its box, else the more probable. Where one of several exposures disagrees with what all say
+        together, or a single one puts the model far nearer or farther than was searched, the result is not trusted.
         """
         results = [self.search_once(problem)]
         search = self.config.search
@@ -165,6 +166,11 @@ class Direct:
                 results.append(again.search_once(about, first=0 if trusted else 1))
         best = max(results, key=worth)
         several = len(problem.xrays) > 1
+        if not best.confidence.trusted and search.hypotheses > 1 and max(search.mm, search.along) <= _NEAR:
+            closer = replace(self.config, search=search.denser(2).halved)
+            with contextlib.suppress(InputError):
+                results.append(replace(self, config=closer).search_once(problem))
+            best = max(results, key=worth)
         return replace(
             agreed(problem, best, self.config)
             if several

@@ -86,6 +86,12 @@ class SearchConfig:
         counts = {n: times * getattr(self, n) for n in ("hypotheses", "refined", "kept", "finalists")}
         return replace(self, **counts)
 
+    @property
+    def halved(self) -> SearchConfig:
+        """A box half as wide every way, with as many starts and candidates."""
+        depth = None if self.depth is None else self.depth / 2
+        return replace(self, degrees=self.degrees / 2, mm=self.mm / 2, depth=depth)
+
 
 @dataclass(frozen=True)
 class DirectConfig:
