@@ -1,13 +1,13 @@
 """Error of a registration against the Cramér-Rao bound of the exposure, as a function of dose.
 
 ``python benchmarks/dose.py --data FOLDER [--models pelvis,chest,thorax] [--photons 100,1500,20000] [--poses 2] [--seeds 4]
-[--polish] [--light] [--counts] [--sources] [--plot FOLDER] [--json]``
+[--polish] [--windows] [--sources] [--plot FOLDER] [--json]``
 
 Each model is exposed by ``raylign.simulation`` at known poses, photons as stated at the median pixel behind the patient, several
 times with noise of its own. The millimetres of tissue on the rays are summed once a pose by the simulator's own integrator;
 scatter, hardening, spread of light and noise are made anew each time. Each exposure is registered from about 3 mm and 1 degree
 away by the direct method from that start alone (what is measured is where it ends, not whether it finds there), with
-``--polish`` by the last step behind it, and with ``--light`` or ``--counts`` by the last step with these options.
+``--polish`` by the last step behind it, and with ``--windows`` by the first half of that, without the step of counted photons.
 The bound is of the same exposure: J times the slope of hardening and the part of the signal that is primary, counts with
 scatter, read-out noise; offset and gain known.
 
@@ -57,8 +57,8 @@ _SCANS = {"chest": "lidc0001", "pelvis": "totalseg_pelvis", "slab": "vhf_pelvis"
 _NAMES = ("horizontal", "vertical", "depth")
 _DRAWN = {
     "direct": ("tab:blue", "direct"),
-    "polish": ("tab:red", "and last step"),
-    "options": ("tab:green", "and last step with its options"),
+    "windows": ("tab:red", "and last step's windows"),
+    "polish": ("tab:green", "and last step"),
 }
 _AIR = 0.3  # line integrals below which a pixel shows no patient
 
@@ -74,6 +74,7 @@ class Scene:
     jacobian: torch.Tensor
     integrals: torch.Tensor
     centre: torch.Tensor
+    number: int  # noise and starts of no two poses are the same
 
 
 def model(name: str, data: Path) -> Volume:
@@ -97,7 +98,7 @@ def scene(volume: Volume, seed: int, pixels: int) -> Scene:
     tissues = path_lengths(volume, view, pose, generator(seed, 78))
     pitch = min(volume.spacing)
     integrals, jacobian, centre = pose_jacobian(volume, view, pose, step=max(0.5, 1.0 / pitch))
-    return Scene(volume, view, pose, tissues, jacobian, integrals, centre)
+    return Scene(volume, view, pose, tissues, jacobian, integrals, centre, seed)
 
 
 def exposed(s: Scene, config: ExposureConfig, random: torch.Generator):  # type: ignore[no-untyped-def]
@@ -139,8 +140,8 @@ def runs(s: Scene, photons: float, seeds: int, lasts: dict[str, PolishConfig]) -
     spent = dict.fromkeys(errors, 0.0)
     config = DirectConfig(search=SearchConfig(hypotheses=1))
     for seed in range(seeds):
-        xray = exposed(s, ExposureConfig(dose=Dose(photons=photons)), generator(seed, 79))
-        draw = torch.randn(6, generator=generator(seed, 80), dtype=torch.float64)
+        xray = exposed(s, ExposureConfig(dose=Dose(photons=photons)), generator(seed, 79, s.number))
+        draw = torch.randn(6, generator=generator(seed, 80, s.number), dtype=torch.float64)
         shift = torch.eye(4, dtype=torch.float64)
         shift[:3, 3] = s.centre
         off = se3.exp(torch.cat([torch.deg2rad(draw[:3]), 3 * draw[3:]]))
@@ -203,7 +204,8 @@ def sources(scenes: list[Scene], pixels: int) -> list[dict[str, Any]]:
     """Where error without noise comes from: root mean square over the poses, mm, by exposure and by method."""
     ways = {
         "direct": None,
-        "last step, no beam": PolishConfig(pixels=pixels, beam=False),
+        "windows, no beam": PolishConfig(pixels=pixels, beam=False),
+        "windows": PolishConfig(pixels=pixels, counts=False),
         "last step": PolishConfig(pixels=pixels),
     }
     found: dict[tuple[str, str], list[_Array]] = {}
@@ -249,7 +251,7 @@ def plot(table: dict[str, Any], folder: Path) -> list[Path]:
 
     files = []
     for name in dict.fromkeys(r["model"] for r in table["rows"]):
-        figure, panels = plt.subplots(1, 2, figsize=(9, 3.8))
+        figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
         rows = sorted((r for r in table["rows"] if r["model"] == name), key=lambda r: r["photons"])
         for panel, key in zip(panels, ("in_plane", "depth"), strict=True):
             for method, (colour, label) in _DRAWN.items():
@@ -268,8 +270,7 @@ def plot(table: dict[str, Any], folder: Path) -> list[Path]:
             panel.set(xscale="log", yscale="log", xlabel="photons at the median pixel", ylabel="µm, root mean square")
             panel.set_title({"in_plane": "in plane", "depth": "depth"}[key])
             panel.grid(True, which="both", alpha=0.25)
-        panels[0].legend(fontsize=7)
-        figure.tight_layout()
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=4, fontsize=8)
         files.append(folder / f"dose_{name}.png")
         figure.savefig(files[-1], dpi=90)
         plt.close(figure)
@@ -287,8 +288,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=384, help="pixels of a side of 307 mm")
     parser.add_argument("--polish", action="store_true", help="the last step too")
     parser.add_argument("--pixels", type=int, default=PolishConfig().pixels, help="of the last step")
-    parser.add_argument("--light", action="store_true", help="the last step with scatter from the exposure's own light")
-    parser.add_argument("--counts", action="store_true", help="the last step with one more of the weights of counted photons")
+    parser.add_argument("--windows", action="store_true", help="the last step without counted photons' part too")
     parser.add_argument("--sources", action="store_true", help="no noise: which part of the exposure moves the end, and how far")
     parser.add_argument("--plot", type=Path, help="a folder for pictures")
     parser.add_argument("--json", action="store_true")
@@ -306,9 +306,8 @@ def main() -> None:
                 )
         return
     last = PolishConfig(pixels=given.pixels)
-    lasts = {"polish": last} if given.polish else {}
-    if given.light or given.counts:
-        lasts["options"] = replace(last, light=given.light, counts=given.counts)
+    asked = {"windows": (given.windows, replace(last, counts=False)), "polish": (given.polish, last)}
+    lasts = {name: config for name, (wanted, config) in asked.items() if wanted}
     rows: list[dict[str, Any]] = []
     for name in given.models.split(","):
         volume = model(name, given.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import lru_cache
 
@@ -24,6 +25,7 @@ from raylign.simulation import Dose, ExposureConfig, expose
 from raylign.simulation.physics import materials, spectrum
 from tests.registration.scene import chest, exposure, patient, targets, truth, view
 
+polish_module = sys.modules["raylign.registration.polish"]  # whose name the function has too
 NEAR = DirectConfig(search=SearchConfig(hypotheses=1))
 
 
@@ -129,12 +131,29 @@ def test_no_worse_where_model_and_exposure_differ(made) -> None:  # type: ignore
     assert float(mtre(last.transform, truth(), targets())) < float(mtre(direct.transform, truth(), targets())) + 0.1
 
 
-def test_counts_and_light_do_no_harm_behind_metal_and_body_beyond() -> None:
-    """The step by counted photons, with scatter from the exposure's own light: as near as the direct method ended."""
-    given = problem(wires())
+@pytest.mark.parametrize("made", [exposure, wires, breath])
+def test_counts_do_no_harm_where_they_are_taken_in_any_case(made, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """The step by counted photons, whatever its covariance says: as near as the direct method ended."""
+    monkeypatch.setattr(polish_module, "_CERTAIN", 1e6)
+    given = problem(made())
     direct = Direct(NEAR).search_once(given)
-    last = polish(given, direct, PolishConfig(light=True, counts=True))
+    last = polish(given, direct)
     assert across(last.transform) < across(direct.transform) + 0.02
+
+
+def test_counts_are_taken_where_they_make_the_pose_more_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = replace(chest(), truncated=((False, False),) * 3)
+    given = replace(problem(alone()), model=model)
+    direct = Direct(NEAR).search_once(given)
+    windows, last = polish(given, direct, PolishConfig(counts=False)), polish(given, direct)
+    assert not windows.settings["polish"]["counted"] and last.settings["polish"]["counted"]
+    gained = np.trace(np.linalg.solve(windows.covariance.numpy(), last.covariance.numpy())) / 6
+    assert gained < 0.9**2
+    monkeypatch.setattr(polish_module, "_CERTAIN", 0.99 * float(gained) ** 0.5)
+    refused = polish(given, direct)
+    assert not refused.settings["polish"]["counted"]
+    assert torch.equal(refused.transform.matrix, windows.transform.matrix)
+    assert torch.equal(refused.covariance, windows.covariance)
 
 
 def test_a_pose_that_is_far_off_stays() -> None:

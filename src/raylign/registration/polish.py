@@ -18,7 +18,7 @@ A step is kept if this cost falls at the pose where it ends, on the same pixels,
 Otherwise, and where the step would be larger than what a last step can be, the pose stays as it was.
 
 Gains of windows, and weights taken from what is left in them, cost precision. Where beam and scatter explain the exposure, a
-step without either can follow (``polish_counts``, not by itself), if it agrees with where the windows ended.
+step without either follows (``polish_counts``), if it agrees with where the windows ended and is more certain than they are.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ _WEIGHTS = (-0.03, 0.1)  # 1/mm; all that cortical bone attenuates at 70 keV is 
 _SINGULAR = 1e10  # condition of the scaled normal equations beyond which nothing is determined
 _EXPLAINED = 0.7  # of the pixels, at least, for counts to decide
 _AGREES = 16.8  # squared Mahalanobis distance of one in a hundred, of six numbers
+_CERTAIN = 0.9  # of the windows' standard deviation, at most, is that of a step of counted photons
 _ALONG = 10.0  # a step may be so much longer along the beam than across it: so much less is depth seen
 
 
@@ -180,7 +181,7 @@ def _shown(
         if before is not None:
             beam = before[i].beam
         else:
-            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid, stage.around[i]) if stage.bends is not None else None
+            beam = fit_beam(integrals[:, 0], stage.fixed[i], valid) if stage.bends is not None else None
         ways = []
         if beam is not None:
             ways.append(_Shown(fixed, less_mean(developed(integrals, stage.fixed[i], beam)), None, valid, kept, beam))
@@ -250,8 +251,9 @@ def _counted(stage: Stage, shown: list[_Shown], covariance: Array64) -> tuple[Ar
     """The step that counts demand from where windows ended, and its covariance; None where the two do not agree.
 
     They do not where beam and scatter leave more unexplained than photons do, in many places or altogether, or where this
-    step is longer than the covariance of the windows' pose allows. Derivatives are those at the windows' end: with the ones from
-    where the windows began this step fell short.
+    step is longer than the covariance of the windows' pose allows. Nor is it taken where its own covariance is hardly smaller:
+    gains are then not what limits the pose, and what beam and scatter leave unexplained would move it. Derivatives are those at
+    the windows' end: with the ones from where the windows began this step fell short.
     """
     views = []
     for i, image in enumerate(shown):
@@ -265,7 +267,8 @@ def _counted(stage: Stage, shown: list[_Shown], covariance: Array64) -> tuple[Ar
     twist, equations_ = found
     if twist @ np.linalg.solve(covariance, twist) > _AGREES:
         return None
-    return twist, _spread(np.sum([e.hessian for e in equations_], axis=0), np.concatenate([e.scores for e in equations_]))
+    own = _spread(np.sum([e.hessian for e in equations_], axis=0), np.concatenate([e.scores for e in equations_]))
+    return (twist, own) if np.trace(np.linalg.solve(covariance, own)) < _CERTAIN**2 * len(twist) else None
 
 
 def _weight_of_bone(image: _Shown, bone: float, twist: Array64, radius: int, floor: float) -> float:
