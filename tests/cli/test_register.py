@@ -150,6 +150,7 @@ def test_the_last_step_is_told(raylign: Command, scene: Scene, tmp_path: Path) -
     (told,) = [line.removeprefix("last step: ") for line in run.stdout.splitlines() if line.startswith("last step: ")]
     assert told.startswith("taken" if result["settings"]["polish"]["steps_taken"] else "none, as no step explains")
     assert told in (tmp_path / "out" / "report.html").read_text()
+    assert told.endswith("by counted photons") == result["settings"]["polish"].get("counted", False)
     assert result["method"] == ("direct+polish" if told.startswith("taken") else "direct")
     assert result["confidence"]["trusted"] == (result["confidence"]["probability"] >= 0.5)
     assert error_mm(result["pose"]["matrix"], scene) < 5.0

@@ -283,7 +283,8 @@ def _last_step(solved: Solved) -> str:
     found = solved.result.settings["polish"]
     if found["steps_taken"]:
         volts = [kv for kv in found["kv"] if kv is not None]
-        return f"taken, with {', '.join(f'{kv:.0f}' for kv in volts)} kV" if volts else "taken, without a beam"
+        told = f"taken, with {', '.join(f'{kv:.0f}' for kv in volts)} kV" if volts else "taken, without a beam"
+        return f"{told}, then by counted photons" if found.get("counted") else told
     if any(x.scale != "line-integral" for x in solved.problem.xrays):
         return "none, as display values tell no attenuation"
     return "none, as no step explains the X-rays better"
