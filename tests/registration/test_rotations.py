@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from raylign.registration.refinement import damped_step
-from raylign.registration.rotations import carried, inverse_of, offset_of, rays_into, shown_at
+from raylign.registration.rotations import carried, offset_of, rays_into, shown_at
 
 Array = NDArray[np.float64]
 seeds = st.integers(0, 10_000)
@@ -36,10 +36,6 @@ def test_rays_enter_a_models_voxels_as_its_inverse_says(seed: int) -> None:
     assert np.allclose(back, right, atol=1e-9 * np.abs(right).max())
     assert np.allclose(rays[0], right[:3, :3] @ source + right[:3, 3], atol=1e-8 * np.abs(right).max())
     assert np.allclose(rays[1:], steps @ right[:3, :3].T, atol=1e-9 * np.abs(right).max())
-
-
-def test_a_matrix_without_an_inverse_has_none() -> None:
-    assert np.isnan(inverse_of(np.ones((3, 3)))).all()
 
 
 @settings(deadline=None)

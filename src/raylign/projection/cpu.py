@@ -36,7 +36,7 @@ def kernel_of(model: str, storage: int, gradients: bool) -> Any:
 def _worth_following(
     volume: Grid, rays: NDArray[np.float64], shape: tuple[int, int], mask: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """The pixels [B, H, W] that are wanted without those that a sparse volume cannot show, and between which t it can be met.
+    """The pixels [B H W] that are wanted without those that a sparse volume cannot show, and between which t it can be met.
 
     The latter [2, B H W]; [2, 0] of a volume that is not sparse. No pixels of a view whose rays are no numbers: the kernels would
     read anywhere.
@@ -46,18 +46,13 @@ def _worth_following(
     if not all(sound):
         wanted = wanted & np.array(sound)[:, None, None]
     if rays.shape[1] != 4 or volume.blocks is None:
-        return wanted, np.empty((2, 0), np.float32)
-    if len(rays) == 1:  # thousands of them, side by side: no array is copied while other threads wait for Python
-        alone = shadow(volume.blocks, rays[0], shape) if sound[0] else None
-        return (wanted, _everywhere(1, shape)) if alone is None else (lit(wanted, alone), alone.reshape(2, -1))
+        return wanted.reshape(-1), np.empty((2, 0), np.float32)
+    everywhere = np.array([0, 1], np.float32)[:, None, None]
     shadows = [shadow(volume.blocks, view, shape) if good else None for view, good in zip(rays, sound, strict=True)]
-    reach = np.stack([_everywhere(1, shape).reshape(2, *shape) if dark is None else dark for dark in shadows], 1)
-    return wanted & (reach[0] <= reach[1]), reach.reshape(2, -1)
-
-
-def _everywhere(views: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """[2, B H W]: rays that are followed all the way."""
-    return np.repeat(np.array([[0.0], [1.0]], np.float32), views * shape[0] * shape[1], 1)
+    parts = [np.broadcast_to(everywhere, (2, *shape)) if dark is None else dark for dark in shadows]
+    # of one view, as most calls are, nothing is copied
+    reach = (parts[0] if len(parts) == 1 else np.stack(parts, 1)).reshape(2, -1)
+    return lit(wanted.reshape(-1), reach), reach
 
 
 def forward(
@@ -99,7 +94,7 @@ def forward(
     kernel = kernel_of(model, volume.storage, gradients)
     counts = np.ascontiguousarray(samples, np.int64)
     space = (volume.address, volume.data.shape, volume.occupied, volume.box, volume.culled)
-    setting = (*space, six(rays), (h, w), counts, valid.reshape(-1), reach)
+    setting = (*space, six(rays), (h, w), counts, valid, reach)
     if threaded:
         run_chunks(lambda first, last: kernel(*setting, image, slopes, first, last), total)
     else:

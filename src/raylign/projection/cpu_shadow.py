@@ -61,12 +61,11 @@ def finite(numbers):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def lit(wanted, reach):  # type: ignore[no-untyped-def]
-    """The pixels [1, H, W] that are ``wanted`` and that a shadow [2, H, W] does not rule out."""
-    out = np.empty(wanted.shape, np.bool_)
-    for r in range(wanted.shape[1]):
-        here, near, far, given = out[0, r], reach[0, r], reach[1, r], wanted[0, r]
-        for c in range(wanted.shape[2]):
-            here[c] = given[c] & (near[c] <= far[c])
+    """The pixels [N] that are ``wanted`` and that a shadow [2, N] does not rule out."""
+    out = np.empty(len(wanted), np.bool_)
+    near, far = reach[0], reach[1]
+    for n in range(len(wanted)):
+        out[n] = wanted[n] & (near[n] <= far[n])
     return out
 
 
@@ -84,17 +83,10 @@ def _hold(data, held):  # type: ignore[no-untyped-def]
 def _fill(blocks, rays, out):  # type: ignore[no-untyped-def]
     """Fills the rectangles; False where a corner has no image."""
     h, w = out.shape[1], out.shape[2]
-    source, first, across, down = rays[0], rays[1], rays[2], rays[3]
-    inverse = np.empty((3, 3))  # of the matrix of these columns: rows of cross products over the volume they span
-    for i in range(3):
-        j, k = (i + 1) % 3, (i + 2) % 3
-        inverse[0, i] = across[j] * down[k] - across[k] * down[j]
-        inverse[1, i] = down[j] * first[k] - down[k] * first[j]
-        inverse[2, i] = first[j] * across[k] - first[k] * across[j]
-    determinant = inverse[0, 0] * first[0] + inverse[0, 1] * first[1] + inverse[0, 2] * first[2]
-    if determinant == 0.0:
+    source, steps = rays[0], np.ascontiguousarray(rays[1:4].T)
+    if np.linalg.det(steps) == 0.0:  # a detector seen edge-on
         return False
-    inverse /= determinant
+    inverse = np.linalg.inv(steps)
     out[0] = np.float32(2.0)
     out[1] = np.float32(-1.0)
     before = 1.0 + _SLACK  # from the voxel before the block to the one after it

@@ -35,6 +35,7 @@ from raylign.registration.match_kernels import FAST
 from raylign.registration.matching import MatchConfig, clear_unanswered, render
 from raylign.registration.problem import Problem
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel, box_corners, content, model_pyramid
+from raylign.registration.rotations import rays_into
 from raylign.registration.settings import DirectConfig, LocateConfig
 
 _PSI = 1.533751168755204288118041  # Alexa's constant: psi^4 = psi + 4
@@ -242,9 +243,7 @@ class _Scan:
         corner = seen.ray(first.astype(float))
         rays = corner + rows[:, None, None] * seen.across[0] + columns[None, :, None] * seen.across[1]
         lengths = np.linalg.norm(rays, axis=-1).astype(np.float32)
-        to_voxels = np.linalg.inv(matrix @ level.affine)
-        world = np.stack([corner, seen.across[1], seen.across[0]])
-        in_voxels = np.concatenate([(to_voxels[:3, :3] @ seen.source + to_voxels[:3, 3])[None], world @ to_voxels[:3, :3].T])
+        in_voxels, _ = rays_into(level.affine, matrix, seen.source, np.stack([corner, seen.across[1], seen.across[0]]))
         valid = np.ones(lengths.shape, np.bool_)
         samples = np.array([max(1, math.ceil(float(lengths.max()) / (_STEP * level.spacing)))])
         integrals = cpu.forward(level.grid, in_voxels[None], lengths.shape, samples, valid[None], threaded=False)[0][0]

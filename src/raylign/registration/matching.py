@@ -35,7 +35,7 @@ from raylign.registration.match_kernels import alone
 from raylign.registration.match_kernels import box_sum as box_sum
 from raylign.registration.match_kernels import jacobian_images as jacobian_images
 from raylign.registration.pyramid import Array32, Array64, ImageLevel, ModelLevel
-from raylign.registration.rotations import carried, inverse_of, rays_into
+from raylign.registration.rotations import carried, rays_into
 
 Mask = NDArray[np.bool_]
 Run = Callable[[Callable[[int, int], object], int, int], None]
@@ -341,7 +341,7 @@ class Comparison:
             return list(self.known)
         found = []
         matrix, centre = self.rendering.matrix, self._centre()
-        world = np.ascontiguousarray(inverse_of(matrix[:3, :3] @ self.level.affine[:3, :3]).T)
+        world = np.ascontiguousarray(np.linalg.inv(matrix[:3, :3] @ self.level.affine[:3, :3]).T)
         for i, (image, integrals) in enumerate(zip(self.images, self.rendering.integrals, strict=True)):
             spans = self.compared[i].spans if self.compared else None
             moving = np.empty((7, *image.shape), np.float32)

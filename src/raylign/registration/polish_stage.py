@@ -33,8 +33,7 @@ class PolishConfig:
     floor: of the residual variance, as a share of its median over the image.
     reach: how far the model's surface may move across the beam, in pixels of the level: a longer step is not a last one.
     counts: whether a step follows whose weights are those of counted photons, where beam and scatter explain the exposure and
-        it makes the pose more certain.
-    light: whether scatter follows the exposure's own light in that step (``polish_scatter``), beside smooth cosines.
+        it makes the pose more certain. Beside smooth cosines scatter follows the exposure's own light there (``polish_scatter``).
     wide: radius in pixels of the window that shares an offset in that step.
     """
 
@@ -46,7 +45,6 @@ class PolishConfig:
     floor: float = 0.03
     reach: float = 1.0
     counts: bool = True
-    light: bool = True
     wide: int = 10
 
 
@@ -84,7 +82,7 @@ def stage_of(problem: Problem, config: PolishConfig) -> Stage:
         shown = xray.image.numpy()[start[0] : start[0] + h * factor, start[1] : start[1] + w * factor]
         fixed.append(np.ascontiguousarray(shown.reshape(h, factor, w, factor).mean((1, 3), dtype=np.float32)))
         part = (slice(start[0], start[0] + h * factor), slice(start[1], start[1] + w * factor))
-        around.append(sources(xray, part, factor) if config.counts and config.light else None)
+        around.append(sources(xray, part, factor) if config.counts else None)
         pitches.append(max(image.view.pixel_spacing) * region.depth / float(image.view.sid))
     pitch = scale.model.spacing / 1.5
     factors = np.maximum(1, np.ceil(_FINE * min(pitches) / np.linalg.norm(problem.model.affine[:3, :3].numpy(), axis=0) - 0.1))

@@ -154,48 +154,18 @@ def refine(scale: Scale, start: Array64, bounds: Bounds, config: DirectConfig, *
 def damped_step(hessian, gradient, basis, stiffness, away, damping):  # type: ignore[no-untyped-def]
     """The twist [6] that a damped system asks for, and by how much the cost would fall to first order, doubled.
 
-    In one piece, for the reason that is given in ``rotations``. Elimination with pivots, as the system may be semidefinite.
+    Compiled, for the reason that is given in ``rotations``.
 
     Parameters
     ----------
     hessian, gradient: [6, 6] and [6] along world axes. basis: [6, 6], axes of the spring as columns.
     stiffness, away: [6] of the spring, and how far it is drawn. damping: share of the diagonal that is added to it.
     """
-    system, right = np.zeros((6, 7)), np.zeros(6)
-    trace = 0.0
-    for i in range(6):
-        for j in range(6):
-            for k in range(6):
-                if basis[k, i] != 0.0:
-                    for m in range(6):
-                        system[i, j] += basis[k, i] * hessian[k, m] * basis[m, j]
-            right[i] += basis[j, i] * gradient[j]
-        right[i] -= stiffness[i] * away[i]
-        system[i, i] += stiffness[i]
-        system[i, 6] = right[i]
-        trace += system[i, i]
-    for i in range(6):
-        system[i, i] += damping * system[i, i] + 1e-9 * max(trace, 1e-12)
-    for i in range(6):
-        pivot = i + np.argmax(np.abs(system[i:, i]))
-        for m in range(i, 7):
-            system[i, m], system[pivot, m] = system[pivot, m], system[i, m]
-        for row in range(i + 1, 6):
-            share = system[row, i] / system[i, i]
-            for m in range(i, 7):
-                system[row, m] -= share * system[i, m]
-    step = np.empty(6)
-    for i in range(5, -1, -1):
-        step[i] = system[i, 6]
-        for m in range(i + 1, 6):
-            step[i] -= system[i, m] * step[m]
-        step[i] /= system[i, i]
-    twist, promised = np.zeros(6), 0.0
-    for i in range(6):
-        promised += step[i] * right[i]
-        for j in range(6):
-            twist[i] += basis[i, j] * step[j]
-    return twist, promised
+    h = basis.T @ hessian @ basis + np.diag(stiffness)
+    g = basis.T @ gradient - stiffness * away
+    damped = h + damping * np.diag(np.diag(h)) + 1e-9 * max(np.trace(h), 1e-12) * np.eye(6)
+    step = np.linalg.solve(damped, g)
+    return basis @ step, step @ g
 
 
 def lengthened(last: tuple[Array64, float] | None, step: Array64, hessian: Array64, most: float) -> float:

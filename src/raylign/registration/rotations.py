@@ -77,72 +77,32 @@ def carried(pose, point):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def inverse_of(columns):  # type: ignore[no-untyped-def]
-    """The inverse of a matrix [3, 3] (its adjugate over its determinant); of one without an inverse, no numbers."""
-    out = np.empty((3, 3))
-    for i in range(3):
-        for j in range(3):
-            a, b, c, d = (j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3
-            out[i, j] = columns[a, c] * columns[b, d] - columns[a, d] * columns[b, c]
-    determinant = columns[0, 0] * out[0, 0] + columns[0, 1] * out[1, 0] + columns[0, 2] * out[2, 0]
-    return out / determinant if determinant != 0.0 else np.full((3, 3), np.nan)
-
-
-@njit(cache=True, nogil=True)
 def rays_into(affine, pose, source, steps):  # type: ignore[no-untyped-def]
     """``matching.voxel_rays`` of a model's ``affine`` [4, 4] under a ``pose``: rays [4, 3], voxel-from-world [4, 4]."""
-    world = np.zeros((3, 4))
-    for i in range(3):
-        for j in range(4):
-            for k in range(3):
-                world[i, j] += pose[i, k] * affine[k, j]
-        world[i, 3] += pose[i, 3]
-    inverse = inverse_of(world[:, :3])
-    back = np.zeros((4, 4))
-    back[3, 3] = 1.0
-    rays = np.zeros((4, 3))
-    for i in range(3):
-        for j in range(3):
-            back[i, j] = inverse[i, j]
-            back[i, 3] -= inverse[i, j] * world[j, 3]
-            for k in range(3):
-                rays[1 + k, i] += inverse[i, j] * steps[k, j]
-        rays[0, i] = back[i, 3]
-        for j in range(3):
-            rays[0, i] += inverse[i, j] * source[j]
+    back = np.linalg.inv(pose @ affine)
+    turn = np.ascontiguousarray(back[:3, :3])
+    rays = np.empty((4, 3))
+    rays[0] = turn @ source + back[:3, 3]
+    rays[1:] = steps @ turn.T
     return rays, back
 
 
 @njit(cache=True, nogil=True)
 def shown_at(ends, pose, source, steps):  # type: ignore[no-untyped-def]
     """Columns and rows [N, 2] at which points [N, 3] of the model show; ``steps`` as of an ``ImageLevel``."""
-    back = inverse_of(steps)
-    out = np.empty((len(ends), 2))
+    away = np.empty((len(ends), 3))
     for n in range(len(ends)):
-        away = carried(pose, ends[n]) - source
-        share = away[0] * back[0, 0] + away[1] * back[1, 0] + away[2] * back[2, 0]
-        for k in range(2):
-            out[n, k] = (away[0] * back[0, 1 + k] + away[1] * back[1, 1 + k] + away[2] * back[2, 1 + k]) / share
-    return out
+        away[n] = carried(pose, ends[n]) - source
+    shares = away @ np.linalg.inv(steps)
+    return shares[:, 1:] / shares[:, :1]
 
 
 @njit(cache=True, nogil=True)
 def offset_of(pose, start, axes, centre):  # type: ignore[no-untyped-def]
     """Rotation vector (degrees) and shift of ``centre`` (mm) [2, 3] from one pose to another, along ``axes`` (columns)."""
-    turn = np.zeros((3, 3))
-    for i in range(3):
-        for j in range(3):
-            for k in range(3):
-                turn[i, j] += pose[i, k] * start[j, k]
-    vector = vector_of(turn)
-    shift = np.empty(3)
-    for i in range(3):
-        shift[i] = pose[i, 3] - centre[i]
-        for j in range(3):
-            shift[i] += turn[i, j] * (centre[j] - start[j, 3])
-    out = np.zeros((2, 3))
-    for i in range(3):
-        for k in range(3):
-            out[0, i] += np.degrees(axes[k, i] * vector[k])
-            out[1, i] += axes[k, i] * shift[k]
+    turn = np.ascontiguousarray(pose[:3, :3]) @ np.ascontiguousarray(start[:3, :3]).T
+    out = np.empty((2, 3))
+    along = np.ascontiguousarray(axes).T
+    out[0] = np.degrees(along @ vector_of(turn))
+    out[1] = along @ (turn @ (centre - start[:3, 3]) + pose[:3, 3] - centre)
     return out

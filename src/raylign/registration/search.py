@@ -76,16 +76,16 @@ class Bounds:
         turn, shift = offset_of(matrix, self.start, self.axes, self.centre)
         return turn, shift
 
-    def reach(self, share: float = 1.0) -> Array64:
+    def reach(self, share: float = 1.0) -> tuple[float, float, float]:
         """How far the centre may go along each axis, mm, of a box that is a share of this one."""
-        return 1.5 * share * np.array([self.mm, self.mm, self.depth]) + 5
+        across, along = (1.5 * share * most + 5 for most in (self.mm, self.depth))
+        return across, across, along
 
     def hold(self, matrix: Array64, share: float = 1.0) -> bool:
         """Whether a pose lies within, or within a box that is a share of this one."""
-        (a, b, c), (x, y, z) = self.offset(matrix)
-        turn, across, along = (1.5 * share * most + 5 for most in (self.degrees, self.mm, self.depth))
-        near = abs(x) <= across and abs(y) <= across and abs(z) <= along
-        return bool(near and abs(a) <= turn and abs(b) <= turn and abs(c) <= turn)
+        turns, shifts = self.offset(matrix)
+        near = all(abs(shift) <= most for shift, most in zip(shifts, self.reach(share), strict=True))
+        return near and all(abs(turn) <= 1.5 * share * self.degrees + 5 for turn in turns)
 
 
 def separation(a: Array64, b: Array64, centre: Array64, radius: float) -> float:
