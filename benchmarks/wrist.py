@@ -1,12 +1,14 @@
 """Three bones of a real wrist in two calibrated cameras, found from nowhere; how far each camera agrees; how the wrist moved.
 
-``python benchmarks/wrist.py [--data FOLDER] [--frames 0002 0099] [--alone] [--poses DIR] [-o PICTURES] [--json FILE]``
+``python benchmarks/wrist.py [--data FOLDER] [--frames 0002 0099] [--alone] [--turned N] [--poses DIR] [-o PICTURES]
+[--json FILE]``
 
 FOLDER holds Autoscoper's sample wrist (``xray/wrist_biplane``). No start is given. The radius is sought everywhere, the ulna
 beside it, and the second and third metacarpal, cut out together, as one model, where a hand can be once the forearm is known
 (``wrist_anatomy``): two bones side by side are harder to confuse with their neighbours than one. Then all four bones are refined
 together, each for itself. There is no true pose; what can be measured is how far the pose of each camera alone lies from that
-of both together (``--alone``). ``--poses`` keeps what was found in a folder and goes on from it.
+of both together (``--alone``); and what the search finds of the same frame in a world that is turned and shifted at random, where
+it looks through other turns at other places (``--turned``). ``--poses`` keeps what was found in a folder and goes on from it.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 from wrist_anatomy import BONES, Hand, beside, beyond, hand, side_seen
 
 import raylign
@@ -247,6 +250,24 @@ def each_camera(hand: Hand, frame: str, xrays: tuple[XRay, ...], found: dict[str
     return figures
 
 
+def turned_worlds(hand: Hand, frame: str, xrays: tuple[XRay, ...], found: dict[str, Found], count: int) -> dict[str, Any]:
+    """The whole search again in turned worlds: how far each bone ends from where it was found (mean over its surface, mm)."""
+    figures: dict[str, Any] = {}
+    for seed in range(1, count + 1):
+        generator = torch.Generator().manual_seed(seed)
+        quaternion = torch.randn(4, dtype=torch.float64, generator=generator).numpy()
+        world = torch.eye(4, dtype=torch.float64)
+        world[:3, :3] = torch.from_numpy(Rotation.from_quat(quaternion).as_matrix())
+        world[:3, 3] = 10 * (2 * torch.rand(3, dtype=torch.float64, generator=generator) - 1)
+        again = sought(hand, tuple(replace(x, view=x.view.transformed(world)) for x in xrays), None)
+        for bone, one in again.items():
+            points = surface_points(hand.models[bone])
+            off = (one.pose.apply(points) - Rigid(world @ found[bone].pose.matrix).apply(points)).norm(dim=1)
+            figures[f"{frame} {bone}, world {seed}"] = {"off": float(off.mean()), "probability": one.probability}
+            print(f"{frame} {bone:12s} world {seed}: {float(off.mean()):.2f} mm off, p = {one.probability:.2f}", flush=True)
+    return figures
+
+
 def told(frames: list[str], name: str, states: list[JointState]) -> dict[str, Any]:
     figures = {}
     for frame, state in zip(frames, states, strict=True):
@@ -279,6 +300,7 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     arguments.add_argument("--frames", nargs="+", default=["0002", "0099"])
     arguments.add_argument("--alone", action="store_true", help="each camera alone, from 2 starts")
+    arguments.add_argument("--turned", type=int, default=0, metavar="N", help="the search again in N worlds turned at random")
     arguments.add_argument("--poses", type=Path, default=None, help="folder in which poses and joint angles are kept")
     arguments.add_argument("-o", "--out", type=Path, default=None, help="folder for the pictures")
     arguments.add_argument("--json", type=Path, default=None, help="file for the figures")
@@ -295,6 +317,7 @@ def main() -> None:
         figures |= report(frame, by_frame[frame])
         if chosen.out is not None:
             pictures(chosen.out, frame, bones.models, by_frame[frame], xrays)
+        figures |= turned_worlds(bones, frame, xrays, by_frame[frame], chosen.turned)
         if chosen.alone:
             figures |= each_camera(bones, frame, xrays, by_frame[frame])
     figures |= moved(bones, by_frame, chosen.poses)

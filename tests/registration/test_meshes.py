@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from raylign.data.watertight import watertight
 from raylign.errors import InputError
 from raylign.evaluation.metrics import mpd
 from raylign.geometry import Rigid, se3
-from raylign.registration import DirectConfig, SearchConfig
-from raylign.registration.meshes import finer, part_config, part_search
+from raylign.registration import DirectConfig, Problem, SearchConfig
+from raylign.registration.levels import build_scales
+from raylign.registration.meshes import Meshes, finer, part_config, part_search
+from raylign.registration.standpoint import pixels_at
 from raylign.simulation import ExposureConfig, PelvisConfig, Subject, expose, pelvis
 
 
@@ -129,3 +133,40 @@ def test_turns_of_a_near_search_are_no_denser_than_a_refinement_makes_good() -> 
     assert part_search(SearchConfig(hypotheses=1)).hypotheses == 1
     wide = part_search(SearchConfig(degrees=15, mm=100))
     assert (wide.hypotheses, wide.refined) == (125, 48)
+
+
+def test_a_coarsest_level_halfway_between_two_is_made_where_it_still_shows_enough() -> None:
+    mesh, xray, truth, _ = scene()
+    problem = Problem(solid_volume(mesh), (xray,), truth)
+    config = DirectConfig(search=SearchConfig(mm=20.0), coarsest=1)
+
+    def widths(coarsest: int, *, halfway: bool, most: int | None = None) -> list[int]:
+        made = build_scales(problem, replace(config, coarsest=coarsest, halfway=halfway), most)
+        assert [scale.index for scale in made] == list(range(len(made)))
+        return [scale.images[0].shape[1] for scale in made]
+
+    short = pixels_at(truth.matrix.numpy(), problem, config)[1]
+    coarsest = math.floor(short / 3.2)  # half the pixels show enough, a quarter do not, a third do
+    plain, half = widths(coarsest, halfway=False), widths(coarsest, halfway=True)
+    assert len(plain) == 2 and half[:2] == plain and len(half) == 3
+    assert half[2] == pytest.approx(plain[0] / 3, abs=1) and half[2] == pytest.approx(plain[1] / 1.5, abs=1)
+    # a third shows too little, or there is no finer level that it could be halfway from
+    assert widths(math.floor(short / 2.1), halfway=True) == widths(math.floor(short / 2.1), halfway=False)
+    assert len(widths(10_000, halfway=True)) == 1
+    assert widths(coarsest, halfway=True, most=2) == plain
+
+
+def test_shafts_alone_begin_at_a_level_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sacra that did, more were lost; of femora none."""
+    asked = []
+
+    def searched(self: Meshes, problem: Problem, config: DirectConfig, first: int) -> NoReturn:
+        asked.append(config.halfway)
+        raise InputError("seen enough", field="config")
+
+    monkeypatch.setattr(Meshes, "_search", searched)
+    _, xray, _, start = scene()
+    for bone in ("femur_left", "hip_left"):
+        with pytest.raises(InputError, match="seen enough"):
+            Meshes().register(Problem(solid_volume(body().meshes[bone]), (xray,), start))
+    assert asked == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -48,14 +49,18 @@ def build_scales(problem: Problem, config: DirectConfig, most: int | None = None
         max(x.view.pixel_spacing) * region.depth / float(x.view.sid) * factor
         for x, region, factor in zip(problem.xrays, regions, factors, strict=True)
     ]
-    count = 1
-    while min(region.short / (f * 2**count) for region, f in zip(regions, factors, strict=True)) >= config.coarsest:
-        count += 1
-    count = count if most is None else min(count, most)
-    models = model_pyramid(problem.model, box, [1.5 * min(pitches) * 2**i for i in range(count)])
+    short = min(region.short / f for region, f in zip(regions, factors, strict=True))
+    times = [1]
+    while short / (2 * times[-1]) >= config.coarsest:
+        times.append(2 * times[-1])
+    across = min(math.sqrt(region.short * region.long) / f for region, f in zip(regions, factors, strict=True))
+    if config.halfway and len(times) > 1 and across / (3 * times[-2]) >= config.coarsest:
+        times.append(3 * times[-2])
+    times = times if most is None else times[:most]
+    models = model_pyramid(problem.model, box, [1.5 * min(pitches) * t for t in times])
     scales = [
-        Scale(i, models[i], [image_level(x, r, f * 2**i) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
-        for i in range(min(finest, count - 1), count)
+        Scale(i, models[i], [image_level(x, r, f * times[i]) for x, r, f in zip(problem.xrays, regions, factors, strict=True)])
+        for i in range(min(finest, len(times) - 1), len(times))
     ]
     seeing = _seeing_faces(scales[-1], start)
     return [replace(s, model=replace(s.model, faces=_only(s.model.faces, seeing))) for s in scales]

@@ -122,7 +122,9 @@ class Meshes:
         exposure leaves open of the depth lowers the probability too, and no other look mends that.
         """
         config = part_config(self.config)
-        config = replace(config, search=turned_anywhere(config.search, problem.model))
+        # a shaft tells itself in coarser pictures than other bones: of sacra that began there, two of eight were lost
+        shaft = tube_of(problem.model) is not None
+        config = replace(config, search=turned_anywhere(config.search, problem.model), halfway=shaft)
         results = [self._search(problem, config, 0)]
         several = len(problem.xrays) > 1
         # exposures in which is looked, and how closely: as at first, from finer pictures, with many more places

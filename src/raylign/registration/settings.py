@@ -103,6 +103,7 @@ class DirectConfig:
     match: how images are compared.
     pixels: length in pixels of the longer side of what the model covers of the image at the finest level, about.
     coarsest: length in pixels of its shorter side at the coarsest level, at least.
+    halfway: whether a level of pixels half as large again may be the coarsest, where one of twice the size would be too coarse.
     iterations: accepted steps per level, at most.
     stretch: how many times as long as Gauss and Newton's a step at the finest level may be (``refinement.lengthened``); where the
         model is a surface it is ``meshes.STRETCH``.
@@ -116,6 +117,7 @@ class DirectConfig:
     match: MatchConfig = field(default_factory=MatchConfig)
     pixels: int = 256
     coarsest: int = 18
+    halfway: bool = False
     iterations: int = 12
     tolerance: float = 4e-6
     stretch: float = 1.0
