@@ -22,7 +22,7 @@ from raylign.evaluation.metrics import mpd
 from raylign.geometry import Rigid, se3
 from raylign.registration import DirectConfig, Problem, SearchConfig
 from raylign.registration.levels import build_scales
-from raylign.registration.meshes import Meshes, finer, part_config, part_search
+from raylign.registration.meshes import Meshes, finer, part_config, part_search, thorough
 from raylign.registration.standpoint import pixels_at
 from raylign.simulation import ExposureConfig, PelvisConfig, Subject, expose, pelvis
 
@@ -69,6 +69,8 @@ def test_the_search_for_a_part_keeps_the_box() -> None:
     assert finer(config, 400.0).coarsest == 2 * config.coarsest and finer(config, 400.0).search.kept > config.search.kept
     assert finer(config, 200.0).coarsest == 50  # the third level of a model 200 pixels wide, and no finer one
     assert finer(config, 100.0).coarsest == config.coarsest
+    shaft = replace(config, halfway=True)
+    assert not finer(shaft, 100.0).halfway and not thorough(shaft).halfway
 
 
 def test_contours_need_a_mesh() -> None:

@@ -13,11 +13,21 @@ import torch
 
 from raylign.errors import InputError
 from raylign.geometry import Rigid
-from raylign.registration.objects import Body, Joint, Objects, ObjectsConfig, ObjectsProblem, ObjectsResult, relative_motion
+from raylign.registration.objects import (
+    Body,
+    Joint,
+    Objects,
+    ObjectsConfig,
+    ObjectsProblem,
+    ObjectsResult,
+    joint_scales,
+    relative_motion,
+)
 from raylign.registration.objects_contact import ball_between
 from raylign.registration.objects_search import hung, order
-from raylign.registration.objects_trust import ObjectEvidence, judge_object
+from raylign.registration.objects_trust import ObjectEvidence, Sought, before_others, judge_object, judged_body
 from raylign.registration.settings import SearchConfig
+from raylign.registration.structure_trust import gains_of
 from tests.registration import jointed
 
 
@@ -184,6 +194,30 @@ def test_confidence_names_what_lowers_it() -> None:
     assert tied.trusted
     assert "rests on what it is joined to" in tied.reasons[-1]
     assert judge_object(_evidence(visible=0.1), 0.6).probability < judge_object(_evidence(), 0.6).probability
+
+
+def test_with_a_scan_the_exposure_that_shows_most_speaks_and_a_wrong_pose_shows_in_none() -> None:
+    """What is nearly all noise lowers the share that a right pose explains; it does not make it less right."""
+    given = jointed.problem(10.0, 100.0)
+    clean, other = given.xrays
+    noise = 12 * float(other.image.std()) * torch.randn(other.image.shape, generator=torch.Generator().manual_seed(5))
+    given = replace(given, xrays=(clean, replace(other, image=other.image + noise)))
+    config = ObjectsConfig()
+    right = [jointed.truth()[b.name].matrix.numpy() for b in given.bodies]
+    wrong = [right[0], jointed.off(jointed.truth()["shaft"], (0.0, 0.3, 0.0, 9.0, 0.0, -12.0)).matrix.numpy()]
+    scale = joint_scales(given, right, config)[0]
+    spread = np.eye(6), np.eye(6)
+    gain = {}
+    for name, poses in (("right", right), ("wrong", wrong)):
+        behind = before_others(scale, poses, 1, config.direct.match)
+        each = gains_of(behind, poses[1], config.direct.match)
+        for scan in (True, False):
+            gain[name, scan] = judged_body(behind, poses[1], spread, Sought(), config, scan=scan)[0].gain
+        assert gain[name, True] == pytest.approx(max(each) + min(0.0, *each))
+        alone = replace(behind, images=behind.images[:1])
+        assert judged_body(alone, poses[1], spread, Sought(), config, scan=True)[0].gain == pytest.approx(each[0], abs=1e-6)
+    assert gain["right", True] > 0.5 and gain["right", False] < 0.8 * gain["right", True]
+    assert gain["wrong", True] < 0.4 * gain["right", True]
 
 
 def test_refusals() -> None:

@@ -77,13 +77,13 @@ def finer(config: DirectConfig, short: float) -> DirectConfig:
     would cost many times the first look. ``short``: pixels of the model's shorter side at the finest level.
     """
     coarsest = max(config.coarsest, min(2 * config.coarsest, int(short / 4)))
-    return replace(config, search=replace(config.search, kept=max(16, config.search.kept)), coarsest=coarsest)
+    return replace(config, search=replace(config.search, kept=max(16, config.search.kept)), coarsest=coarsest, halfway=False)
 
 
 def thorough(config: DirectConfig) -> DirectConfig:
     """The same for a last look in the only exposure there is: twice as many places in finer pictures, whatever that costs."""
     search = replace(config.search.denser(2), kept=max(24, config.search.kept), beside=1)
-    return replace(config, search=search, coarsest=2 * config.coarsest)
+    return replace(config, search=search, coarsest=2 * config.coarsest, halfway=False)
 
 
 def turned_anywhere(search: SearchConfig, model: Volume) -> SearchConfig:

@@ -190,7 +190,8 @@ class Objects:
             part = slice(6 * b, 6 * b + 6)
             search = Sought(found[b].rival, found[b].held, found[b].matrix)
             behind = before_others(scales[min(1, len(scales) - 1)], likely, b, config.direct.match)
-            evidence, confidence = judged_body(behind, likely[b], (images[part, part], covariance[part, part]), search, config)
+            spread = images[part, part], covariance[part, part]
+            evidence, confidence = judged_body(behind, likely[b], spread, search, config, scan=not bare)
             results[body.name] = Result(
                 transform=Rigid(torch.from_numpy(likely[b])),
                 start=Rigid(torch.from_numpy(found[b].matrix)),

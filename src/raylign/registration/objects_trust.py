@@ -20,7 +20,7 @@ from raylign.registration.refinement import Candidate
 from raylign.registration.result import Confidence
 from raylign.registration.search import Bounds, camera_axes
 from raylign.registration.spread import covariance_of
-from raylign.registration.structure_trust import gather_structure, model_covariance
+from raylign.registration.structure_trust import gains_of, gather_structure, model_covariance
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ObjectEvidence:
 
     Parameters
     ----------
-    gain: share of the variance that the other bodies leave unexplained in this one's shadow that it explains.
+    gain: share of the variance that the other bodies leave unexplained in this one's shadow that it explains; with a scan among
+        the bodies, of the exposure in which it explains most, less what it makes worse in another.
     agreement, drift: of all bodies together with the images in this one's shadow, see ``evidence.Pattern``.
     rival: what the best other place found in its search gained, as a share of what this one did.
     visible: share of its shadow that can be compared.
@@ -102,11 +103,23 @@ class Sought:
 
 
 def judged_body(
-    scale: Scale, matrix: Array64, covariances: tuple[Array64, Array64], sought: Sought, config: ObjectsConfig
+    scale: Scale,
+    matrix: Array64,
+    covariances: tuple[Array64, Array64],
+    sought: Sought,
+    config: ObjectsConfig,
+    *,
+    scan: bool = False,
 ) -> tuple[ObjectEvidence, Confidence]:
     """Evidence and confidence of a body at a pose, ``scale`` having the others behind it.
 
-    ``covariances``: [6, 6] by the images alone, and with the joints.
+    What a scan and its parts leave of an exposure is noise, and of a lateral one of a pelvis that is nearly all: there the share
+    that is explained tells the dose. So the exposure that shows most speaks. What surfaces leave is what they do not hold, in
+    each exposure, and all of them speak.
+
+    Parameters
+    ----------
+    covariances: [6, 6] by the images alone, and with the joints. scan: whether the bodies are parts of one, and the rest of it.
     """
     images, covariance = covariances
     match = config.direct.match
@@ -117,8 +130,9 @@ def judged_body(
     own = gather_structure(scale, candidate, covariance, bounds, sought.rival, match)
     seen = pattern(scale, matrix, match)
     beam = axes[:, 2]
+    gains = gains_of(scale, matrix, match) if scan and len(scale.images) > 1 else [own.gain]
     evidence = ObjectEvidence(
-        gain=own.gain,
+        gain=max(gains) + min(0.0, *gains) if len(gains) > 1 else own.gain,
         agreement=seen.agreement,
         drift=seen.drift,
         rival=own.rival,

@@ -142,6 +142,16 @@ def gather_structure(
     )
 
 
+def gains_of(scale: Scale, matrix: Array64, config: MatchConfig) -> list[float]:
+    """``StructureEvidence.gain`` by each exposure alone; 0 where it shows nothing that can be compared."""
+    match, found = replace(config, step=config.finest_step), []
+    for image in scale.images:
+        one = replace(scale, images=[image])
+        mask = answered(scale.model, [image], matrix)[0] & _near(_shadow(scale.model, image, matrix, match), config.window)
+        found.append(1 - float(np.exp(_cost(one, matrix, [mask], match) - _cost(one, None, [mask], match))))
+    return found
+
+
 def _shadow(model: ModelLevel, image: ImageLevel, matrix: Array64, config: MatchConfig) -> NDArray[np.bool_]:
     everywhere = replace(image, valid=np.ones_like(image.valid))
     return np.asarray(render(model, [everywhere], matrix, config, jacobian=False).integrals[0] != 0)
