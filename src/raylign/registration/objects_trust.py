@@ -109,7 +109,7 @@ def judged_body(
     sought: Sought,
     config: ObjectsConfig,
     *,
-    scan: bool = False,
+    scan: bool,
 ) -> tuple[ObjectEvidence, Confidence]:
     """Evidence and confidence of a body at a pose, ``scale`` having the others behind it.
 
@@ -130,9 +130,12 @@ def judged_body(
     own = gather_structure(scale, candidate, covariance, bounds, sought.rival, match)
     seen = pattern(scale, matrix, match)
     beam = axes[:, 2]
-    gains = gains_of(scale, matrix, match) if scan and len(scale.images) > 1 else [own.gain]
+    gain = own.gain
+    if scan and len(scale.images) > 1:
+        gains = gains_of(scale, matrix, match)
+        gain = max(gains) + min(0.0, *gains)
     evidence = ObjectEvidence(
-        gain=max(gains) + min(0.0, *gains) if len(gains) > 1 else own.gain,
+        gain=gain,
         agreement=seen.agreement,
         drift=seen.drift,
         rival=own.rival,
